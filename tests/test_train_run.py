@@ -1,0 +1,483 @@
+"""Runs of train_gpt.py: configuration, loader, clock, and what is left on the disk when things go wrong.
+
+The loader is held against plain numpy, the guard against a simulated clock, and whole runs against each other. Real
+time never decides a test. Not covered here: the model's numbers (test_train_model.py).
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import train_gpt as t
+
+ROOT = Path(__file__).resolve().parent.parent
+ENVIRONMENT = {k: v for k, v in os.environ.items() if k.upper() not in {f.name.upper() for f in fields(t.Config)}} | {
+    "OMP_WAIT_POLICY": "passive"
+}
+
+
+def write_shard(path, tokens):
+    header = np.zeros(256, "<i4")
+    header[:3] = t.SHARD_MAGIC, t.SHARD_VERSION, len(tokens)
+    path.write_bytes(header.tobytes() + np.asarray(tokens, "<u2").tobytes())
+
+
+def make_tokens(count, seed, vocab=64):
+    """Documents of a first-order Markov chain, so that there is something to learn."""
+    rng = np.random.default_rng(seed)
+    tokens = (4 + (np.cumsum(rng.choice([1, 2, 7], count, p=[0.8, 0.15, 0.05])) % (vocab - 4))).astype(np.uint16)
+    tokens[0] = tokens[rng.integers(0, count, count // 90)] = t.BOS
+    return tokens
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    for i in range(3):
+        write_shard(folder / f"train_{i:06d}.bin", make_tokens(9000, i))
+    write_shard(folder / "dev_000000.bin", make_tokens(4000, 9))
+    (folder / "tokenizer.model").write_bytes(b"stand-in for a tokenizer")
+    (folder / "manifest.json").write_text(json.dumps({"splits": {"dev": {"raw_bytes": 10_000, "tokens": 4000}}}))
+    return folder
+
+
+def arguments(data, run_dir, *more):
+    return [
+        "--preset=tiny",
+        f"--data_dir={data}",
+        f"--run_dir={run_dir}",
+        "--vocab_size=64",
+        "--seq_len=64",
+        "--model_dim=32",
+        "--batch_tokens=512",
+        "--micro_batch_tokens=256",
+        "--calibration_tokens=512",
+        "--dev_tokens=1024",
+        "--compile=false",
+        *more,
+    ]
+
+
+def python(code, *argv, cwd=ROOT, **kwargs):
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, argv)],
+        cwd=cwd,
+        env=ENVIRONMENT | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        **kwargs,
+    )
+
+
+MAIN = "import sys, train_gpt; sys.exit(train_gpt.main(sys.argv[1:]))"
+
+
+# ------------------------------------------------------------------------------------------------------ configuration
+
+
+def test_import_has_no_side_effect(tmp_path):
+    code = (
+        "import os, signal, torch\n"
+        "state = lambda: (dict(os.environ), signal.getsignal(signal.SIGTERM), torch.initial_seed())\n"
+        "before = state()\n"
+        "import train_gpt\n"
+        "assert before == state()\n"
+        "assert not torch.cuda.is_initialized() and not torch.distributed.is_initialized()\n"
+        "print('clean')"
+    )
+    result = python(code, cwd=tmp_path)
+    assert result.stdout == "clean\n" and result.stderr == "" and list(tmp_path.iterdir()) == []
+
+
+def test_overrides_are_typed_and_mistakes_are_named():
+    config = t.parse_config(
+        ["--preset=pocket", "--num-layers=5", "--matrix_lr=3e-2", "--compile=false", "--data_dir=x"], {}
+    )
+    assert (config.num_layers, config.matrix_lr, config.compile, config.data_dir) == (5, 0.03, False, "x")
+    assert config.track == "pocket" and config.model_dim == t.PRESETS["pocket"]["model_dim"]
+    for argv, environment, expected in (
+        (["--matrx_lr=1"], {}, "did you mean --matrix_lr"),
+        (["seed=1"], {}, "unknown argument 'seed=1'"),
+        (["--num_layers=2.5"], {}, "--num_layers takes a int"),
+        (["--seed"], {}, "--seed takes a int"),
+        (["--max_seconds=nan"], {}, "--max_seconds takes a float"),
+        (["--compile=maybe"], {}, "--compile takes a bool"),
+        ([], {"SEED": "42"}, "use --seed=42"),
+        (["--preset=huge"], {}, "no preset 'huge'"),
+        (["--num_heads=5"], {}, "--num_heads"),
+        (["--max_seconds=0"], {}, "--max_steps"),
+        (["--micro_batch_tokens=1000"], {}, "multiple of --seq_len"),
+    ):
+        with pytest.raises(t.RunError, match=expected.replace("(", r"\(")):
+            t.parse_config(argv, environment)
+
+
+@given(
+    st.fixed_dictionaries(
+        {
+            "seed": st.integers(-(2**40), 2**40),
+            "matrix_lr": st.floats(0, 1e3),
+            "run_dir": st.text(max_size=20),
+            "compile": st.booleans(),
+        }
+    )
+)
+def test_every_value_survives_the_command_line(values):
+    config = t.parse_config([f"--{k}={v}" for k, v in values.items()], {})
+    assert {k: getattr(config, k) for k in values} == values
+
+
+def test_a_mistake_ends_in_one_line_and_a_non_zero_exit(data, tmp_path):
+    for argv, words in ((["--sede=1"], "did you mean --seed"), ([f"--data_dir={tmp_path}"], "tools/data.py")):
+        result = python(MAIN, *argv)
+        assert result.returncode == 1 and words in result.stderr and len(result.stderr.splitlines()) == 1
+
+
+# -------------------------------------------------------------------------------------------------------------- loader
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(st.booleans(), max_size=40), min_size=1, max_size=4), st.integers(1, 5))
+def test_shares_are_disjoint_start_at_documents_and_cover_everything(shards, world):
+    stream = np.concatenate([[t.BOS]] + [np.where(s, t.BOS, 5) for s in shards if s])
+    cuts = np.cumsum([1 + len(shards[0])] + [len(s) for s in shards[1:]])[:-1]
+    parts = [t.read_share(np.split(stream, cuts), rank, world) for rank in range(world)]
+    assert np.array_equal(np.concatenate(parts), stream)
+    assert all(len(p) == 0 or p[0] == t.BOS for p in parts)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(1, 30), min_size=1, max_size=30), st.integers(4, 16))
+def test_rows_start_where_a_naive_search_says(lengths, length):
+    tokens = np.concatenate([[t.BOS] + [5] * (n - 1) for n in lengths])
+    starts, position = [], 0
+    while position + length < len(tokens):
+        starts.append(position)
+        late = [
+            i
+            for i in range(position + length - length // 4, position + length + 1)
+            if i < len(tokens) and tokens[i] == t.BOS
+        ]
+        position = late[0] if late else position + length
+    assert t.row_starts(tokens, length).tolist() == starts
+
+
+def loader(tokens, seed=1, rank=0, rows=4, length=16):
+    config = t.Config(seed=seed, seq_len=length, compile=False)
+    return t.Loader(tokens, rows, config, rank, torch.device("cpu"))
+
+
+def test_batches_are_slices_of_the_tokens_each_row_once_an_epoch():
+    tokens = np.random.default_rng(0).integers(2, 65_536, 2000).astype(np.uint16)  # the whole range of 16 bits
+    tokens[::100] = t.BOS
+    l = loader(tokens)
+    starts = t.row_starts(tokens, 16)
+    expected = {tuple(tokens[s : s + 17].tolist()) for s in starts}
+    seen = []
+    for _ in range(len(starts) // 4):
+        x, y = l.next()
+        assert torch.equal(x[:, 1:], y[:, :-1])
+        seen += [tuple(row) for row in torch.cat((x, y[:, -1:]), 1).tolist()]
+    assert len(set(seen)) == len(seen) == len(starts) // 4 * 4 and set(seen) <= expected
+    assert l.state == {"epoch": 0, "cursor": len(seen)}
+    l.next()
+    assert l.state["epoch"] == 1
+
+
+def test_order_follows_the_seed_and_a_saved_state_goes_on():
+    tokens = make_tokens(3000, 0)
+    a, b, other, rank = loader(tokens), loader(tokens), loader(tokens, seed=2), loader(tokens, rank=1)
+    for _ in range(3):
+        x = a.next()[0]
+        assert torch.equal(x, b.next()[0])
+    assert not torch.equal(x, other.next()[0]) and not torch.equal(x, rank.next()[0])
+    for _ in range(60):  # over the end of an epoch
+        a.next()
+    resumed = loader(tokens)
+    resumed.load(a.state)
+    assert torch.equal(a.next()[0], resumed.next()[0])
+
+
+def test_the_compiled_gather_equals_the_plain_one():
+    tokens = torch.randint(-(2**15), 2**15, (500,), dtype=torch.int16)
+    args = tokens, torch.arange(0, 400, 7), torch.randperm(50), torch.tensor(3), 5, 16
+    for a, b in zip(torch.compile(t.cut_rows, dynamic=False)(*args), t.cut_rows(*args)):
+        assert torch.equal(a, b) and a.min() >= 0
+
+
+def test_broken_shards_are_named(tmp_path):
+    path = tmp_path / "train_000000.bin"
+    write_shard(path, [1, 2, 3, 4])
+    assert t.open_shard(path, 10).tolist() == [1, 2, 3, 4]
+    whole = path.read_bytes()
+    for content, words in (
+        (b"", "bad header"),
+        (whole[:-2], "truncated"),
+        (whole + b"xx", "truncated"),
+        (b"\0" * len(whole), "bad header"),
+        (whole[: 1024 - 1], "bad header"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(t.RunError, match=words):
+            t.open_shard(path, 10)
+    path.write_bytes(whole)
+    with pytest.raises(t.RunError, match="vocab_size=4"):
+        t.open_shard(path, 4)
+
+
+# --------------------------------------------------------------------------------------------------------------- clock
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.floats(0.05, 2.0), min_size=1, max_size=60), st.floats(0.5, 20.0), st.floats(0.0, 3.0))
+def test_the_guard_stops_before_the_cap_on_a_simulated_clock(durations, cap, reserve):
+    """Whatever the steps take, training never ends later than cap - reserve, unless a step is over 10% slower than the
+    slowest of the eight before it (nothing can foresee that); and it never stops while such a step would still fit."""
+    now = [0.0]
+    clock = t.Clock(t.Config(max_seconds=cap), 1, torch.device("cpu"))
+    clock.reserve = reserve
+    original, t.time.perf_counter = t.time.perf_counter, lambda: now[0]
+    try:
+        clock.start()
+        recent, foreseen = [], True
+        for step, duration in enumerate(durations, 1):
+            foreseen = not recent or duration <= 1.1 * max(recent[-8:])
+            now[0] += duration
+            recent.append(duration)
+            clock.tick()
+            assert clock.elapsed == pytest.approx(sum(recent))
+            fits = clock.elapsed + 1.1 * max(recent[-8:]) <= cap - reserve
+            assert (clock.verdict(step) == "") == fits
+            if step > 1 and foreseen:
+                assert clock.elapsed <= cap - reserve + 1e-9
+            if not fits:
+                break
+    finally:
+        t.time.perf_counter = original
+
+
+def test_a_slowed_step_makes_the_run_stop_earlier():
+    def steps_until_stop(durations):
+        now = [0.0]
+        clock = t.Clock(t.Config(max_seconds=10.0), 1, torch.device("cpu"))
+        original, t.time.perf_counter = t.time.perf_counter, lambda: now[0]
+        try:
+            clock.start()
+            for step, duration in enumerate(durations, 1):
+                now[0] += duration
+                clock.tick()
+                if clock.verdict(step):
+                    return step, now[0]
+        finally:
+            t.time.perf_counter = original
+
+    assert steps_until_stop([1.0] * 20) == (9, 9.0)
+    assert steps_until_stop([1.0] * 6 + [2.5] + [1.0] * 20) == (7, 8.5)
+
+
+# ---------------------------------------------------------------------------------------------------------- whole runs
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    result = python(MAIN, *arguments(data, folder, "--max_seconds=0", "--max_steps=30"))
+    assert result.returncode == 0, result.stderr
+    return folder, result
+
+
+def test_a_run_leaves_what_it_promises(finished, data):
+    folder, result = finished
+    run = json.loads((folder / "run.json").read_text())
+    source = Path(t.__file__).read_text()
+    log = (folder / "train.log").read_text()
+    assert log.startswith(source + f"\n# source_sha256 {run['source_sha256']}\n")
+    assert run["world_size"] == 1 and run["seed"] == 1337 and run["steps"] == 30 and run["stopped"] == "steps"
+    assert {"setup", "compile", "warmup", "train", "calibrate", "dev", "save"} <= set(run["clock"])
+    tail = log[log.rindex("\n---\n") :].splitlines()
+    for key in ("seed", "steps", "tokens", "train_loss", "dev_bpb", "stopped"):
+        assert f"{key}: {run[key]}" in tail
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["loss"] < rows[0]["loss"] - 0.3  # it learns
+    checkpoint = torch.load(folder / "checkpoint.pt", weights_only=True)
+    assert (
+        checkpoint["source"] == source
+        and bytes(checkpoint["tokenizer"].numpy()) == (data / "tokenizer.model").read_bytes()
+    )
+    config = t.Config(**checkpoint["config"])
+    model = t.build_model(config)
+    model.load_state_dict(checkpoint["model"], strict=True)
+    # the checkpoint's weights are what the last dev estimate scored, up to bf16
+    dev = torch.from_numpy(np.fromfile(data / "dev_000000.bin", "<u2")[512 : 512 + 1025].astype(np.int64))
+    with torch.no_grad():
+        nats = model.loss(dev[:1024].view(-1, 64), dev[1:1025].view(-1, 64)).item()
+    assert nats / np.log(2) / (10_000 / 4000) == pytest.approx(run["dev_bpb"], rel=0.02)
+    statistics = torch.load(folder / "statistics.pt", weights_only=True)
+    assert statistics["tokens"] == 512
+    for name, entry in statistics["linear"].items():
+        rows_, columns = checkpoint["model"][name].shape
+        tap = statistics["taps"][entry["tap"]]
+        assert tap.shape == (columns, columns) and entry["output_gradient"].shape == (rows_,)
+        assert torch.linalg.eigvalsh(tap.double()).min() > -1e-6 * tap.diagonal().max()
+
+
+def test_steps_are_deterministic_and_follow_the_seed(finished, data, tmp_path):
+    folder, _ = finished
+    first = torch.load(folder / "checkpoint.pt", weights_only=True)["model"]
+    for seed, same in ((1337, True), (7, False)):
+        run = tmp_path / str(seed)
+        assert (
+            python(MAIN, *arguments(data, run, "--max_seconds=0", "--max_steps=30", f"--seed={seed}")).returncode == 0
+        )
+        second = torch.load(run / "checkpoint.pt", weights_only=True)["model"]
+        close = all(torch.allclose(first[k], second[k], atol=1e-6) for k in first)
+        assert close == same
+
+
+def test_a_finished_run_is_not_overwritten(finished, data):
+    folder, _ = finished
+    before = (folder / "checkpoint.pt").read_bytes()
+    result = python(MAIN, *arguments(data, folder, "--max_steps=1"))
+    assert result.returncode == 1 and "already holds a finished run" in result.stderr
+    assert (folder / "checkpoint.pt").read_bytes() == before
+
+
+def test_sigterm_leaves_a_complete_checkpoint(data, tmp_path):
+    run = tmp_path / "run"
+    process = subprocess.Popen(
+        [sys.executable, "-c", MAIN, *arguments(data, run, "--max_seconds=200")],
+        cwd=ROOT,
+        text=True,
+        env=ENVIRONMENT | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    for line in process.stdout:
+        if line.startswith("step"):
+            break
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=120)
+    assert process.returncode == 0
+    result = json.loads((run / "run.json").read_text())
+    checkpoint = torch.load(run / "checkpoint.pt", weights_only=True)
+    assert result["stopped"] == "sigterm" and result["steps"] == checkpoint["step"] >= 1
+    t.build_model(t.Config(**checkpoint["config"])).load_state_dict(checkpoint["model"], strict=True)
+
+
+def test_a_full_disk_ends_in_one_line_and_leaves_nothing_half_written(data, tmp_path):
+    """The kernel refuses to let files grow over 100 kB: the log fits, the checkpoint does not."""
+    run = tmp_path / "run"
+    code = (
+        "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+    ) + MAIN
+    result = python(code, *arguments(data, run, "--max_seconds=0", "--max_steps=2"))
+    assert result.returncode == 1
+    assert "cannot write" in result.stderr and "checkpoint.pt" in result.stderr and len(result.stderr.splitlines()) == 1
+    assert sorted(p.name for p in run.iterdir()) == ["metrics.jsonl", "train.log"]
+
+
+def torchrun(tmp_path, code, argv):
+    script = tmp_path / "ranks.py"
+    script.write_text(code)
+    return subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script), *argv],
+        cwd=ROOT,
+        env=ENVIRONMENT | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+
+
+def test_a_straggling_rank_stops_both_at_the_same_step(data, tmp_path):
+    """Rank 1 sleeps in every step: both ranks must use its clock, or one would wait in a collective for ever."""
+    run = tmp_path / "run"
+    code = (
+        "import os, sys, time, train_gpt\n"
+        "plain = train_gpt.Loader.next\n"
+        "def slow(self):\n"
+        "    time.sleep(0.2 * (os.environ['RANK'] == '1'))\n"
+        "    return plain(self)\n"
+        "train_gpt.Loader.next = slow\n"
+        "tick = train_gpt.Clock.tick\n"
+        "def spy(self):\n"
+        "    tick(self)\n"
+        f"    open({str(tmp_path)!r} + '/ticks' + os.environ['RANK'], 'a').write(f'{{self.elapsed}}\\n')\n"
+        "train_gpt.Clock.tick = spy\n" + MAIN
+    )
+    result = torchrun(tmp_path, code, arguments(data, run, "--max_seconds=6", "--dev_evals=2"))
+    assert result.returncode == 0, result.stderr
+    ticks = [(tmp_path / f"ticks{rank}").read_text() for rank in (0, 1)]
+    assert ticks[0] == ticks[1]
+    outcome = json.loads((run / "run.json").read_text())
+    assert (
+        outcome["world_size"] == 2 and outcome["stopped"] == "clock" and outcome["steps"] == len(ticks[0].splitlines())
+    )
+    assert outcome["steps"] < 6 / 0.2
+    torch.load(run / "checkpoint.pt", weights_only=True)
+
+
+def test_two_ranks_start_like_one(data, tmp_path):
+    """At the first step the models are equal, so the mean loss over two ranks is that of the rows both of them read."""
+    run = tmp_path / "run"
+    result = torchrun(tmp_path, MAIN, arguments(data, run, "--max_seconds=0", "--max_steps=1"))
+    assert result.returncode == 0, result.stderr
+    loss = json.loads((run / "metrics.jsonl").read_text().splitlines()[0])["loss"]
+    config = t.parse_config(arguments(data, run), {})
+    torch.manual_seed(config.seed)
+    model = t.build_model(config)
+    shards = [t.open_shard(p, 64) for p in t.find_shards(str(data), "train")]
+    parts = [t.Loader(t.read_share(shards, rank, 2), 4, config, rank, torch.device("cpu")).next() for rank in (0, 1)]
+    with torch.no_grad():
+        assert loss == pytest.approx(np.mean([model.loss(x, y).item() for x, y in parts]), rel=2e-3)
+
+
+def test_a_diverging_run_says_which_flags_to_lower(data, tmp_path):
+    result = python(MAIN, *arguments(data, tmp_path / "run", "--max_seconds=0", "--max_steps=40", "--embed_lr=1e30"))
+    assert result.returncode == 1 and "--matrix_lr" in result.stderr and not (tmp_path / "run" / "run.json").exists()
+
+
+def test_without_a_compiler_it_trains_uncompiled_and_says_so(data, tmp_path):
+    argv = [a for a in arguments(data, tmp_path / "run", "--max_seconds=0", "--max_steps=1") if a != "--compile=false"]
+    result = python("import train_gpt; train_gpt.has_compiler = lambda: False\n" + MAIN, *argv)
+    assert result.returncode == 0 and sum("no C++ compiler" in line for line in result.stdout.splitlines()) == 1
+
+
+def test_the_compiler_is_found_on_the_path(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    assert not t.has_compiler()
+    (tmp_path / "clang++").write_text("#!/bin/sh\n")
+    (tmp_path / "clang++").chmod(0o755)
+    assert t.has_compiler()
+
+
+def test_dry_run_traces_the_real_configuration():
+    result = python(MAIN, "--preset=16mb", "--dry-run")
+    assert result.returncode == 0, result.stderr
+    values = {
+        k: int(v.replace(",", ""))
+        for k, v in (
+            line.split(": ")
+            for line in result.stdout.splitlines()
+            if ": " in line and line.split(": ")[1].replace(",", "").isdigit()
+        )
+    }
+    assert values["params"] == 17_059_912
+    assert values["predicted_artifact_bytes"] < 16_000_000 and values["memory_per_gpu_bytes"] < 80e9
+    matmul = 6 * (17_059_912 - 9 * (4 * 512 + 8) - 4 * 512) * 65_536
+    assert values["traced_flops_of_a_micro_batch"] == pytest.approx(
+        matmul, rel=0.02
+    )  # fake CPU attention is not counted
