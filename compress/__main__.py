@@ -1,0 +1,187 @@
+"""python -m compress {pack,size,inspect,unpack,verify}: makes a .golf file of a run, and looks into one.
+
+Exit status: 0 done; 1 a check failed or the input is bad (one line on stderr says what); 2 wrong usage. With --json the
+last line on stdout is one JSON object.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from compress import container, report
+from compress.sizes import CAP_BYTES, size_report, tensor_rows
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parse(arguments)
+    try:
+        return options.command(options)
+    except BrokenPipeError:
+        return 1
+    except (ValueError, OSError) as error:
+        text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+        where = str(getattr(options, "file", ""))
+        print(f"compress {options.name}: {text if where in text else f'{where}: {text}'}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"compress {options.name}: interrupted", file=sys.stderr)
+        return 130
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m compress", description="Packs training runs into .golf files.")
+    commands = parser.add_subparsers(dest="name", required=True, metavar="COMMAND")
+
+    def add(name, function, text):
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(command=function)
+        command.add_argument("--json", action="store_true", help="end with one JSON object on stdout")
+        return command
+
+    command = add("pack", pack, "Quantise, code and pack a run; exit 1 and no file if it is over the cap.")
+    command.add_argument("run", type=Path, metavar="RUN", help="folder with checkpoint.pt and statistics.pt")
+    command.add_argument("--out", type=Path, metavar="FILE", help="default: RUN/model.golf")
+    command.add_argument("--track", choices=CAP_BYTES, help="whose cap applies; default: the checkpoint's")
+    command = add("size", size, "Bytes by section and the headroom; exit 1 if the file is over the cap.")
+    command.add_argument("file", type=Path, metavar="FILE")
+    command.add_argument("--track", choices=CAP_BYTES, help="default: the smallest cap the file fits under")
+    command = add("inspect", inspect, "Bits per weight and entropy of the codes, tensor by tensor.")
+    command.add_argument("file", type=Path, metavar="FILE")
+    command = add(
+        "unpack",
+        unpack,
+        "Write train_gpt.py, decode.py, config.json, tokenizer.model and weights.pt. Runs the "
+        "file's own decoder: only for files you trust.",
+    )
+    command.add_argument("file", type=Path, metavar="FILE")
+    command.add_argument("folder", type=Path, metavar="DIR", help="new or empty")
+    command = add(
+        "verify",
+        check,
+        "Decode the file in a fresh process and load its model. Runs the file's own code: only for files you trust.",
+    )
+    command.add_argument("file", type=Path, metavar="FILE")
+    command.add_argument("--env", action="store_true", help="print the versions it was checked with")
+    return parser.parse_args(arguments)
+
+
+def pack(options) -> int:
+    from compress.pack import pack_run
+
+    with report.Reporter() as reporter:
+        result = pack_run(options.run, options.out, options.track, reporter)
+    for warning in result["warnings"]:
+        print(f"compress pack: warning: {warning}", file=sys.stderr)
+    if options.json:
+        print(json.dumps(result))
+        return 0
+    report.print_rows(
+        result["tensors"], {"name": "", "shape": "", "method": "", "bits_per_weight": ".3f", "relative_error": ".2e"}
+    )
+    report.print_sections(result)
+    print(f"{result['bits_per_weight']:.3f} bits per weight, packed and checked in {result['seconds']:.1f} s")
+    return 0
+
+
+def size(options) -> int:
+    sections = container.read(options.file.read_bytes())
+    result = {"artifact": str(options.file), **size_of(sections, options.track)}
+    if options.json:
+        print(json.dumps(result))
+    else:
+        report.print_sections(result)
+    if result["headroom_bytes"] < 0:
+        over = f"{-result['headroom_bytes']:,} bytes over the cap of {result['cap_bytes']:,} ({result['track']})"
+        print(f"compress size: {options.file}: {over}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def size_of(sections: dict[str, bytes], track: str | None) -> dict:
+    if track is None:
+        pocket = size_report(sections, "pocket")
+        return pocket if pocket["headroom_bytes"] >= 0 else size_report(sections, "16mb")
+    return size_report(sections, track)
+
+
+def inspect(options) -> int:
+    sections = container.read(options.file.read_bytes())
+    rows = tensor_rows(sections["WGTS"])
+    result = {"artifact": str(options.file), **size_of(sections, None), "tensors": rows}
+    if options.json:
+        print(json.dumps(result))
+        return 0
+    report.print_rows(
+        rows,
+        {
+            "name": "",
+            "shape": "",
+            "code_bytes": ",.0f",
+            "entropy_bytes": ",.0f",
+            "entropy": ".3f",
+            "side_bytes": ",",
+            "bits_per_weight": ".3f",
+            "largest_code": "d",
+        },
+    )
+    report.print_sections(result)
+    return 0
+
+
+def unpack(options) -> int:
+    from compress.verify import save_weights, unpack_into
+
+    data, folder = options.file.read_bytes(), options.folder
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} exists and is not an empty folder; name a new one")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        unpack_into(data, temporary)
+        save_weights(temporary)
+        for extra in (temporary / "weights.bin", temporary / "__pycache__"):
+            shutil.rmtree(extra) if extra.is_dir() else extra.unlink(missing_ok=True)
+        temporary.chmod(0o755)  # mkdtemp makes it private
+        os.replace(temporary, folder)  # takes the place of an empty folder too
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    files = sorted(path.name for path in folder.iterdir())
+    print(json.dumps({"folder": str(folder), "files": files}) if options.json else f"{folder}: {', '.join(files)}")
+    return 0
+
+
+def check(options) -> int:
+    from compress.verify import verify
+
+    data = options.file.read_bytes()
+    result = verify(data)
+    tensors = [
+        {"name": name, "sha256": digest, "shape": result["shapes"][name][1:]}
+        for name, digest in result["hashes"].items()
+    ]
+    if options.json:
+        print(
+            json.dumps(
+                {
+                    "artifact": str(options.file),
+                    "artifact_bytes": len(data),
+                    "tensors": tensors,
+                    "versions": result["versions"],
+                }
+            )
+        )
+        return 0
+    print(f"{options.file}: {len(data):,} bytes, {len(tensors)} tensors decode and load into the model")
+    if options.env:
+        report.print_rows(
+            [{"with": key, "version": value} for key, value in result["versions"].items()], {"with": "", "version": ""}
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,105 @@
+"""Reads what a run leaves for the packer: checkpoint.pt and statistics.pt, checked so that later code can trust them.
+
+Not covered: run.json and the logs (the packer needs nothing of them).
+"""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+
+class RunError(ValueError):
+    """A run that cannot be packed; the message says in one line which file, what is wrong, what to do."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    track: str
+    config: dict  # fields of Config that differ from the script's defaults
+    source: str  # train_gpt.py as it ran
+    tokenizer: bytes  # tokenizer.model
+    model: dict[str, torch.Tensor]  # float32, on the CPU
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Second moments gathered by the training script on training data."""
+
+    tokens: int
+    linear: dict[str, dict]  # weight name -> {"tap": name, "output_gradient": [out]}
+    taps: dict[str, torch.Tensor]  # tap name -> E[x x^T] [in, in]
+    embedding: dict[str, dict]  # weight name -> gradient moments at the embedding's output
+
+    def hessian(self, name: str) -> torch.Tensor | None:
+        """E[x x^T] of the input of this weight, or None if no tap was recorded."""
+        return self.taps[self.linear[name]["tap"]] if name in self.linear else None
+
+
+def load_checkpoint(run: Path) -> Checkpoint:
+    """RUN/checkpoint.pt. Raises RunError if it is missing, damaged, incomplete, or holds NaN or infinities."""
+    path = Path(run) / "checkpoint.pt"
+    value = _load(path, f"{path}: no such file; is {run} the folder of a finished run?")
+    fields = {
+        "track": str,
+        "config": dict,
+        "source": str,
+        "source_sha256": str,
+        "tokenizer": torch.Tensor,
+        "model": dict,
+    }
+    _check_fields(path, value, fields)
+    if hashlib.sha256(value["source"].encode()).hexdigest() != value["source_sha256"]:
+        raise RunError(f"{path}: the source does not match its source_sha256; the file was edited or is damaged")
+    if not value["model"]:
+        raise RunError(f"{path}: the model holds no tensors")
+    model = {}
+    for name, tensor in value["model"].items():
+        if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
+            kind = str(tensor.dtype) if isinstance(tensor, torch.Tensor) else type(tensor).__name__
+            raise RunError(f"{path}: {name} is {kind}; only floating-point tensors can be packed")
+        bad = int((~torch.isfinite(tensor)).sum())
+        if bad:
+            raise RunError(f"{path}: {name} holds {bad} NaN or infinite values of {tensor.numel()}; training diverged")
+        model[name] = tensor.detach().float().contiguous()
+    tokenizer = bytes(value["tokenizer"].to(torch.uint8).tolist())
+    return Checkpoint(value["track"], value["config"], value["source"], tokenizer, model)
+
+
+def load_statistics(run: Path, model: dict[str, torch.Tensor]) -> Statistics | None:
+    """RUN/statistics.pt, or None if there is none. Raises RunError if it does not fit the model or is not finite."""
+    path = Path(run) / "statistics.pt"
+    if not path.exists():
+        return None
+    value = _load(path, f"{path}: no such file")
+    _check_fields(path, value, {"tokens": int, "linear": dict, "taps": dict, "embedding": dict})
+    for tap, hessian in value["taps"].items():
+        if not isinstance(hessian, torch.Tensor) or hessian.ndim != 2 or not torch.isfinite(hessian).all():
+            raise RunError(f"{path}: tap {tap} is not a finite [in, in] matrix")
+    for name, entry in value["linear"].items():
+        if name not in model:
+            raise RunError(f"{path}: {name} is not in the checkpoint; the two files are of different runs")
+        tap = entry.get("tap") if isinstance(entry, dict) else None
+        hessian, columns = value["taps"].get(tap), model[name].shape[-1:].numel()
+        if hessian is None or hessian.shape != (columns, columns):
+            raise RunError(f"{path}: tap {tap} of {name} is missing or not [{columns}, {columns}]")
+    return Statistics(value["tokens"], value["linear"], value["taps"], value["embedding"])
+
+
+def _load(path: Path, missing: str) -> dict:
+    try:
+        value = torch.load(path, map_location="cpu", weights_only=True)
+    except (FileNotFoundError, NotADirectoryError):
+        raise RunError(missing) from None
+    except Exception:  # torch raises many kinds, some over several lines
+        raise RunError(f"{path}: cannot be read as a torch file; it is damaged or cut short") from None
+    if not isinstance(value, dict) or value.get("format") != 1:
+        raise RunError(f"{path}: not a file of format 1 written by the training script")
+    return value
+
+
+def _check_fields(path: Path, value: dict, fields: dict[str, type]) -> None:
+    for key, kind in fields.items():
+        if not isinstance(value.get(key), kind):
+            raise RunError(f"{path}: no {key} of type {kind.__name__} in it")

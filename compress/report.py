@@ -1,0 +1,87 @@
+"""What the command line shows: tables of sections and tensors, and progress on stderr.
+
+Not covered: the numbers themselves (compress/pack.py).
+"""
+
+import sys
+import time
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+LINE_SECONDS = 5  # between two lines of progress where there is no terminal
+
+
+def print_sections(report: dict) -> None:
+    """Bytes and share of each section, the headroom, and the count by the public challenge's rule."""
+    table = Table(title=f"{report['artifact']}, track {report['track']}", title_justify="left")
+    for column in ("section", "bytes", "of the file"):
+        table.add_column(column, justify="left" if column == "section" else "right")
+    total, cap, rule = report["artifact_bytes"], report["cap_bytes"], report["public_rule"]
+    for tag, length in report["sections"].items():
+        table.add_row(tag, f"{length:,}", f"{length / total:.1%}")
+    table.add_section()
+    table.add_row("file", f"{total:,}", "100.0%")
+    table.add_row("cap", f"{cap:,}", f"{cap / total:.1%}")
+    table.add_row("headroom", f"{report['headroom_bytes']:,}", f"{report['headroom_bytes'] / total:.1%}")
+    console = _console()
+    console.print(table)
+    console.print(
+        f"by the public challenge's rule: {rule['total_bytes']:,} bytes "
+        f"(code {rule['code_bytes']:,} + weights {rule['weights_bytes']:,}; the tokenizer is not counted there)"
+    )
+
+
+def print_rows(rows: list[dict], columns: dict[str, str]) -> None:
+    """A table of dicts. columns: key -> format specification of its numbers ("" for text)."""
+    table = Table()
+    for key, spec in columns.items():
+        table.add_column(key.replace("_", " "), justify="right" if spec else "left", overflow="fold")
+    for row in rows:
+        cells = ((row[key], spec) for key, spec in columns.items())
+        table.add_row(*("-" if value is None else _text(value, spec) for value, spec in cells))
+    _console().print(table)
+
+
+def _text(value, spec: str) -> str:
+    return "x".join(map(str, value)) or "scalar" if isinstance(value, list) else format(value, spec)
+
+
+def _console() -> Console:
+    # Away from a terminal rich would cut tables at 80 columns.
+    return Console() if sys.stdout.isatty() else Console(width=120)
+
+
+class Reporter:
+    """Progress with an eta on stderr: a bar on a terminal, else a line every few seconds. Use as a context manager."""
+
+    def __init__(self):
+        self.console = Console(stderr=True)
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TimeElapsedColumn(),
+            TextColumn("eta"),
+            TimeRemainingColumn(),
+        )
+        self.bar = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
+        self.tasks, self.started, self.printed = {}, {}, time.monotonic()
+
+    def __enter__(self):
+        self.bar.start()
+        return self
+
+    def __exit__(self, *exception):
+        self.bar.stop()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """`done` of `total` units of `stage` are behind us."""
+        now = time.monotonic()
+        if stage not in self.tasks:
+            self.tasks[stage], self.started[stage] = self.bar.add_task(stage), now
+        self.bar.update(self.tasks[stage], completed=done, total=total)
+        if self.bar.disable and now - self.printed >= LINE_SECONDS:
+            eta = (now - self.started[stage]) / done * (total - done) if done else float("nan")
+            print(f"{stage}: {done / max(1, total):.0%}, eta {eta:.0f} s", file=sys.stderr, flush=True)
+            self.printed = now

@@ -1,0 +1,95 @@
+"""Score one .golf file on held-out text: bits per byte, with its interval, by slice.
+
+    python eval_heldout.py MODEL.golf --data data/embedded --split dev
+
+The artifact's code runs in a box and only turns tokens into logits; text, softmax, byte count and clock are this side's
+(scoring/score.py). Writes eval.json beside the artifact. Exit status: 0 scored; 1 no score, one line on standard error
+says why; 2 usage. The cap on the artifact's size is not checked here: `python -m compress size MODEL.golf` does that.
+
+NOT covered in this version: causality inside a chunk is promised by the artifact, not audited, and a subprocess is not
+by itself a security boundary; scoring/score.py and scoring/confine.py say what that leaves open.
+"""
+
+import argparse
+import json
+import os
+import signal
+import sys
+
+from scoring import ScoringError, report
+from scoring.score import score
+
+
+def parse(arguments):
+    """The command line as a namespace; exits with status 2 on a wrong one."""
+    parser = argparse.ArgumentParser(description="Score one .golf artifact on held-out text.",
+                                     epilog="The size cap is checked by: python -m compress size MODEL.golf")
+    parser.add_argument("artifact", metavar="MODEL.golf")
+    parser.add_argument("--data", default="data/embedded", metavar="DIR",
+                        help="data set of tools/data.py (default: %(default)s)")
+    parser.add_argument("--split", default="dev", choices=("dev", "gate", "final"),
+                        help="held-out split (default: %(default)s)")
+    parser.add_argument("--processes", type=_positive(int), metavar="N",
+                        help="boxes (default: one per GPU, or one per CPU core)")
+    parser.add_argument("--time_limit", type=_positive(float), default=600.0, metavar="S",
+                        help="seconds for decoding and scoring (default: %(default)g)")
+    parser.add_argument("--out", metavar="F", help="where to write the result (default: eval.json beside the artifact)")
+    parser.add_argument("--json", action="store_true",
+                        help="the last line on standard output is the result without its documents")
+    return parser.parse_args(arguments)
+
+
+def _positive(kind):
+    def convert(text):
+        value = kind(text)
+        if not 0 < value < 1e9:
+            raise ValueError
+        return value
+    convert.__name__ = f"positive {kind.__name__}"  # argparse prints it
+    return convert
+
+
+def write_json(path, value):
+    """Write `value` to `path` so that no reader ever sees half of it. Raises OSError."""
+    temporary = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.{os.getpid()}")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            json.dump(value, file, ensure_ascii=False, allow_nan=False)
+            file.write("\n")
+        os.replace(temporary, path)
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+
+
+def main(arguments=None):
+    """The command; returns its exit status."""
+    options = parse(arguments)
+    path = options.out or os.path.join(os.path.dirname(options.artifact), "eval.json")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that boxes are killed and directories removed
+    try:
+        folder = os.path.dirname(path) or "."
+        if os.path.exists(options.artifact) and (os.path.isdir(path) or not os.access(folder, os.W_OK)):
+            # Said now, not after minutes of scoring.
+            raise ScoringError(f"cannot write {path}; name another file with --out")
+        with report.ProgressBar() as progress:
+            result = score(options.artifact, options.data, options.split, options.processes, options.time_limit,
+                           progress.phase, progress.tokens)
+        write_json(path, result)
+    except ScoringError as error:
+        print(f"eval_heldout: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"eval_heldout: {error.strerror}: {error.filename}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("eval_heldout: stopped", file=sys.stderr)
+        return 130
+    report.print_report(result, path)
+    if options.json:
+        print(json.dumps({key: value for key, value in result.items() if key != "per_document"}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

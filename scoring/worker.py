@@ -1,0 +1,160 @@
+"""The program inside the box: decodes the artifact's model and answers the scorer. It is copied into the box with
+protocol.py and confine.py and imports nothing else of this repository: standard library, numpy and torch.
+
+Run as `python -I worker.py '{...}'` in a directory that holds train_gpt.py and decode.py (real files: Triton reads
+source), config.json and weights.bin. Floating point: float32 on the CPU; with a CUDA device, autocast to bfloat16.
+
+A script may define `Scorer(model, config)` with `.scope` ("none" | "document" | "stream"), `.chunk` (tokens per call),
+`.start(lanes)`, `.logits(tokens[B,C]) -> [B,C,V]` and `.observe()`. Otherwise PlainScorer below is used.
+
+NOT covered: once the artifact is imported it can change anything in this process. What is sent before that (`hello`) is
+the worker's own; the scorer takes nothing after it on trust.
+"""
+
+import contextlib
+import importlib
+import json
+import mmap
+import os
+import sys
+
+BOS = 1  # id of the document boundary, fixed by the format of the data
+
+
+class PlainScorer:
+    """For scripts without a Scorer: non-overlapping windows of config.seq_len tokens that start at the document's
+    start.
+
+    Window k's input is ([BOS] + document)[k*T : (k+1)*T]; row i predicts token i of the chunk. Nothing is carried but
+    the last token."""
+
+    scope = "document"
+
+    def __init__(self, model, config):
+        self.model = model
+        self.chunk = config.seq_len
+
+    def start(self, lanes):
+        """New documents begin in `lanes` lanes."""
+        self.previous = None
+
+    def logits(self, tokens):
+        """tokens [B, C] int64 -> logits [B, C, V]."""
+        import torch
+
+        if self.previous is None:
+            self.previous = torch.full_like(tokens[:, :1], BOS)
+        inputs = torch.cat([self.previous, tokens[:, :-1]], dim=1)
+        self.previous = tokens[:, -1:]
+        return self.model(inputs)
+
+    def observe(self):
+        """The chunk's score is final; a fixed predictor does nothing with it."""
+
+
+class Worker:
+    """Loads the artifact's model, then answers `start`, `chunk` and `committed` until the pipe closes."""
+
+    def __init__(self, options, protocol):
+        self.options, self.protocol = options, protocol
+        self.stage = "starting"  # what is being done, for the message if it fails
+
+    def send(self, op, **fields):
+        self.protocol.send(self.options["reply_fd"], op=op, **fields)
+
+    def load(self):
+        """Import the two scripts, decode the weights, build the model and its scorer. Sends `decoded` and `ready`."""
+        import torch
+
+        self.torch = torch
+        torch.set_num_threads(self.options["threads"])
+        torch.manual_seed(0)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        sys.path.insert(0, os.getcwd())
+        self.stage = "importing train_gpt.py"
+        script = importlib.import_module("train_gpt")
+        self.stage = "importing decode.py"
+        decoder = importlib.import_module("decode")
+        self.stage = "decoding the weights"
+        with open("weights.bin", "rb") as file:
+            weights = decoder.decode_weights(file.read())
+        self.send("decoded")
+        self.stage = "building the model"
+        with open("config.json", encoding="utf-8") as file:
+            config = script.Config(**json.load(file))
+        model = script.build_model(config)
+        model.load_state_dict(weights, strict=True)
+        # A decoder may hand over halves to save memory; on the CPU everything is computed in float32.
+        model = model.to(self.device).float().eval() if self.device.type == "cpu" else model.to(self.device).eval()
+        make = getattr(script, "Scorer", PlainScorer)
+        self.scorer = make(model, config)
+        self.send("ready", scope=self.scorer.scope, chunk=self.scorer.chunk, device=self.device.type)
+
+    def serve(self):
+        """Answer the scorer until it closes the pipe."""
+        import numpy
+
+        capacity, vocab_size = self.options["capacity"], self.options["vocab_size"]
+        size = self.protocol.memory_bytes(capacity, vocab_size)
+        buffer = mmap.mmap(self.options["memory_fd"], size)
+        token_memory, logit_memory = self.protocol.memory_views(numpy, buffer, capacity, vocab_size)
+        while True:
+            self.stage = "waiting"
+            try:
+                message = self.protocol.receive(self.options["command_fd"])
+            except EOFError:
+                return
+            if message["op"] == "threads":
+                self.torch.set_num_threads(message["count"])
+            elif message["op"] == "start":
+                self.stage = "start()"
+                self.scorer.start(message["lanes"])
+            elif message["op"] == "chunk":
+                self.stage = "logits()"
+                lanes, length = message["lanes"], message["length"]
+                # A copy: the scorer will write the next chunk into the same memory.
+                tokens = self.torch.from_numpy(token_memory[:lanes * length].copy()).view(lanes, length).to(self.device)
+                shape = self.answer(tokens, logit_memory)
+                self.send("logits", shape=shape)
+            elif message["op"] == "committed":
+                self.stage = "observe()"
+                self.scorer.observe()
+
+    def answer(self, tokens, logit_memory):
+        """Write the logits for tokens [B, C] into shared memory; returns their shape, and writes nothing if it is not
+        [B, C, V]."""
+        torch = self.torch
+        autocast = torch.autocast("cuda", torch.bfloat16) if self.device.type == "cuda" else contextlib.nullcontext()
+        with torch.no_grad(), autocast:
+            logits = self.scorer.logits(tokens)
+        shape = list(logits.shape)
+        if shape == [*tokens.shape, logit_memory.shape[1]]:
+            target = torch.from_numpy(logit_memory[:tokens.numel()]).view(shape)
+            target.copy_(logits.detach())
+        return shape
+
+
+def main():
+    """Confine, say hello, load, serve. A failure of the artifact becomes one `error` message and exit status 1."""
+    options = json.loads(sys.argv[1])
+    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+    import confine
+    import protocol
+
+    sys.path.pop(0)
+    layers = confine.confine(options["cpu_seconds"])  # before numpy and torch: namespaces need a single thread
+    worker = Worker(options, protocol)
+    import torch  # noqa: F401  (its import counts as starting the box, not as decoding)
+
+    worker.send("hello", layers=layers)
+    try:
+        worker.load()
+        worker.serve()
+    except BaseException as error:  # SystemExit and KeyboardInterrupt of the artifact too
+        text = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+        worker.send("error", stage=worker.stage, error=text)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

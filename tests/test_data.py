@@ -1,0 +1,472 @@
+"""tools/data.py on a small folder of text: the data directory it builds, and what its check finds wrong."""
+
+import hashlib
+import json
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sentencepiece
+import zstandard
+
+from scoring.tokenizer import Tokenizer
+from test_tokenizer import prose
+from tools import data, data_build
+from tools.files import Failure
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run(capsys, *arguments) -> tuple[int, str, str]:
+    """(exit status, stdout, stderr) of the command line, in this process."""
+    capsys.readouterr()
+    status = data.main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def prose_text(seed: int) -> str:
+    return prose(seed, random.Random(seed).randint(60, 500)) + " \u2581 \0 é😀\r\n"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Some 120 documents in the three formats, and a copy of a document in another file."""
+    folder = tmp_path_factory.mktemp("texts")
+    texts = [prose_text(seed) for seed in range(120)]
+    (folder / "stories").mkdir()
+    for index, text in enumerate(texts[:40]):
+        (folder / "stories" / f"{index}.txt").write_bytes(text.encode("utf-8"))
+    lines = [json.dumps({"text": text}) for text in texts[40:80]]
+    (folder / "mail.jsonl").write_text("\n".join(lines) + "\n\n", encoding="utf-8")
+    lines = [json.dumps({"text": text, "id": 1}, ensure_ascii=False) for text in [*texts[80:], texts[0]]]
+    raw = "\n".join(lines).encode("utf-8")
+    # Two frames, cut inside a line, as parallel compressors write them.
+    (folder / "web.jsonl.zst").write_bytes(zstandard.compress(raw[:9999]) + zstandard.compress(raw[9999:]))
+    (folder / "notes.md").write_text("not a document")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def built(folder, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("data") / "own"
+    assert data.main(["text", str(folder), "--out", str(out), "--vocab_size", "700"]) == 0
+    return out
+
+
+@pytest.fixture
+def copy(built, tmp_path) -> Path:
+    return Path(shutil.copytree(built, tmp_path / "own"))
+
+
+def rows(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
+
+
+def documents_of(directory: Path, split: str) -> list[np.ndarray]:
+    """The documents of a split, BOS included, read the plain way."""
+    tokens = np.fromfile(directory / f"{split}_000000.bin", dtype="<u2", offset=1024)
+    starts = np.flatnonzero(tokens == 1)
+    assert starts[0] == 0
+    return np.split(tokens, starts[1:])
+
+
+def test_the_directory_is_what_the_contract_says(built):
+    manifest = json.loads((built / "manifest.json").read_text(encoding="utf-8"))
+    assert (manifest["format"], manifest["name"], manifest["text"]) == (1, "own", "raw")
+    model = (built / "tokenizer.model").read_bytes()
+    assert manifest["tokenizer"] == {
+        "file": "tokenizer.model", "sha256": hashlib.sha256(model).hexdigest(), "vocab_size": 700,
+    }  # fmt: skip
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+    tokenizer = Tokenizer(model)
+    sources = set()
+    for split, entry in manifest["splits"].items():
+        for item in entry["files"]:
+            raw = (built / item["name"]).read_bytes()
+            assert (len(raw), hashlib.sha256(raw).hexdigest()) == (item["size"], item["sha256"])
+        header = np.fromfile(built / f"{split}_000000.bin", dtype="<i4", count=256)
+        assert header[:3].tolist() == [20240520, 1, entry["tokens"]] and not header[3:].any()
+        tokens = documents_of(built, split)
+        assert len(tokens) == entry["documents"] and sum(map(len, tokens)) == entry["tokens"]
+        assert sum(counts["raw_bytes"] for counts in entry["sources"].values()) == entry["raw_bytes"]
+        texts = [tokenizer.decode(document).decode("utf-8") for document in tokens]
+        assert sum(len(text.encode("utf-8")) for text in texts) == entry["raw_bytes"]
+        sources |= set(entry["sources"])
+        if split != "train":
+            found = rows(built / f"{split}_docs.jsonl")
+            assert [row["text"] for row in found] == texts
+            for row, text, document in zip(found, texts, tokens, strict=True):
+                assert row["id"] == hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
+                plain = text.split("\u2581")[0]
+                assert document[1:].tolist()[: len(processor.encode(plain)) - 2] == processor.encode(plain)[:-2]
+    assert sources == {"stories", "mail", "web"}
+    assert manifest["dropped"]["exact"] == 1
+
+
+def test_every_document_arrives_once(built, folder):
+    tokenizer = Tokenizer((built / "tokenizer.model").read_bytes())
+    found = [tokenizer.decode(d).decode() for split in data_build.SPLITS for d in documents_of(built, split)]
+    expected = {path.read_bytes().decode() for path in folder.rglob("*.txt")}
+    for line in (folder / "mail.jsonl").read_text().splitlines():
+        expected |= {json.loads(line)["text"]} if line else set()
+    expected |= {prose_text(seed) for seed in range(80, 120)}
+    assert len(found) == len(set(found)) == 120
+    assert set(found) == expected
+
+
+def test_two_builds_are_identical_and_a_third_reuses(folder, built, tmp_path, capsys):
+    out = tmp_path / "own"
+    assert run(capsys, "text", folder, "--out", out, "--vocab_size", 700)[0] == 0
+    for path in sorted(built.iterdir()):
+        assert (out / path.name).read_bytes() == path.read_bytes(), path.name
+    before = (out / "manifest.json").stat().st_mtime_ns
+    status, stdout, stderr = run(capsys, "text", folder, "--out", out, "--vocab_size", 700, "--json")
+    assert status == 0 and "reused" in stderr and (out / "manifest.json").stat().st_mtime_ns == before
+    assert json.loads(stdout.splitlines()[-1])["splits"]["train"]["documents"] > 50
+    (out / "dev_000000.bin").write_bytes(b"")
+    status, _, stderr = run(capsys, "text", folder, "--out", out, "--vocab_size", 700)
+    assert status == 0 and "lacks a file" in stderr
+    assert (out / "dev_000000.bin").read_bytes() == (built / "dev_000000.bin").read_bytes()
+    status, _, stderr = run(capsys, "text", folder, "--out", out, "--vocab_size", 500)
+    assert status == 0 and "built again" in stderr
+    assert Tokenizer((out / "tokenizer.model").read_bytes()).vocab_size == 500
+
+
+@pytest.mark.parametrize("error", [(1, OSError(28, "No space left on device")), (130, KeyboardInterrupt())])
+def test_an_interrupted_build_leaves_no_manifest(folder, tmp_path, monkeypatch, error):
+    written = []
+
+    def fail(path, documents):
+        written.append(path)
+        raise error[1]
+
+    monkeypatch.setattr(data_build, "write_docs", fail)
+    assert data.main(["text", str(folder), "--out", str(tmp_path / "own"), "--vocab_size", "700"]) == error[0]
+    assert written and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", b'{"text": "x"}\n{"title": "x"}\n', "a.jsonl:2: not a JSON object"),
+        ("a.jsonl", b'{"text": "x"}\n[1]\n', "a.jsonl:2"),
+        ("a.jsonl", b'{"text": "\\ud800"}\n', "a.jsonl:1"),
+        ("a.txt", b"caf\xe9", "not UTF-8 at byte 3"),
+        ("a.jsonl.zst", zstandard.compress(b'{"text": "x"}\n' * 999)[:-5], "cut short"),
+        ("a.jsonl.zst", b"plain", "not a zstd file"),
+        ("a.md", b"x", "no .txt, .jsonl, .jsonl.zst files"),
+        ("a.txt", b"One document only.", "too few"),
+    ],
+)
+def test_bad_input_ends_in_one_line(tmp_path, capsys, name, content, message):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / name).write_bytes(content)
+    status, _, stderr = run(capsys, "text", tmp_path / "in", "--out", tmp_path / "out")
+    lines = [line for line in stderr.splitlines() if line.startswith("data.py:")]
+    assert status == 1 and len(lines) == 1 and message in lines[0]
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_a_vocabulary_that_the_text_cannot_fill(folder, tmp_path, capsys):
+    status, _, stderr = run(capsys, "text", folder, "--out", tmp_path / "out", "--vocab_size", 60000)
+    assert status == 1 and "cannot train a tokenizer of 60000 ids" in stderr.splitlines()[-1]
+
+
+def test_a_folder_that_is_no_data_directory_is_not_replaced(folder, capsys):
+    before = sorted(folder.rglob("*"))
+    status, _, stderr = run(capsys, "text", folder, "--out", folder)
+    assert status == 1 and "is no data directory" in stderr and sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize("size", ["260", "65537", "many"])
+def test_usage_errors_exit_with_2(size):
+    with pytest.raises(SystemExit) as error:
+        data.main(["embedded", "--vocab_size", size])
+    assert error.value.code == 2
+
+
+def checked(capsys, directory: Path) -> tuple[int, list[str]]:
+    """(exit status, faults) of the check."""
+    status, stdout, _ = run(capsys, "check", directory, "--json")
+    report = json.loads(stdout.splitlines()[-1])
+    assert report["ok"] == (not report["errors"]) == (status == 0)
+    return status, report["errors"]
+
+
+def test_a_good_directory_passes_as_a_script(built):
+    command = [sys.executable, str(ROOT / "tools/data.py"), "check", str(built)]
+    result = subprocess.run(command, capture_output=True, text=True, cwd="/", timeout=120)
+    assert result.returncode == 0 and "no faults" in result.stdout, result.stdout + result.stderr
+    assert "torch" not in subprocess.run(
+        [sys.executable, "-c", "import sys; import tools.data; print(*sys.modules)"],
+        capture_output=True, text=True, cwd=ROOT, timeout=120,
+    ).stdout.split()  # fmt: skip
+
+
+def train_document(directory: Path) -> tuple[np.ndarray, str]:
+    """A training document in the middle: (tokens with BOS, text)."""
+    tokens = documents_of(directory, "train")[20]
+    return tokens, Tokenizer((directory / "tokenizer.model").read_bytes()).decode(tokens).decode("utf-8")
+
+
+def named(errors: list[str], text: str, *splits: str) -> bool:
+    """Whether a fault names the document by id, first words and both splits."""
+    key = hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
+    first = " ".join(text.split()[:8])[:80]
+    return any(key in line and first in line and all(split in line for split in splits) for line in errors)
+
+
+def append_row(directory: Path, split: str, text: str) -> None:
+    key = hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
+    with open(directory / f"{split}_docs.jsonl", "a", encoding="utf-8") as file:
+        file.write(
+            json.dumps({"id": key, "source": "stories", "text": text}, ensure_ascii=False)
+        )  # no newline at the end
+
+
+def append_tokens(directory: Path, split: str, tokens: np.ndarray, header: bool) -> None:
+    path = directory / f"{split}_000000.bin"
+    raw = bytearray(path.read_bytes() + tokens.astype("<u2").tobytes())
+    if header:
+        raw[8:12] = np.array([(len(raw) - 1024) // 2], dtype="<i4").tobytes()
+    path.write_bytes(raw)
+
+
+def renew_manifest(directory: Path) -> None:
+    """Makes the manifest true again, as someone would who adds a document with care."""
+    manifest = json.loads((directory / "manifest.json").read_text(encoding="utf-8"))
+    for split, entry in manifest["splits"].items():
+        for item in entry["files"]:
+            raw = (directory / item["name"]).read_bytes()
+            item["size"], item["sha256"] = len(raw), hashlib.sha256(raw).hexdigest()
+            if "tokens" in item:
+                item["tokens"] = entry["tokens"] = (len(raw) - 1024) // 2
+        entry["documents"] = len(documents_of(directory, split))
+        if split != "train":
+            entry["sources"] = data_build.count_sources(
+                [
+                    data.data_corpus.Document(row["text"], row["source"])
+                    for row in rows(directory / f"{split}_docs.jsonl")
+                ]
+            )
+            entry["raw_bytes"] = sum(counts["raw_bytes"] for counts in entry["sources"].values())
+    (directory / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+
+
+def test_a_training_document_in_the_texts_of_dev(copy, capsys):
+    _, text = train_document(copy)
+    append_row(copy, "dev", text)
+    status, errors = checked(capsys, copy)
+    assert status == 1 and named(errors, text, "train", "dev", "(stories)")
+    assert any(
+        "dev_docs.jsonl" in line and "bytes" in line for line in errors
+    )  # the check went on after the changed size
+
+
+@pytest.mark.parametrize("header", [False, True])
+def test_a_training_document_in_the_shard_of_dev(copy, capsys, header):
+    tokens, text = train_document(copy)
+    append_tokens(copy, "dev", tokens, header)
+    status, errors = checked(capsys, copy)
+    assert status == 1 and named(errors, text, "train", "dev")
+    assert any("decoded shard and texts differ" in line for line in errors)
+
+
+def test_a_training_document_in_dev_with_a_manifest_to_match(copy, capsys):
+    tokens, text = train_document(copy)
+    append_tokens(copy, "dev", tokens, header=True)
+    append_row(copy, "dev", text)
+    with open(copy / "dev_docs.jsonl", "a") as file:
+        file.write("\n")
+    renew_manifest(copy)
+    status, errors = checked(capsys, copy)
+    assert status == 1 and named(errors, text, "train", "dev", "(stories)")
+    duplicate, shares, contained = errors
+    assert "document in train and dev" in duplicate and "100%" in shares and contained.startswith("1 training document")
+
+
+def test_a_document_of_gate_in_final(copy, capsys):
+    row = rows(copy / "gate_docs.jsonl")[0]
+    append_row(copy, "final", row["text"])
+    status, errors = checked(capsys, copy)
+    assert status == 1 and named(errors, row["text"], "gate", "final")
+
+
+def test_half_a_training_document_in_dev(copy, capsys):
+    _, text = train_document(copy)
+    half = text[: len(text) // 2]
+    append_row(copy, "dev", "A new beginning. " + half)
+    status, errors = checked(capsys, copy)
+    assert status == 1
+    assert any("of its 13-word shingles with train" in line and "A new beginning." in line for line in errors)
+
+
+def corrupt(name):
+    """Each damages a directory in one way; the fault it must be found by."""
+
+    def decorate(function):
+        DAMAGE.append(pytest.param(function, id=name))
+        return function
+
+    return decorate
+
+
+DAMAGE: list = []
+
+
+@corrupt("a flipped bit in train")
+def _(directory):
+    path = directory / "train_000000.bin"
+    raw = bytearray(path.read_bytes())
+    raw[5001] ^= 1  # high byte: another id of the same vocabulary or one outside it
+    path.write_bytes(raw)
+    return "train_000000.bin: its SHA-256"
+
+
+@corrupt("a truncated shard")
+def _(directory):
+    path = directory / "gate_000000.bin"
+    path.write_bytes(path.read_bytes()[:-100])
+    return "gate_000000.bin"
+
+
+@corrupt("an empty shard")
+def _(directory):
+    (directory / "train_000000.bin").write_bytes(b"")
+    return "train_000000.bin: 0 bytes"
+
+
+@corrupt("another magic")
+def _(directory):
+    path = directory / "final_000000.bin"
+    path.write_bytes(b"\1\2\3\4" + path.read_bytes()[4:])
+    return "not a token shard"
+
+
+@corrupt("a token outside the vocabulary")
+def _(directory):
+    path = directory / "dev_000000.bin"
+    raw = bytearray(path.read_bytes())
+    raw[1040:1042] = b"\xff\xff"
+    path.write_bytes(raw)
+    renew_manifest(directory)
+    return "outside the vocabulary (up to 65535)"
+
+
+@corrupt("a special token in a document")
+def _(directory):
+    path = directory / "train_000000.bin"
+    raw = bytearray(path.read_bytes())
+    raw[1040:1042] = b"\2\0"
+    path.write_bytes(raw)
+    renew_manifest(directory)
+    return "train: 1 pad, eos or unk tokens"
+
+
+@corrupt("a missing file")
+def _(directory):
+    (directory / "final_docs.jsonl").unlink()
+    return "final_docs.jsonl: missing"
+
+
+@corrupt("a file that nothing lists")
+def _(directory):
+    shutil.copy(directory / "train_000000.bin", directory / "train_000001.bin")
+    return "train_000001.bin: not in the manifest"
+
+
+@corrupt("another text for the same tokens")
+def _(directory):
+    path = directory / "dev_docs.jsonl"
+    found = rows(path)
+    found[2]["text"] += "!"
+    found[2]["id"] = hashlib.sha256(found[2]["text"].encode()).hexdigest()[:16]
+    path.write_text("".join(json.dumps(row) + "\n" for row in found), encoding="utf-8")
+    renew_manifest(directory)
+    return "the first at document 3"
+
+
+@corrupt("an id that is not the text's")
+def _(directory):
+    path = directory / "dev_docs.jsonl"
+    found = rows(path)
+    found[1]["id"] = "0" * 16
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found), encoding="utf-8")
+    renew_manifest(directory)
+    return "dev_docs.jsonl:2: its id"
+
+
+@corrupt("a row that is not JSON")
+def _(directory):
+    with open(directory / "gate_docs.jsonl", "ab") as file:
+        file.write(b"{\n")
+    return "not an object with id, source and text"
+
+
+@corrupt("another tokenizer")
+def _(directory):
+    texts = [row["text"] for row in rows(directory / "dev_docs.jsonl")]
+    (directory / "tokenizer.model").write_bytes(data_build.train_tokenizer(texts * 3, 400).model_bytes)
+    return "tokenizer.model: its SHA-256"
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damage_is_found(copy, capsys, damage):
+    expected = damage(copy)
+    status, errors = checked(capsys, copy)
+    assert status == 1 and any(expected in line for line in errors), errors
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("manifest.json", None, "cannot read it"),
+        ("manifest.json", b"{", "not JSON"),
+        ("manifest.json", b"[]", "expected a JSON object"),
+        ("manifest.json", b'{"format": 1, "text": "raw", "tokenizer": {}, "splits": {"train": {}}}', "split train"),
+        ("tokenizer.model", None, "cannot read it"),
+        ("tokenizer.model", b"junk", "tokenizer"),
+    ],
+)
+def test_a_directory_that_cannot_be_checked(copy, capsys, name, content, message):
+    (copy / name).unlink()
+    if content is not None:
+        (copy / name).write_bytes(content)
+    status, _, stderr = run(capsys, "check", copy)
+    lines = [line for line in stderr.splitlines() if line.startswith("data.py:")]
+    assert status == 1 and len(lines) == 1 and message in lines[0]
+
+
+def test_no_directory(tmp_path, capsys):
+    status, _, stderr = run(capsys, "check", tmp_path / "nothing")
+    assert status == 1 and "no such folder" in stderr
+
+
+def test_a_long_split_becomes_several_shards(tmp_path, built, monkeypatch):
+    monkeypatch.setattr(data_build, "SHARD_TOKENS", 100)
+    tokenizer = Tokenizer((built / "tokenizer.model").read_bytes())
+    documents = [data.data_corpus.Document(prose(seed, 50), "s") for seed in range(5)]
+    entry = data_build.write_split(tmp_path, "train", documents, tokenizer)
+    tokens = np.concatenate([data_build.read_shard(tmp_path / item["name"]) for item in entry["files"]])
+    assert len(entry["files"]) == -(-len(tokens) // 100) > 2
+    assert tokens.tolist() == data_build.encode(documents, tokenizer).tolist()
+
+
+def test_read_shard_names_what_is_wrong(tmp_path):
+    path = tmp_path / "x.bin"
+    data_build.write_shard(path, np.arange(4, 14, dtype=np.uint16))
+    good = path.read_bytes()
+    assert data_build.read_shard(path).tolist() == list(range(4, 14))
+    for raw, message in (
+        (good[:500], "shorter than"),
+        (good + b"\0\0", "header says 10"),
+        (b"\0" * 2000, "not a token shard"),
+    ):
+        path.write_bytes(raw)
+        with pytest.raises(Failure, match=message):
+            data_build.read_shard(path)

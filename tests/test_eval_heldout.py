@@ -1,0 +1,128 @@
+"""eval_heldout.py as a user meets it: what it prints, writes and returns, and one clear line for each thing that can be
+wrong."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from test_scoring import SCRIPT, box_processes, plain_evaluation, world, write_data  # noqa: F401  (world is a fixture)
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def command(*arguments, **options):
+    return subprocess.run([sys.executable, ROOT / "eval_heldout.py", *map(str, arguments)],
+                          capture_output=True, text=True, **options)
+
+
+def fails(*arguments, status=1):
+    """The one line on standard error of a command that must fail."""
+    done = command(*arguments)
+    assert done.returncode == status and not done.stdout, done
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1 and lines[0].startswith("eval_heldout: "), done.stderr
+    return lines[0]
+
+
+def test_report_json_and_file_agree(world, tmp_path):
+    out = tmp_path / "result.json"
+    done = command(world.artifact(), "--data", world.data, "--split", "dev", "--processes", 1, "--out", out, "--json")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    printed, written = json.loads(lines[-1]), json.loads(out.read_text())
+    assert {key: value for key, value in written.items() if key != "per_document"} == printed
+    bpb = plain_evaluation(world, 8).sum() / 0.6931471805599453 / sum(len(text.encode()) for text in world.texts)
+    assert printed["bpb"] == pytest.approx(bpb, rel=1e-7)
+    assert f"val_bpb: {bpb:.4f}" in lines
+    assert f"artifact_bytes: {os.path.getsize(world.artifact())}" in lines
+    assert printed["artifact"]["bytes"] == os.path.getsize(world.artifact())
+    assert list(printed["slices"]) == ["other", "prose"]
+    assert len(written["per_document"]) == len(world.texts)
+    assert not [name for name in os.listdir(tmp_path) if name != out.name]
+
+
+def test_default_output_lies_beside_the_artifact(world, tmp_path):
+    os.link(world.artifact(), tmp_path / "model.golf")
+    done = command("model.golf", "--data", world.data, "--processes", 1, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].startswith("artifact_bytes: ")
+    assert json.loads((tmp_path / "eval.json").read_text())["artifact"]["name"] == "model.golf"
+
+
+def test_inputs_that_are_missing_or_wrong(world, tmp_path):
+    artifact = world.artifact()
+    assert "no artifact at nowhere.golf" in fails("nowhere.golf", "--data", world.data)
+    (tmp_path / "text.golf").write_text("hello")
+    assert "text.golf is not a usable artifact" in fails(tmp_path / "text.golf", "--data", world.data)
+    assert "python tools/data.py embedded" in fails(artifact, "--data", tmp_path / "nothing")
+    assert "gate_docs.jsonl" in fails(artifact, "--data", world.data, "--split", "gate")
+    assert "cannot write" in fails(artifact, "--data", world.data, "--out", tmp_path / "no" / "such.json")
+    assert "cannot write" in fails(artifact, "--data", world.data, "--out", tmp_path)
+
+    data = tmp_path / "changed"
+    write_data(data, world.texts)
+    docs = data / "dev_docs.jsonl"
+    docs.write_bytes(docs.read_bytes().replace(b"sea", b"see", 1))
+    assert "is not the file of its manifest" in fails(artifact, "--data", data)
+    write_data(data, [])
+    assert "holds no text" in fails(artifact, "--data", data)
+    (data / "manifest.json").write_text('{"splits": []}')
+    assert "manifest.json says nothing of dev_docs.jsonl" in fails(artifact, "--data", data)
+    assert not (world.folder / "eval.json").exists()
+
+
+@pytest.mark.parametrize("arguments", [["--processes", "0"], ["--time_limit", "nan"], ["--split", "train"],
+                                       ["--nonsense"]])
+def test_wrong_usage(world, arguments):
+    done = command(world.artifact(), "--data", world.data, *arguments)
+    assert done.returncode == 2 and "Traceback" not in done.stderr and arguments[0] in done.stderr
+
+
+def test_failed_artifact_gives_one_verdict_and_no_result(world, tmp_path):
+    artifact = world.artifact(SCRIPT + "\nprint('noise')\nraise ValueError('not\\ntoday')\n", name="broken.golf")
+    line = fails(artifact, "--data", world.data, "--out", tmp_path / "eval.json", "--processes", 2)
+    assert line == "eval_heldout: FAILED (crash): importing train_gpt.py: ValueError: not today"
+    assert not os.listdir(tmp_path)
+
+
+def started(world, folder):
+    """A scorer whose box sleeps while it imports the artifact's script; temporary files go to `folder`."""
+    sleep = "\nimport time\nopen('started', 'w').close()\ntime.sleep(3600)\n"
+    artifact = world.artifact(SCRIPT + sleep, name="slow.golf")
+    running = subprocess.Popen([sys.executable, ROOT / "eval_heldout.py", artifact, "--data", world.data,
+                                "--processes", "1"],
+                               env={**os.environ, "TMPDIR": str(folder)}, stderr=subprocess.DEVNULL)
+    assert wait_for(lambda: list(folder.glob("golf-box-*/work/started")), 60)
+    return running
+
+
+def wait_for(condition, seconds):
+    """Whether `condition` came true within the time."""
+    until = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def test_told_to_stop_it_takes_its_boxes_with_it(world, tmp_path):
+    running = started(world, tmp_path)
+    running.send_signal(signal.SIGTERM)
+    assert running.wait(timeout=60) == 143
+    assert not os.listdir(tmp_path) and not box_processes(str(tmp_path))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a box ends only when it next reads its pipe")
+def test_killed_it_leaves_no_process(world, tmp_path):
+    running = started(world, tmp_path)
+    assert box_processes(str(tmp_path))
+    running.kill()
+    running.wait(timeout=60)
+    assert wait_for(lambda: not box_processes(str(tmp_path)), 10)

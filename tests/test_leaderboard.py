@@ -1,0 +1,90 @@
+"""tools/leaderboard.py against hand-made record.json files: order, cells, staleness, and what it refuses."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tools import leaderboard
+
+README = "# Kit\n\nbefore\n<!-- leaderboard -->\nold\n<!-- /leaderboard -->\nafter\n"
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setattr(leaderboard, "ROOT", tmp_path)
+    (tmp_path / "README.md").write_text(README)
+    return tmp_path
+
+
+def add(root: Path, track: str, number: str, slug: str, mean: float, /, **changes) -> Path:
+    folder = root / "records" / track / f"{number}_{slug}"
+    folder.mkdir(parents=True)
+    record = {"format": 1, "track": track, "number": number, "slug": slug, "idea": f"Idea of {slug}.",
+              "artifact": {"file": None, "bytes": 249_999}, "scope": "document", "date": "2026-11-22",
+              "seeds": [{}, {}, {}], "bpb_mean": mean, "bpb_sd": 0.00123}
+    (folder / "record.json").write_text(json.dumps(record | changes))
+    return folder / "record.json"
+
+
+def test_table(root):
+    add(root, "pocket", "0001", "baseline", 1.87344)
+    add(root, "pocket", "0002", "best", 1.6, bpb_sd=None, seeds=[{}], scope="stream", idea="A | pipe\nand a break.")
+    add(root, "pocket", "0003", "middle", 1.7)
+    add(root, "open", "0001", "odd", 2.0, artifact={"file": "odd.golf", "bytes": 16_000_000})
+    assert leaderboard.main([]) == 0
+    header = ("| rank | record | bpb | bytes | scope | seeds | date | idea |\n"
+              "|---:|---|---:|---:|---|---:|---|---|\n")
+    assert (root / "README.md").read_text() == (
+        "# Kit\n\nbefore\n<!-- leaderboard -->\n"
+        "**Track pocket**\n\n" + header +
+        "| 1 | [0002_best](records/pocket/0002_best) | 1.6000 | 249,999 | stream | 1 | 2026-11-22 "
+        "| A \\| pipe and a break. |\n"
+        "| 2 | [0003_middle](records/pocket/0003_middle) | 1.7000 ± 0.0012 | 249,999 | document | 3 | 2026-11-22 "
+        "| Idea of middle. |\n"
+        "| 3 | [0001_baseline](records/pocket/0001_baseline) | 1.8734 ± 0.0012 | 249,999 | document | 3 | 2026-11-22 "
+        "| Idea of baseline. |\n"
+        "\n**Track open**\n\n" + header +
+        "| 1 | [0001_odd](records/open/0001_odd) | 2.0000 ± 0.0012 | 16,000,000 | document | 3 | 2026-11-22 "
+        "| Idea of odd. |\n"
+        "<!-- /leaderboard -->\nafter\n")
+
+
+def test_check_fails_until_written_and_changes_nothing(root, capsys):
+    path = add(root, "pocket", "0001", "baseline", 1.9)
+    assert leaderboard.main(["--check", "--json"]) == 1
+    captured = capsys.readouterr()
+    assert (root / "README.md").read_text() == README
+    assert json.loads(captured.out.splitlines()[-1]) == {"format": 1, "records": 1, "stale": True, "written": False}
+    assert captured.err.count("\n") == 1
+    assert leaderboard.main([]) == 0 and leaderboard.main(["--check"]) == 0
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"bpb_mean": 1.90004}))  # no change in the four digits that are shown
+    assert leaderboard.main(["--check"]) == 0
+    path.write_text(json.dumps(record | {"bpb_mean": 1.9001}))
+    assert leaderboard.main(["--check"]) == 1
+
+
+def test_no_records(root):
+    assert leaderboard.main([]) == 0
+    assert "<!-- leaderboard -->\nNo records yet.\n<!-- /leaderboard -->" in (root / "README.md").read_text()
+
+
+@pytest.mark.parametrize("damage, message", [
+    (lambda root: (root / "README.md").write_text("no markers"), "expected one <!-- leaderboard -->"),
+    (lambda root: (root / "README.md").write_text(README + README), "expected one <!-- leaderboard -->"),
+    (lambda root: (root / "README.md").unlink(), "README.md: No such file"),
+    (lambda root: add(root, "pocket", "0002", "cut", 1.0).write_text('{"track": '), "0002_cut/record.json: not JSON"),
+    (lambda root: add(root, "pocket", "0002", "list", 1.0).write_text("[]"), "expected a JSON object"),
+    (lambda root: add(root, "pocket", "0002", "part", 1.0).write_text('{"track": "pocket"}'), "no key 'number'"),
+    (lambda root: add(root, "pocket", "0002", "moved", 1.0, number="0009"), "it calls itself pocket/0009_moved"),
+    (lambda root: add(root, "mine", "0002", "x", 1.0), "it calls itself mine/0002_x"),
+])
+def test_bad_input_is_one_line(root, capsys, damage, message):
+    add(root, "pocket", "0001", "baseline", 1.9)
+    damage(root)
+    before = (root / "README.md").read_text() if (root / "README.md").exists() else None
+    assert leaderboard.main([]) == 1
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert before == ((root / "README.md").read_text() if before is not None else None)

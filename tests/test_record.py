@@ -1,0 +1,303 @@
+"""tools/record.py against hand-made runs: seeds, every refusal, and each file of a record's folder.
+
+The runs are made here, so nothing is trained, packed or scored; tests/test_tiny.py covers the real flow.
+"""
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tools import curves, record
+from tools.files import Failure
+
+SCRIPT = '''"""A stand-in for train_gpt.py."""
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Config:
+    width: int = 64
+    seed: int = 1337
+    run_dir: str = ""
+    preset: str = "16mb"
+    compile: bool = True
+
+
+PRESETS = {"16mb": {}, "pocket": {"width": 96}}
+'''
+ENVIRONMENT = {"python": "3.11", "torch": "2.13.0"}
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch) -> Path:
+    """A repository with one commit, which record.py takes for its own."""
+    for key, value in {"GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@b", "GIT_COMMITTER_NAME": "a",
+                       "GIT_COMMITTER_EMAIL": "a@b", "GIT_CONFIG_GLOBAL": os.devnull}.items():
+        monkeypatch.setenv(key, value)
+    monkeypatch.setattr(record, "ROOT", tmp_path)
+    subprocess.run("git init -q && git commit -q --allow-empty -m first", shell=True, check=True, cwd=tmp_path)
+    return tmp_path
+
+
+def head(root: Path) -> str:
+    return subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=root, text=True).strip()
+
+
+def make_run(folder: Path, seed: int, bpb: float, script: str = SCRIPT, artifact: bytes = b"", **changes) -> Path:
+    """A run's folder as training, packing and scoring leave it."""
+    folder.mkdir(parents=True)
+    artifact = artifact or f"GOLF{seed}".encode() * 100
+    (folder / "model.golf").write_bytes(artifact)
+    sha256 = hashlib.sha256(script.encode()).hexdigest()
+    (folder / "train.log").write_text(f"{script}\n# source_sha256 {sha256}\nconfig {{}}\nstep 1\n")
+    (folder / "metrics.jsonl").write_text("".join(
+        json.dumps({"step": i, "elapsed": i * 0.5, "loss": 5 - i / 10}) + "\n" for i in range(20)))
+    run = {"track": "pocket", "preset": "pocket", "world_size": 1, "seed": seed, "environment": ENVIRONMENT,
+           "config": {"width": 96, "seed": seed, "run_dir": str(folder), "preset": "pocket", "compile": True},
+           "source_sha256": sha256, "data": {"dir": "data/embedded", "manifest_sha256": "m"},
+           "training_seconds": 599.5, "steps": 1000 + seed % 7, "tokens": 8192 * 1000}
+    run["config"] |= changes.pop("config", {})
+    (folder / "run.json").write_text(json.dumps(run | changes))
+    (folder / "eval.json").write_text(json.dumps({
+        "bpb": bpb, "scope": "document", "data": {"manifest_sha256": "m", "docs_sha256": "d", "split": "dev"},
+        "artifact": {"name": "model.golf", "bytes": len(artifact), "sha256": hashlib.sha256(artifact).hexdigest()}}))
+    return folder
+
+
+def make_runs(root: Path, count: int = 3, bpbs=(1.92, 1.90, 1.97), **changes) -> list[Path]:
+    seeds = record.draw_seeds(head(root), count)
+    return [make_run(root / "runs" / f"s{i}", seed, bpb, **changes) for i, (seed, bpb) in enumerate(zip(seeds, bpbs))]
+
+
+def make(root: Path, runs: list[Path], *more: str, number: str = "0001", slug: str = "baseline") -> int:
+    return record.main(["make", "--track", "pocket", "--number", number, "--slug", slug, "--title", "The baseline",
+                        "--idea", "Start here.", "--author", "Ann", "--agent_help", "some", "--seed_commit", "HEAD",
+                        *more, *map(str, runs)])
+
+
+def test_seeds_are_the_documented_hash():
+    # printf COMMIT:0 | sha256sum, the first 8 hex digits modulo 2^31, and so on; computed with coreutils
+    assert record.draw_seeds("0123456789abcdef0123456789abcdef01234567", 3) == [956351395, 2020534328, 1486037727]
+
+
+def test_seeds_command_uses_the_full_hash(root, capsys):
+    assert record.main(["seeds", "--commit", "HEAD", "--count", "4", "--json"]) == 0
+    *printed, last = capsys.readouterr().out.splitlines()
+    expected = record.draw_seeds(head(root), 4)
+    assert [int(line) for line in printed] == expected
+    assert json.loads(last) == {"format": 1, "commit": head(root), "seeds": expected}
+
+
+def test_unknown_commit_is_refused(root, capsys):
+    assert record.main(["seeds", "--commit", "nonsense"]) == 1
+    assert "nonsense" in capsys.readouterr().err
+
+
+def test_record_folder(root, capsys):
+    runs = make_runs(root)
+    assert make(root, runs, "--json") == 0
+    folder = root / "records/pocket/0001_baseline"
+    seeds = record.draw_seeds(head(root), 3)
+    made = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert made == {"README.md", "record.json", "train_gpt.py", "parent.diff", "curves.png", "baseline.golf"} | {
+        f"{where}{seed}{what}" for seed in seeds for where, what in
+        (("logs/seed", ".log"), ("logs/seed", ".metrics.jsonl"), ("logs/seed", ".run.json"), ("eval/seed", ".json"))}
+    assert (folder / "train_gpt.py").read_text() == SCRIPT
+    assert (folder / "parent.diff").read_bytes() == b""
+    for seed, run in zip(seeds, runs):
+        assert (folder / f"logs/seed{seed}.log").read_bytes() == (run / "train.log").read_bytes()
+        assert (folder / f"logs/seed{seed}.run.json").read_bytes() == (run / "run.json").read_bytes()
+        assert (folder / f"logs/seed{seed}.metrics.jsonl").read_bytes() == (run / "metrics.jsonl").read_bytes()
+        assert (folder / f"eval/seed{seed}.json").read_bytes() == (run / "eval.json").read_bytes()
+
+    written = json.loads((folder / "record.json").read_text())
+    assert json.loads(capsys.readouterr().out.splitlines()[-1]) == written
+    median = runs[0] / "model.golf"  # 1.90 < 1.92 < 1.97
+    assert (folder / "baseline.golf").read_bytes() == median.read_bytes()
+    assert written.pop("bpb_mean") == pytest.approx(1.93)
+    assert written.pop("bpb_sd") == pytest.approx(np.std([1.92, 1.90, 1.97], ddof=1))
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", written.pop("date"))
+    assert written == {
+        "format": 1, "track": "pocket", "number": "0001", "slug": "baseline", "title": "The baseline",
+        "idea": "Start here.", "parent": None, "authors": ["Ann"], "agent_help": "some",
+        "script_sha256": hashlib.sha256(SCRIPT.encode()).hexdigest(),
+        "artifact": {"file": "baseline.golf", "bytes": median.stat().st_size,
+                     "sha256": hashlib.sha256(median.read_bytes()).hexdigest(), "seed": seeds[0]},
+        "config": {"width": 96, "preset": "pocket", "compile": True}, "scope": "document",
+        "data": {"manifest_sha256": "m", "split": "dev", "docs_sha256": "d"},
+        "seeds": [{"seed": seed, "bpb": bpb, "artifact_bytes": (run / "model.golf").stat().st_size,
+                   "train_seconds": 599.5, "steps": 1000 + seed % 7, "tokens": 8192000}
+                  for seed, bpb, run in zip(seeds, (1.92, 1.90, 1.97), runs)],
+        "seed_commit": head(root), "environment": ENVIRONMENT}
+
+
+def test_record_readme_states_mean_spread_interval_and_the_command(root):
+    assert make(root, make_runs(root, config={"width": 128, "compile": False})) == 0
+    text = (root / "records/pocket/0001_baseline/README.md").read_text()
+    half = 4.302653 * np.std([1.92, 1.90, 1.97], ddof=1) / 3 ** 0.5  # t with 2 degrees of freedom, two-sided 95%
+    assert f"Mean 1.9300 bpb, standard deviation {np.std([1.92, 1.90, 1.97], ddof=1):.4f}" in text
+    assert f"{1.93 - half:.4f} to {1.93 + half:.4f} (Student's t, df = 2)" in text
+    seed = record.draw_seeds(head(root), 3)[0]
+    name = "records/pocket/0001_baseline"
+    assert (f"python {name}/train_gpt.py --preset=pocket --width=128 --compile=False --seed={seed} "
+            f"--run_dir=runs/0001_baseline_s{seed}\n") in text
+    assert f"python eval_heldout.py {name}/baseline.golf --data data/embedded --split dev\n" in text
+
+
+def test_one_seed_has_no_spread(root):
+    assert make(root, make_runs(root, 1)) == 0
+    folder = root / "records/pocket/0001_baseline"
+    assert json.loads((folder / "record.json").read_text())["bpb_sd"] is None
+    assert "interval" not in (folder / "README.md").read_text()
+
+
+def test_large_artifact_is_named_by_hash_only(root):
+    big = bytes(record.COMMITTED_BYTES + 1)
+    runs = make_runs(root, artifact=big, track="open")
+    assert make(root, runs, "--track", "open") == 0
+    folder = root / "records/open/0001_baseline"
+    artifact = json.loads((folder / "record.json").read_text())["artifact"]
+    assert artifact["file"] is None and artifact["bytes"] == len(big) and not list(folder.glob("*.golf"))
+    assert artifact["sha256"] == hashlib.sha256(big).hexdigest()
+    assert artifact["sha256"] in (folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize("before, after", [
+    (SCRIPT, SCRIPT.replace("width: int = 64", "width: int = 32") + "\nEXTRA = 1\n"),
+    (SCRIPT, SCRIPT.rstrip("\n")),
+    (SCRIPT.rstrip("\n"), "import os\n" + SCRIPT),
+])
+def test_parent_diff_turns_the_parent_into_the_child(root, before, after):
+    assert make(root, make_runs(root, script=before)) == 0
+    parent = root / "records/pocket/0001_baseline"
+    os.rename(root / "runs", root / "runs_before")
+    assert make(root, make_runs(root, script=after), "--parent", str(parent), number="0002", slug="next") == 0
+    folder = root / "records/pocket/0002_next"
+    assert json.loads((folder / "record.json").read_text())["parent"] == "0001_baseline"
+    applied = root / "applied"
+    applied.mkdir()
+    (applied / "train_gpt.py").write_bytes((parent / "train_gpt.py").read_bytes())
+    subprocess.run(["git", "init", "-q"], cwd=applied, check=True)
+    subprocess.run(["git", "apply", "-p2", str(folder / "parent.diff")], cwd=applied, check=True)
+    assert (applied / "train_gpt.py").read_text() == after
+
+
+def rewrite(path: Path, change) -> None:
+    value = json.loads(path.read_text())
+    change(value)
+    path.write_text(json.dumps(value))
+
+
+REFUSED = {
+    "no eval.json": lambda runs: (runs[1] / "eval.json").unlink(),
+    "eval.json: not JSON": lambda runs: (runs[1] / "eval.json").write_text("{"),
+    "'training_seconds'": lambda runs: rewrite(runs[1] / "run.json", lambda r: r.pop("training_seconds")),
+    "scored another artifact": lambda runs: (runs[1] / "model.golf").write_bytes(b"other"),
+    "trained and scored on different data": lambda runs: rewrite(
+        runs[1] / "eval.json", lambda r: r["data"].update(manifest_sha256="x")),
+    "held-out data (split)": lambda runs: rewrite(runs[1] / "eval.json", lambda r: r["data"].update(split="gate")),
+    "its head is not the script": lambda runs: (runs[1] / "train.log").write_text("# edited\n" + SCRIPT),
+    "not the same config (width)": lambda runs: rewrite(runs[1] / "run.json", lambda r: r["config"].update(width=1)),
+    "not the same world size": lambda runs: rewrite(runs[1] / "run.json", lambda r: r.update(world_size=2)),
+    "not the same scope": lambda runs: rewrite(runs[1] / "eval.json", lambda r: r.update(scope="stream")),
+    "trained for the 16mb track": lambda runs: rewrite(runs[1] / "run.json", lambda r: r.update(track="16mb")),
+    "the clock is 600 s": lambda runs: rewrite(runs[1] / "run.json", lambda r: r.update(training_seconds=600.5)),
+    "two runs have the same seed": lambda runs: rewrite(
+        runs[1] / "run.json", lambda r: r.update(seed=json.loads((runs[0] / "run.json").read_text())["seed"])),
+    "draws": lambda runs: rewrite(runs[1] / "run.json", lambda r: r.update(seed=42)),
+    "metrics.jsonl:21": lambda runs: (runs[1] / "metrics.jsonl").open("a").write("{}\n"),
+}
+
+
+@pytest.mark.parametrize("reason", REFUSED)
+def test_refusal_is_one_line_and_leaves_nothing(root, capsys, reason):
+    runs = make_runs(root)
+    REFUSED[reason](runs)
+    assert make(root, runs) == 1
+    error = capsys.readouterr().err
+    assert reason in error and "s1" in error or reason in ("draws", "two runs have the same seed") and reason in error
+    assert error.count("\n") == 1
+    assert [path for path in (root / "records").rglob("*") if path.is_file() or "0001" in path.name] == []
+
+
+def test_other_script_is_refused(root, capsys):
+    runs = make_runs(root, 2)
+    runs.append(make_run(root / "runs/s2", record.draw_seeds(head(root), 3)[2], 1.9, script=SCRIPT + "\n# more\n"))
+    assert make(root, runs) == 1
+    assert "not the same script" in capsys.readouterr().err
+
+
+def test_over_the_cap_is_refused_by_one_byte(root, capsys):
+    runs = make_runs(root, artifact=bytes(250_001))
+    assert make(root, runs) == 1
+    assert "250,001 bytes, the cap is 250,000" in capsys.readouterr().err
+    for run in runs:
+        (run / "model.golf").write_bytes(bytes(250_000))
+        rewrite(run / "eval.json", lambda r: r["artifact"].update(sha256=hashlib.sha256(bytes(250_000)).hexdigest()))
+    assert make(root, runs) == 0
+
+
+def test_taking_the_best_of_more_seeds_is_refused(root, capsys):
+    runs = make_runs(root, 5, bpbs=(1.99, 1.90, 1.91, 1.99, 1.90))
+    assert make(root, [runs[1], runs[2], runs[4]]) == 1
+    assert "draws" in capsys.readouterr().err
+
+
+def test_number_in_use_is_refused_and_kept(root, capsys):
+    runs = make_runs(root)
+    assert make(root, runs) == 0
+    before = {path: path.read_bytes() for path in (root / "records").rglob("*") if path.is_file()}
+    assert make(root, runs, slug="again") == 1
+    assert "0001_baseline exists" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in (root / "records").rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("flag, value", [("--number", "1"), ("--slug", "a/b"), ("--slug", ".."), ("--track", "mine"),
+                                         ("--idea", "two\nlines"), ("--agent_help", "lots")])
+def test_bad_usage_exits_2(root, flag, value):
+    with pytest.raises(SystemExit) as exit_info:
+        make(root, [], flag, value)
+    assert exit_info.value.code == 2
+
+
+@given(source=st.text(st.characters(codec="utf-8", exclude_characters="\r"), max_size=200), rest=st.text(max_size=100))
+def test_source_is_found_at_the_head_of_any_log(tmp_path_factory, source, rest):
+    log = tmp_path_factory.mktemp("log") / "train.log"
+    data = source.encode()
+    log.write_bytes(data + b"\n# source_sha256 \n" + rest.encode(errors="surrogatepass"))
+    assert record.source_in_log(log, hashlib.sha256(data).hexdigest()) == data
+    with pytest.raises(Failure):
+        record.source_in_log(log, hashlib.sha256(data + b"?").hexdigest())
+
+
+@given(st.lists(st.floats(-10, 10), min_size=1, max_size=300))
+def test_smoothing_is_a_centred_mean(values):
+    half = len(values) // 50
+    padded = np.pad(values, half, constant_values=np.nan)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * half + 1)
+    assert np.allclose(curves.smooth(values), np.nanmean(windows, axis=1))
+
+
+def test_curve_shows_the_rows(tmp_path):
+    from matplotlib.image import imread
+
+    rows = [{"step": i, "elapsed": float(i), "loss": 5 - i / 30, "dev_bpb": 2.0} for i in range(100)]
+    pixels = []
+    for name, shown in (("falling", rows), ("twice", rows + rows[-1:]), ("flat", [row | {"loss": 2.0} for row in rows]),
+                        ("no dev", [{k: v for k, v in row.items() if k != "dev_bpb"} for row in rows])):
+        curves.draw(tmp_path / f"{name}.png", "a run", [("seed 1", shown)])
+        pixels.append(imread(tmp_path / f"{name}.png")[..., :3])
+    blue = [np.argwhere(np.abs(image - [31 / 255, 119 / 255, 180 / 255]).max(-1) < 0.02) for image in pixels]
+    top = [points[points[:, 0] < 340] for points in blue]  # the upper panel
+    left, right = top[0][top[0][:, 1] < 200], top[0][top[0][:, 1] > 800]
+    assert left[:, 0].mean() + 100 < right[:, 0].mean()  # the loss falls from upper left to lower right
+    assert (pixels[0] == pixels[1]).all()  # a second row of the last step changes nothing
+    assert pixels[0].shape[0] > pixels[3].shape[0]  # a second panel only where there is a dev bpb

@@ -1,0 +1,131 @@
+"""The whole kit in one small run on real text: corpus, training, packing, scoring, against a straight evaluation.
+
+Also what a newcomer's acceptance asks of the committed records and of the corpus check. Not covered: `make run` at its
+full length (the pocket preset), GPUs.
+"""
+
+import json
+import math
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import train_gpt
+from scoring.tokenizer import Tokenizer
+
+ROOT = Path(__file__).resolve().parent.parent
+RECORDS = sorted(ROOT.glob("records/*/*/record.json"))
+
+
+def command(*arguments, code=0):
+    """Runs `python ARGUMENTS` in the root, holds its exit code to `code` and returns its standard output."""
+    done = subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, timeout=500)
+    assert done.returncode == code, done.stdout[-2000:] + done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def embedded():
+    """The embedded corpus, built (downloaded, cleaned, deduplicated) unless it is there."""
+    command("tools/data.py", "embedded")
+    return ROOT / "data" / "embedded"
+
+
+@pytest.fixture(scope="module")
+def run(embedded, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tiny") / "run"
+    command("train_gpt.py", "--preset=tiny", "--max_seconds=0", "--max_steps=60", "--compile=false",
+            f"--data_dir={embedded}", f"--run_dir={folder}")  # fmt: skip
+    command("-m", "compress", "pack", folder)
+    return folder
+
+
+def straight_bpb(folder, embedded, weights):
+    """Bits per byte of the dev documents, each cut into windows of seq_len from its start, by plain torch in float64."""
+    checkpoint = torch.load(folder / "checkpoint.pt", weights_only=True)
+    config = train_gpt.Config(**checkpoint["config"])
+    model = train_gpt.build_model(config)
+    model.load_state_dict(weights)
+    tokenizer = Tokenizer(bytes(checkpoint["tokenizer"].numpy()))
+    nats = raw_bytes = 0
+    windows = []
+    for line in (embedded / "dev_docs.jsonl").open(encoding="utf-8"):
+        text = json.loads(line)["text"]
+        ids = np.concatenate([[1], tokenizer.encode(text), [1]]).astype(np.int64)
+        raw_bytes += len(text.encode())
+        windows += [ids[i : i + config.seq_len + 1] for i in range(0, len(ids) - 1, config.seq_len)]
+    windows.sort(key=len)
+    with torch.no_grad():
+        for i in range(0, len(windows), 64):
+            rows = windows[i : i + 64]
+            padded = np.zeros((len(rows), max(map(len, rows))), np.int64)
+            for row, window in zip(padded, rows):
+                row[: len(window)] = window
+            logp = model(torch.from_numpy(padded[:, :-1])).double().log_softmax(-1)
+            for j, window in enumerate(rows):
+                nats -= logp[j, torch.arange(len(window) - 1), torch.from_numpy(window[1:])].sum().item()
+    return nats / math.log(2) / raw_bytes
+
+
+def test_the_score_is_that_of_a_straight_evaluation(run, embedded, tmp_path):
+    """The artifact alone gives the bits per byte that its weights have; and 60 steps beat a uniform code by far."""
+    out = tmp_path / "eval.json"
+    stdout = command("eval_heldout.py", run / "model.golf", "--data", embedded, "--split", "dev", "--out", out)
+    score = json.loads(out.read_text())
+    assert f"val_bpb: {score['bpb']:.4f}" in stdout
+    assert f"artifact_bytes: {(run / 'model.golf').stat().st_size}" in stdout
+    command("-m", "compress", "unpack", run / "model.golf", tmp_path / "unpacked")
+    weights = torch.load(tmp_path / "unpacked" / "weights.pt", weights_only=True)
+    assert score["bpb"] == pytest.approx(straight_bpb(run, embedded, weights), abs=1e-6)
+    assert score["bpb"] < 4.0
+    manifest = json.loads((embedded / "manifest.json").read_text())["splits"]["dev"]
+    assert score["raw_bytes"] == manifest["raw_bytes"] and score["documents"] == manifest["documents"]
+    assert score["raw_bytes"] == sum(s["raw_bytes"] for s in score["slices"].values())
+
+
+def test_packing_twice_gives_the_same_bytes_and_costs_little(run, embedded, tmp_path):
+    command("-m", "compress", "pack", run, "--out", tmp_path / "again.golf")
+    assert (tmp_path / "again.golf").read_bytes() == (run / "model.golf").read_bytes()
+    checkpoint = torch.load(run / "checkpoint.pt", weights_only=True)
+    command("-m", "compress", "unpack", run / "model.golf", tmp_path / "unpacked")
+    weights = torch.load(tmp_path / "unpacked" / "weights.pt", weights_only=True)
+    before, after = (straight_bpb(run, embedded, w) for w in (checkpoint["model"], weights))
+    assert after - before < 0.02
+
+
+def test_two_ranks_train_the_tiny_preset(embedded, tmp_path):
+    command("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "train_gpt.py", "--preset=tiny",
+            "--max_seconds=0", "--max_steps=3", "--compile=false", f"--data_dir={embedded}",
+            f"--run_dir={tmp_path / 'run'}")  # fmt: skip
+    result = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert result["world_size"] == 2 and result["steps"] == 3
+    torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=lambda p: p.parent.name)
+def test_a_committed_artifact_scores_what_its_record_says(path, embedded, tmp_path):
+    record = json.loads(path.read_text())
+    artifact = path.parent / record["artifact"]["file"]
+    recorded = next(s["bpb"] for s in record["seeds"] if s["seed"] == record["artifact"]["seed"])
+    command("eval_heldout.py", artifact, "--data", embedded, "--split", "dev", "--out", tmp_path / "eval.json")
+    assert json.loads((tmp_path / "eval.json").read_text())["bpb"] == pytest.approx(recorded, abs=5e-5)
+    assert artifact.stat().st_size == record["artifact"]["bytes"] <= 250_000
+
+
+def test_the_corpus_check_passes_and_names_a_document_copied_from_train(embedded, tmp_path):
+    command("tools/data.py", "check", embedded)
+    copy = tmp_path / "copy"
+    shutil.copytree(embedded, copy)
+    tokenizer = Tokenizer((copy / "tokenizer.model").read_bytes())
+    tokens = np.fromfile(copy / "train_000000.bin", "<u2", offset=1024)
+    starts = np.flatnonzero(tokens == 1)
+    text = tokenizer.decode(tokens[starts[7] + 1 : starts[8]]).decode()
+    with (copy / "dev_docs.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"id": "copied", "source": "news", "text": text}, ensure_ascii=False) + "\n")
+    stdout = command("tools/data.py", "check", copy, code=1)
+    assert " ".join(text.split()[:3]) in " ".join(stdout.split())

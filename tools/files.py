@@ -1,0 +1,71 @@
+"""Reading and writing the small files that the tools exchange: JSON, hashes, atomic writes.
+
+Not covered: shards and artifacts, whose formats belong to tools/data.py and to compress/.
+"""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+
+class Failure(Exception):
+    """Something the user can put right. main() prints it as one line on stderr and exits with `code`."""
+
+    def __init__(self, message: str, code: int = 1):
+        super().__init__(message)
+        self.code = code
+
+
+def read_json(path: Path, keys: tuple[str, ...] = ()) -> dict:
+    """The JSON object in `path`. Failure names the file when it is missing, not JSON, no object, or lacks a key."""
+    try:
+        value = json.loads(Path(path).read_bytes())
+    except OSError as error:
+        raise Failure(f"{path}: cannot read it: {error.strerror}") from None
+    except ValueError as error:
+        raise Failure(f"{path}: not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise Failure(f"{path}: expected a JSON object, found a {type(value).__name__}")
+    missing = [key for key in keys if key not in value]
+    if missing:
+        raise Failure(f"{path}: no key {', '.join(map(repr, missing))}")
+    return value
+
+
+def read_metrics(path: Path) -> list[dict]:
+    """The rows of a metrics.jsonl. A last line without its newline (a run cut short) is left out."""
+    rows = []
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise Failure(f"{path}: cannot read it: {error.strerror}") from None
+    for number, line in enumerate(text.split("\n")[:-1], start=1):
+        try:
+            row = json.loads(line)
+            rows.append({"step": row["step"], "elapsed": row["elapsed"], **row})
+        except (ValueError, KeyError, TypeError):
+            raise Failure(f"{path}:{number}: not a row with step and elapsed: {line[:60]!r}") from None
+    return rows
+
+
+def sha256_file(path: Path) -> str:
+    """Hex digest of the file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Replaces `path` by a file that holds `data`; a reader sees the old bytes or the new ones, never a part."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: dict) -> None:
+    """`value` as indented JSON, atomically."""
+    write_atomic(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())

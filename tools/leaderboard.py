@@ -1,0 +1,98 @@
+"""Writes the leaderboard into README.md from records/*/*/record.json; --check says whether it is up to date.
+
+Not covered: whether a record is valid or its gain is real; the table shows what the records say, best mean bpb first.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+if not __package__:  # run as a file: import from the repository's root, not from tools/
+    sys.path[0] = str(ROOT)
+
+from tools.files import Failure, read_json, write_atomic  # noqa: E402
+
+BEGIN, END = "<!-- leaderboard -->", "<!-- /leaderboard -->"
+TRACKS = ("16mb", "pocket", "open")
+KEYS = ("track", "number", "slug", "idea", "artifact", "scope", "seeds", "date", "bpb_mean", "bpb_sd")
+
+
+def read_records(root: Path) -> list[dict]:
+    """All record.json files below root/records, each with its folder's path from the root as "folder"."""
+    records = []
+    for path in sorted(root.glob("records/*/*/record.json")):
+        record = read_json(path, KEYS)
+        folder = path.parent.relative_to(root).as_posix()
+        name = f"{record['track']}/{record['number']}_{record['slug']}"
+        if folder != f"records/{name}" or record["track"] not in TRACKS:
+            raise Failure(f"{folder}/record.json: it calls itself {name}")
+        records.append(record | {"folder": folder})
+    return records
+
+
+def cell(text: str) -> str:
+    """Text inside a cell of a Markdown table."""
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def table(records: list[dict]) -> str:
+    """The lines between the markers: one table per track that has a record."""
+    parts = []
+    for track in TRACKS:
+        ranked = sorted((r for r in records if r["track"] == track), key=lambda r: (r["bpb_mean"], r["number"]))
+        if not ranked:
+            continue
+        rows = ["| rank | record | bpb | bytes | scope | seeds | date | idea |",
+                "|---:|---|---:|---:|---|---:|---|---|"]
+        for rank, r in enumerate(ranked, start=1):
+            spread = "" if r["bpb_sd"] is None else f" ± {r['bpb_sd']:.4f}"
+            cells = [rank, f"[{r['number']}_{r['slug']}]({r['folder']})", f"{r['bpb_mean']:.4f}{spread}",
+                     f"{r['artifact']['bytes']:,}", r["scope"], len(r["seeds"]), r["date"], r["idea"]]
+            rows.append(f"| {' | '.join(cell(str(value)) for value in cells)} |")
+        parts.append(f"**Track {track}**\n\n" + "\n".join(rows) + "\n")
+    return "\n".join(parts) or "No records yet.\n"
+
+
+def rewrite(readme: str, records: list[dict]) -> str:
+    """README.md with the table put between the markers; Failure if the markers are not there exactly once, in order."""
+    begin, end = readme.find(BEGIN), readme.find(END)
+    if readme.count(BEGIN) != 1 or readme.count(END) != 1 or begin > end:
+        raise Failure(f"README.md: expected one {BEGIN} and after it one {END}")
+    return f"{readme[:begin]}{BEGIN}\n{table(records)}{readme[end:]}"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit code: 0, or 1 when --check finds the table stale or a file is wrong."""
+    parser = argparse.ArgumentParser(prog="tools/leaderboard.py",
+                                     description="Write README.md's leaderboard from records/.")
+    parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 if README.md is out of date")
+    parser.add_argument("--json", action="store_true", help="end with one JSON object")
+    options = parser.parse_args(argv)
+    path = ROOT / "README.md"
+    try:
+        records = read_records(ROOT)
+        before = path.read_text(encoding="utf-8")
+        after = rewrite(before, records)
+        if after != before and not options.check:
+            write_atomic(path, after.encode())
+    except Failure as failure:
+        print(f"leaderboard.py: {failure}", file=sys.stderr)
+        return failure.code
+    except OSError as error:
+        print(f"leaderboard.py: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 1
+    stale = after != before
+    if options.check and stale:
+        print("leaderboard.py: README.md is out of date: run python tools/leaderboard.py", file=sys.stderr)
+    else:
+        print(f"README.md: leaderboard {'rewritten' if stale else 'up to date'}, records: {len(records)}")
+    if options.json:
+        print(json.dumps({"format": 1, "records": len(records), "stale": stale,
+                          "written": stale and not options.check}))
+    return 1 if options.check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

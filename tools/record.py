@@ -1,0 +1,352 @@
+"""Makes a record's folder from finished runs, and draws the seeds that those runs must have.
+
+    python tools/record.py seeds --commit HEAD --count 3
+    python tools/record.py make --track pocket --number 0001 --slug baseline --title "..." --idea "..." \\
+        --author NAME --agent_help none --seed_commit COMMIT RUN [RUN ...]
+
+`make` recomputes what it can (hashes, sizes, seeds, the source in the log) and refuses runs that differ in more than
+the seed. Not covered: scoring again, significance against the parent; it believes run.json's clock and eval.json's bpb.
+"""
+
+import argparse
+import datetime
+import difflib
+import hashlib
+import json
+import os
+import re
+import shlex
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+if not __package__:  # run as a file: import from the repository's root, not from tools/
+    sys.path[0] = str(ROOT)
+
+from tools import curves  # noqa: E402
+from tools.files import Failure, read_json, read_metrics, sha256_file, write_json  # noqa: E402
+
+CAP_BYTES = {"pocket": 250_000, "16mb": 16_000_000, "open": 16_000_000}
+CLOCK_SECONDS = {"pocket": 600, "16mb": 600}  # the open track has no training clock
+COMMITTED_BYTES = 1_000_000  # a larger artifact is named by its hash and not committed
+
+
+def draw_seeds(commit: str, count: int) -> list[int]:
+    """The first `count` seeds of a full commit hash. Nobody picks a seed: the commit that holds the script does."""
+    return [int(hashlib.sha256(f"{commit}:{i}".encode()).hexdigest()[:8], 16) % 2**31 for i in range(count)]
+
+
+def full_hash(commit: str) -> str:
+    """The full hash of a commit of this repository."""
+    done = subprocess.run(["git", "rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}"], cwd=ROOT,
+                          capture_output=True, text=True)
+    if done.returncode != 0:
+        raise Failure(f"{commit!r} names no commit of {ROOT}")
+    return done.stdout.strip()
+
+
+@dataclass
+class Run:
+    """One seed of the experiment, with its files read and checked."""
+
+    folder: Path
+    run: dict
+    score: dict
+    source: bytes
+    artifact_sha256: str
+    artifact_bytes: int
+
+    @property
+    def config(self) -> dict:
+        """Every field but those in which the seeds of one experiment differ."""
+        return {key: value for key, value in self.run["config"].items() if key not in ("seed", "run_dir")}
+
+    def row(self) -> dict:
+        """This seed's row in record.json."""
+        return {"seed": self.run["seed"], "bpb": self.score["bpb"], "artifact_bytes": self.artifact_bytes,
+                "train_seconds": self.run["training_seconds"], "steps": self.run["steps"], "tokens": self.run["tokens"]}
+
+
+def source_in_log(log: Path, sha256: str) -> bytes:
+    """The script at the head of train.log: the beginning of the file whose hash is `sha256`, found line by line."""
+    digest, length = hashlib.sha256(), 0
+    data = log.read_bytes()
+    for line in data.splitlines(keepends=True):
+        for part in (line.rstrip(b"\n"), line):  # the script's last line may or may not have ended in a newline
+            whole = digest.copy()
+            whole.update(part)
+            if whole.hexdigest() == sha256:
+                return data[:length + len(part)]
+        digest.update(line)
+        length += len(line)
+    raise Failure(f"{log}: its head is not the script whose sha256 run.json gives ({sha256[:12]}...)")
+
+
+def read_run(folder: Path) -> Run:
+    """Reads one run's folder; Failure says which file is missing or contradicts another."""
+    missing = [name for name in ("run.json", "model.golf", "eval.json", "train.log", "metrics.jsonl")
+               if not (folder / name).is_file()]
+    if missing:
+        raise Failure(f"{folder}: no {', '.join(missing)}: train, pack and score the run first")
+    run = read_json(folder / "run.json", ("track", "preset", "world_size", "seed", "config", "source_sha256", "data",
+                                          "environment", "training_seconds", "steps", "tokens"))
+    score = read_json(folder / "eval.json", ("bpb", "scope", "data", "artifact"))
+    sha256 = sha256_file(folder / "model.golf")
+    if score["artifact"]["sha256"] != sha256:
+        raise Failure(f"{folder}: eval.json scored another artifact than model.golf: score it again")
+    if score["data"]["manifest_sha256"] != run["data"]["manifest_sha256"]:
+        raise Failure(f"{folder}: trained and scored on different data (the manifests' hashes differ)")
+    return Run(folder, run, score, source_in_log(folder / "train.log", run["source_sha256"]), sha256,
+               (folder / "model.golf").stat().st_size)
+
+
+def check_same(runs: list[Run], what: str, values: list) -> None:
+    """Raises Failure, naming the first run that differs, unless all values are equal."""
+    for run, value in zip(runs, values):
+        if value == values[0]:
+            continue
+        if isinstance(value, dict):
+            differing = [key for key in sorted({**value, **values[0]}) if value.get(key) != values[0].get(key)]
+            what = f"{what} ({', '.join(differing)})"
+        raise Failure(f"{run.folder}: not the same {what} as {runs[0].folder}: a record is one experiment")
+
+
+def check_runs(runs: list[Run], track: str, seed_commit: str) -> None:
+    """Raises Failure unless the runs are seeds of one experiment on `track`, within its limits, with drawn seeds."""
+    for run in runs:
+        if run.run["track"] != track:
+            raise Failure(f"{run.folder}: trained for the {run.run['track']} track, not for {track}")
+        if run.artifact_bytes > CAP_BYTES[track]:
+            raise Failure(f"{run.folder}: model.golf has {run.artifact_bytes:,} bytes, the cap is {CAP_BYTES[track]:,}")
+        if run.run["training_seconds"] > CLOCK_SECONDS.get(track, float("inf")):
+            raise Failure(f"{run.folder}: trained for {run.run['training_seconds']} s, the clock is "
+                          f"{CLOCK_SECONDS[track]} s")
+    check_same(runs, "script", [run.run["source_sha256"] for run in runs])
+    check_same(runs, "config", [run.config for run in runs])
+    check_same(runs, "world size", [run.run["world_size"] for run in runs])
+    check_same(runs, "scope", [run.score["scope"] for run in runs])
+    check_same(runs, "held-out data", [run.score["data"] for run in runs])
+    seeds = [run.run["seed"] for run in runs]
+    if len(set(seeds)) != len(seeds):
+        raise Failure(f"two runs have the same seed: {', '.join(map(str, sorted(seeds)))}")
+    drawn = draw_seeds(seed_commit, len(runs))
+    if set(seeds) != set(drawn):
+        raise Failure(f"the seeds are {', '.join(map(str, seeds))}, but commit {seed_commit[:12]} draws "
+                      f"{', '.join(map(str, drawn))} (python tools/record.py seeds)")
+
+
+def overrides(script: Path, run: dict) -> list[str]:
+    """The `--field=value` arguments that turn the script's preset into the run's config (seed and run_dir aside)."""
+    code = ("import dataclasses, json, sys; sys.path.insert(0, sys.argv[1]); import train_gpt; "
+            "config = dataclasses.replace(train_gpt.Config(), **train_gpt.PRESETS[sys.argv[2]]); "
+            "print(json.dumps(dataclasses.asdict(config)))")  # in a process of its own: tools never import a script
+    done = subprocess.run([sys.executable, "-B", "-c", code, str(script.parent), run["preset"]],
+                          cwd=script.parent, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise Failure(f"the script in the log does not import: {done.stderr.strip().splitlines()[-1]}")
+    preset = json.loads(done.stdout)
+    return [f"--{key}={value}" for key, value in run["config"].items()
+            if key not in ("seed", "run_dir", "preset") and preset.get(key) != value]
+
+
+def parent_diff(parent: Path | None, name: str, source: bytes) -> str:
+    """Unified diff from the parent's train_gpt.py, as `patch` reads it; empty without a parent."""
+    if parent is None:
+        return ""
+    before = (parent / "train_gpt.py").read_text(encoding="utf-8").splitlines(keepends=True)
+    lines = difflib.unified_diff(before, source.decode().splitlines(keepends=True),
+                                 f"a/{parent.name}/train_gpt.py", f"b/{name}/train_gpt.py")
+    return "".join(line if line.endswith("\n") else line + "\n\\ No newline at end of file\n" for line in lines)
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """95% interval of the mean by Student's t; at least two values."""
+    from scipy import stats
+
+    return tuple(float(x) for x in stats.t.interval(
+        0.95, len(values) - 1, loc=statistics.mean(values), scale=statistics.stdev(values) / len(values) ** 0.5))
+
+
+def readme(record: dict, name: str, run: Run, flags: list[str]) -> str:
+    """The record's README.md."""
+    values = [row["bpb"] for row in record["seeds"]]
+    summary = f"Mean {record['bpb_mean']:.4f} bpb"
+    if len(values) > 1:
+        low, high = interval(values)
+        summary += (f", standard deviation {record['bpb_sd']:.4f} (n - 1), "
+                    f"95% interval of the mean {low:.4f} to {high:.4f} (Student's t, df = {len(values) - 1})")
+    rows = "\n".join(f"| {r['seed']} | {r['bpb']:.4f} | {r['artifact_bytes']:,} | {r['train_seconds']:.1f} "
+                     f"| {r['steps']:,} | {r['tokens']:,} |" for r in record["seeds"])
+    folder, seed = f"records/{record['track']}/{name}", record["artifact"]["seed"]
+    world, data, split = run.run["world_size"], run.run["data"]["dir"], record["data"]["split"]
+    start = "python" if world == 1 else f"torchrun --standalone --nproc_per_node={world}"
+    out = f"runs/{name}_s{seed}"
+    command = f"{start} " + shlex.join([f"{folder}/train_gpt.py", f"--preset={run.run['preset']}", *flags,
+                                        f"--seed={seed}", f"--run_dir={out}"])
+    artifact = record["artifact"]
+    scored = f"{folder}/{artifact['file']}" if artifact["file"] else None
+    return f"""# {record['title']}
+
+{record['idea']}
+
+Track {record['track']}, scope {record['scope']}, parent {record['parent'] or 'none'}; {record['date']}, \
+by {', '.join(record['authors'])}; help from agents: {record['agent_help']}.
+
+| seed | bpb ({split}) | artifact bytes | train seconds | steps | tokens |
+|---:|---:|---:|---:|---:|---:|
+{rows}
+
+{summary}. The seeds are the first {len(values)} that commit {record['seed_commit'][:12]} draws.
+{f'`{artifact["file"]}` is the artifact of seed {seed}, the median.' if scored else
+ f'The artifact of seed {seed}, the median, has sha256 {artifact["sha256"]} and is not committed.'}
+
+![loss curves](curves.png)
+
+## Run it again
+
+From the root of the repository, with the environment that `make venv` builds and the data in `{data}`:
+
+```
+{command}
+python -m compress pack {out}
+python eval_heldout.py {out}/model.golf --data {data} --split {split}
+```
+""" + (f"""
+Score the artifact that lies here:
+
+```
+python eval_heldout.py {scored} --data {data} --split {split}
+```
+""" if scored else "")
+
+
+def make(options: argparse.Namespace) -> dict:
+    """Writes records/<track>/<number>_<slug>/ and returns its record.json. Raises Failure, leaving nothing behind."""
+    name = f"{options.number}_{options.slug}"
+    track_dir = ROOT / "records" / options.track
+    taken = sorted(path.name for path in track_dir.glob(f"{options.number}_*"))
+    if taken:
+        raise Failure(f"records/{options.track}/{taken[0]} exists: records are never overwritten, take the next number")
+    parent = options.parent
+    if parent is not None and not (parent / "train_gpt.py").is_file():
+        raise Failure(f"{parent}: not a record's folder: it has no train_gpt.py")
+    seed_commit = full_hash(options.seed_commit)
+    runs = [read_run(Path(folder)) for folder in options.runs]
+    check_runs(runs, options.track, seed_commit)
+    median = sorted(runs, key=lambda run: run.score["bpb"])[(len(runs) - 1) // 2]
+    drawn = draw_seeds(seed_commit, len(runs))
+    runs = sorted(runs, key=lambda run: drawn.index(run.run["seed"]))
+    values = [run.score["bpb"] for run in runs]
+    record = {
+        "format": 1, "track": options.track, "number": options.number, "slug": options.slug,
+        "title": options.title, "idea": options.idea, "parent": parent.resolve().name if parent else None,
+        "authors": options.author, "agent_help": options.agent_help, "date": datetime.date.today().isoformat(),
+        "script_sha256": median.run["source_sha256"],
+        "artifact": {"file": f"{options.slug}.golf" if median.artifact_bytes <= COMMITTED_BYTES else None,
+                     "bytes": median.artifact_bytes, "sha256": median.artifact_sha256, "seed": median.run["seed"]},
+        "config": median.config, "scope": median.score["scope"],
+        "data": {key: median.score["data"][key] for key in ("manifest_sha256", "split", "docs_sha256")},
+        "seeds": [run.row() for run in runs], "seed_commit": seed_commit,
+        "bpb_mean": statistics.mean(values), "bpb_sd": statistics.stdev(values) if len(values) > 1 else None,
+        "environment": median.run["environment"],
+    }
+    track_dir.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=track_dir))
+    try:
+        (temporary / "train_gpt.py").write_bytes(median.source)
+        (temporary / "parent.diff").write_text(parent_diff(parent.resolve() if parent else None, name, median.source))
+        (temporary / "logs").mkdir()
+        (temporary / "eval").mkdir()
+        for run in runs:
+            seed = run.run["seed"]
+            for file, copy in (("train.log", f"logs/seed{seed}.log"), ("run.json", f"logs/seed{seed}.run.json"),
+                               ("metrics.jsonl", f"logs/seed{seed}.metrics.jsonl"),
+                               ("eval.json", f"eval/seed{seed}.json")):
+                shutil.copyfile(run.folder / file, temporary / copy)
+        if record["artifact"]["file"]:
+            shutil.copyfile(median.folder / "model.golf", temporary / record["artifact"]["file"])
+        curves.draw(temporary / "curves.png", f"{options.track}/{name}",
+                    [(f"seed {run.run['seed']}", read_metrics(run.folder / "metrics.jsonl")) for run in runs])
+        write_json(temporary / "record.json", record)
+        flags = overrides(temporary / "train_gpt.py", median.run)
+        (temporary / "README.md").write_text(readme(record, name, median, flags), encoding="utf-8")
+        temporary.chmod(0o755)  # mkdtemp's own mode would hide it from others
+        os.rename(temporary, track_dir / name)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return record
+
+
+def matching(pattern: str, meaning: str):
+    """An argparse type: text that matches `pattern`."""
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {meaning}")
+        return text
+    return check
+
+
+def count(text: str) -> int:
+    """An argparse type: a whole number from 1."""
+    return int(matching("[1-9][0-9]{0,3}", "a number from 1 to 9999")(text))
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The command line; exits with 2 on bad usage."""
+    parser = argparse.ArgumentParser(prog="tools/record.py",
+                                     description="Draw seeds; make a record's folder from runs.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    seeds = commands.add_parser("seeds", help="print the seeds that a commit draws")
+    seeds.add_argument("--commit", default="HEAD", help="the commit that holds the script (default: %(default)s)")
+    seeds.add_argument("--count", type=count, default=3, help="how many (default: %(default)s)")
+    maker = commands.add_parser("make", help="write records/<track>/<number>_<slug>/")
+    maker.add_argument("--track", required=True, choices=sorted(CAP_BYTES))
+    maker.add_argument("--number", required=True, type=matching("[0-9]{4}", "a number of four digits"))
+    maker.add_argument("--slug", required=True, type=matching("[a-z0-9_]+", "lower-case letters, digits and _"))
+    maker.add_argument("--title", required=True, type=matching(".*[^ ].*", "a line of text"))
+    maker.add_argument("--idea", required=True, type=matching(".*[^ ].*", "a line of text"),
+                       help="the idea in one sentence")
+    maker.add_argument("--parent", type=Path, help="folder of the record that this one builds on")
+    maker.add_argument("--author", action="append", required=True, help="repeat it for several authors")
+    maker.add_argument("--agent_help", required=True, choices=("none", "some", "most"),
+                       help="how much of it coding agents did")
+    maker.add_argument("--seed_commit", required=True, help="the commit that drew the seeds")
+    maker.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run, packed and scored; one per seed")
+    for command in (seeds, maker):
+        command.add_argument("--json", action="store_true", help="end with one JSON object")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit code: 0, or 1 when the runs make no record."""
+    options = parse(argv)
+    try:
+        if options.command == "seeds":
+            commit = full_hash(options.commit)
+            seeds = draw_seeds(commit, options.count)
+            print(*seeds, sep="\n")
+            result = {"format": 1, "commit": commit, "seeds": seeds}
+        else:
+            result = make(options)
+            spread = "" if result["bpb_sd"] is None else f" (standard deviation {result['bpb_sd']:.4f})"
+            print(f"records/{options.track}/{options.number}_{options.slug}: {result['bpb_mean']:.4f} bpb{spread}, "
+                  f"{len(result['seeds'])} seeds; now run python tools/leaderboard.py")
+    except Failure as failure:
+        print(f"record.py: {failure}", file=sys.stderr)
+        return failure.code
+    except OSError as error:
+        print(f"record.py: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 1
+    if options.json:
+        print(json.dumps(result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,226 @@
+"""What `make run` runs: data, train, pack, score, then one table. What is there and up to date is reused.
+
+Every stage is the public command that a participant would type, in its own process, with its output passed through.
+Not covered: tracks other than pocket, several processes (use torchrun), choosing seeds (tools/record.py seeds).
+"""
+
+import argparse
+import hashlib
+import json
+import lzma
+import math
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+if not __package__:  # run as a file: import from the repository's root, not from tools/
+    sys.path[0] = str(ROOT)
+
+from rich.console import Console  # noqa: E402
+from rich.table import Table  # noqa: E402
+
+from tools import curves  # noqa: E402
+from tools.files import Failure, read_json, read_metrics, sha256_file, write_json  # noqa: E402
+
+CAP_BYTES = 250_000  # the pocket track's
+DATA = Path("data/embedded")
+SPLIT = "dev"
+FILES = {"checkpoint.pt": "weights, script, tokenizer: what is packed", "eval.json": "the score, by document and slice",
+         "loss.png": "loss curve", "metrics.jsonl": "one row per logged step", "model.golf": "the artifact",
+         "run.json": "config, clock and speed of training", "statistics.pt": "second moments that packing uses",
+         "train.log": "the script that ran, then what it printed"}
+
+
+def run_id(budget_seconds: float) -> str:
+    """pocket-<budget>s-<8 hex>: the same script, budget and data give the same id, so a finished run can be reused."""
+    digest = hashlib.sha256(f"{budget_seconds:g}".encode())
+    for path in (ROOT / "train_gpt.py", ROOT / DATA / "manifest.json"):
+        digest.update(bytes.fromhex(sha256_file(path)))
+    return f"pocket-{budget_seconds:g}s-{digest.hexdigest()[:8]}"
+
+
+def up_to_date(output: Path, inputs: list[Path]) -> bool:
+    """Whether `output` exists and is at least as new as every input that exists."""
+    times = [path.stat().st_mtime_ns for path in inputs if path.exists()]
+    return output.exists() and output.stat().st_mtime_ns >= max(times, default=0)
+
+
+def finished(run_dir: Path) -> bool:
+    """Whether training ended by itself. run.json is written last; a run that was told to stop is trained again."""
+    try:
+        return read_json(run_dir / "run.json").get("stopped") != "sigterm"
+    except Failure:
+        return False
+
+
+def stage(name: str, arguments: list[str]) -> float:
+    """Runs `python ARGUMENTS` in the root with its output passed through; returns its wall time in seconds."""
+    print(f"== {name}: python {' '.join(arguments)}", flush=True)
+    start = time.monotonic()
+    process = subprocess.Popen([sys.executable, *arguments], cwd=ROOT)
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:  # the terminal sent it to the stage too, which may still be saving what it has
+        process.wait()
+        raise
+    if code != 0:
+        raise Failure(f"the {name} stage failed with exit code {code} (see its output above)")
+    return time.monotonic() - start
+
+
+def section_bytes(artifact: Path) -> dict[str, int]:
+    """Bytes of the artifact by section, as `compress size` counts them; they sum to the size of the file."""
+    command = [sys.executable, "-m", "compress", "size", str(artifact), "--json"]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    if done.returncode != 0:
+        raise Failure(f"the size stage failed with exit code {done.returncode} (python -m compress size {artifact})")
+    return json.loads(done.stdout.splitlines()[-1])["sections"]
+
+
+def xz_bits_per_byte(docs: Path, cache_dir: Path) -> float:
+    """Compressed bits per raw byte of `xz -9e` over the concatenated documents; computed once per content of `docs`."""
+    cache = cache_dir / f"xz_{sha256_file(docs)[:16]}.json"
+    if not cache.exists():
+        text = b"".join(json.loads(line)["text"].encode() for line in docs.open(encoding="utf-8"))
+        print(f"== xz -9e on the {len(text):,} bytes of {docs.name}, for comparison", flush=True)
+        packed = lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)
+        write_json(cache, {"raw_bytes": len(text), "xz_bytes": len(packed)})
+    sizes = read_json(cache, ("raw_bytes", "xz_bytes"))
+    return 8 * sizes["xz_bytes"] / sizes["raw_bytes"]
+
+
+def make(budget_seconds: float) -> dict:
+    """Runs the stages that are not up to date and returns the summary that report() prints."""
+    stages: dict[str, float | None] = {}  # wall seconds by stage, None where the result was reused
+    if (ROOT / DATA / "manifest.json").exists():
+        print(f"== data: reusing {DATA}")
+        stages["data"] = None
+    else:
+        stages["data"] = stage("data", ["tools/data.py", "embedded"])
+
+    run_dir = Path("runs") / run_id(budget_seconds)
+    folder = ROOT / run_dir
+    if finished(folder):
+        print(f"== train: reusing {run_dir}")
+        stages["train"] = None
+    else:
+        (folder / "run.json").unlink(missing_ok=True)  # of a run that was stopped: train_gpt.py keeps what has one
+        stages["train"] = stage("train", ["train_gpt.py", "--preset=pocket", f"--max_seconds={budget_seconds:g}",
+                                          f"--data_dir={DATA}", f"--run_dir={run_dir}"])
+
+    artifact = folder / "model.golf"
+    packer = sorted((ROOT / "compress").glob("*.py"))
+    if up_to_date(artifact, [folder / "checkpoint.pt", folder / "statistics.pt", *packer]):
+        print(f"== pack: reusing {run_dir}/model.golf")
+        stages["pack"] = None
+    else:
+        stages["pack"] = stage("pack", ["-m", "compress", "pack", str(run_dir)])
+
+    score = folder / "eval.json"
+    scorer = [ROOT / "eval_heldout.py", *sorted((ROOT / "scoring").glob("*.py"))]
+    docs = ROOT / DATA / f"{SPLIT}_docs.jsonl"
+    if up_to_date(score, [artifact, docs, ROOT / DATA / "manifest.json", *scorer]):
+        print(f"== score: reusing {run_dir}/eval.json")
+        stages["score"] = None
+    else:
+        stages["score"] = stage("score", ["eval_heldout.py", str(run_dir / "model.golf"), "--data", str(DATA),
+                                          "--split", SPLIT])
+
+    curve = folder / "loss.png"
+    if not up_to_date(curve, [folder / "metrics.jsonl"]):
+        curves.draw(curve, run_dir.name, [("this run", read_metrics(folder / "metrics.jsonl"))])
+
+    run = read_json(folder / "run.json", ("seed", "clock", "steps", "tokens", "tokens_per_second", "mfu"))
+    result = read_json(score, ("bpb", "bpb_interval", "documents", "raw_bytes", "scope", "clock"))
+    size = artifact.stat().st_size
+    return {
+        "format": 1, "run_dir": str(run_dir), "seed": run["seed"], "split": SPLIT,
+        "val_bpb": result["bpb"], "bpb_interval": result["bpb_interval"],
+        "documents": result["documents"], "raw_bytes": result["raw_bytes"], "scope": result["scope"],
+        "xz_bits_per_byte": xz_bits_per_byte(docs, ROOT / "data"),
+        "artifact_bytes": size, "headroom_bytes": CAP_BYTES - size, "sections": section_bytes(artifact),
+        "steps": run["steps"], "tokens": run["tokens"],
+        "tokens_per_second": run["tokens_per_second"], "mfu": run["mfu"],
+        "clock": {"stages": stages, "train": run["clock"], "score": result["clock"]},
+        "files": [str(run_dir / path.name) for path in sorted(folder.iterdir()) if path.is_file()],
+    }
+
+
+def seconds(value: float | None) -> str:
+    """A wall time for the table."""
+    return "reused" if value is None else f"{value:,.1f} s"
+
+
+def report(summary: dict, console: Console) -> None:
+    """Prints the final table."""
+    table = Table(title=f"{summary['run_dir']}/", title_justify="left", show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_column()
+    low, high = summary["bpb_interval"]
+    ratio = summary["val_bpb"] / summary["xz_bits_per_byte"]
+    table.add_row(f"bpb, {summary['split']} split", f"{summary['val_bpb']:.4f}",
+                  f"95% interval {low:.4f} to {high:.4f} over {summary['documents']:,} documents")
+    table.add_row("xz -9e, same text", f"{summary['xz_bits_per_byte']:.4f}",
+                  f"bits per byte of {summary['raw_bytes']:,}; the model needs {ratio:.2f} times these")
+    table.add_section()
+    table.add_row("artifact", f"{summary['artifact_bytes']:,} B",
+                  f"{summary['headroom_bytes']:,} under the cap of {CAP_BYTES:,}")
+    for name, size in summary["sections"].items():
+        table.add_row(f"  {name}", f"{size:,} B", f"{size / summary['artifact_bytes']:.1%}")
+    table.add_section()
+    table.add_row("training speed", f"{summary['tokens_per_second']:,.0f} tokens/s",
+                  f"{summary['tokens']:,} tokens in {summary['steps']:,} steps")
+    mfu = summary["mfu"]
+    table.add_row("model flop utilisation", "unknown" if mfu is None else f"{mfu:.1%}")
+    table.add_section()
+    clock = summary["clock"]
+    for name, wall in clock["stages"].items():
+        table.add_row(name, seconds(wall), "wall time of the whole stage")
+        for phase, wall_phase in clock.get(name, {}).items():
+            if phase != "total":
+                table.add_row(f"  {phase}", seconds(wall_phase))
+    table.add_section()
+    for path in map(Path, summary["files"]):
+        table.add_row(path.name, f"{(ROOT / path).stat().st_size:,} B", FILES.get(path.name))
+    console.print(table)
+
+
+def positive_seconds(text: str) -> float:
+    """argparse type of --budget."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not (math.isfinite(value) and value > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive number of seconds")
+    return value
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit code: 0, 1 when a stage failed, 130 when interrupted (argparse exits with 2 on bad usage)."""
+    parser = argparse.ArgumentParser(prog="tools/run.py", description="Train, pack and score the pocket model.")
+    parser.add_argument("--budget", type=positive_seconds, default=120, metavar="SECONDS",
+                        help="training clock in seconds (default: %(default)s; a record on the track has 600)")
+    parser.add_argument("--json", action="store_true", help="end with one JSON object")
+    options = parser.parse_args(argv)
+    try:
+        summary = make(options.budget)
+        report(summary, Console())
+    except Failure as failure:
+        print(f"run.py: {failure}", file=sys.stderr)
+        return failure.code
+    except KeyboardInterrupt:
+        print("run.py: interrupted; run it again to go on from the first stage that is not complete", file=sys.stderr)
+        return 130
+    print(f"val_bpb: {summary['val_bpb']:.4f}")
+    print(f"artifact_bytes: {summary['artifact_bytes']}")
+    if options.json:
+        print(json.dumps(summary))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
