@@ -109,37 +109,15 @@ MODEL_FIELDS = (
     "logit_softcap",
 )
 POCKET = dict(
-    track="pocket",
-    data_dir="data/embedded",
-    seq_len=512,
-    num_layers=6,
-    model_dim=96,
-    num_heads=3,
-    num_kv_heads=1,
-    batch_tokens=8192,
-    micro_batch_tokens=8192,
-    muon_momentum_steps=150,
-    ema_decay=0.99,
-    calibration_tokens=32_768,
+    track="pocket", data_dir="data/embedded", seq_len=512, num_layers=6, model_dim=96, num_heads=3, num_kv_heads=1,
+    batch_tokens=4096, micro_batch_tokens=4096, muon_momentum_steps=300, ema_decay=0.99, calibration_tokens=32_768,
     dev_tokens=65_536,
-)
-PRESETS = {
-    "16mb": {},
-    "pocket": POCKET,
-    "tiny": POCKET
-    | dict(
-        seq_len=128,
-        num_layers=2,
-        model_dim=64,
-        num_heads=2,
-        batch_tokens=2048,
-        micro_batch_tokens=1024,
-        max_seconds=20.0,
-        calibration_tokens=8192,
-        dev_tokens=16_384,
-        dev_evals=1,
-    ),
-}
+)  # fmt: skip
+TINY = POCKET | dict(
+    seq_len=128, num_layers=2, model_dim=64, num_heads=2, batch_tokens=2048, micro_batch_tokens=1024, max_seconds=20.0,
+    calibration_tokens=8192, dev_tokens=16_384, dev_evals=1,
+)  # fmt: skip
+PRESETS = {"16mb": {}, "pocket": POCKET, "tiny": TINY}
 
 
 class RunError(Exception):
@@ -1190,7 +1168,7 @@ def dry_run(config: Config, source: str) -> dict:
 def main(argv: list[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     if "--help" in argv or "-h" in argv:
-        print(__doc__)
+        print(Path(__file__).read_text(encoding="utf-8").split('"""')[1])  # __doc__ would keep the text in the artifact
         print("fields:", *(f"--{f.name}={f.default}" for f in fields(Config)), sep="\n  ")
         return 0
     try:

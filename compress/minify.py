@@ -46,7 +46,6 @@ def minify(source: str) -> str:
             preserve_locals=preserved,
             hoist_literals=False,  # brotli already shares repeated literals
             convert_posargs_to_args=False,  # f(a, /, **rest) may be called with a keyword a
-            remove_dead_branches=False,  # `if False: x = 1` makes x local
         )
 
 

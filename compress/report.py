@@ -37,7 +37,7 @@ def print_rows(rows: list[dict], columns: dict[str, str]) -> None:
     """A table of dicts. columns: key -> format specification of its numbers ("" for text)."""
     table = Table()
     for key, spec in columns.items():
-        table.add_column(key.replace("_", " "), justify="right" if spec else "left", overflow="fold")
+        table.add_column(key.replace("_", " "), justify="right" if spec else "left", no_wrap=not spec)
     for row in rows:
         cells = ((row[key], spec) for key, spec in columns.items())
         table.add_row(*("-" if value is None else _text(value, spec) for value, spec in cells))
@@ -50,7 +50,7 @@ def _text(value, spec: str) -> str:
 
 def _console() -> Console:
     # Away from a terminal rich would cut tables at 80 columns.
-    return Console() if sys.stdout.isatty() else Console(width=120)
+    return Console() if sys.stdout.isatty() else Console(width=140)
 
 
 class Reporter:
@@ -81,7 +81,7 @@ class Reporter:
         if stage not in self.tasks:
             self.tasks[stage], self.started[stage] = self.bar.add_task(stage), now
         self.bar.update(self.tasks[stage], completed=done, total=total)
-        if self.bar.disable and now - self.printed >= LINE_SECONDS:
+        if self.bar.disable and done < total and now - self.printed >= LINE_SECONDS:
             eta = (now - self.started[stage]) / done * (total - done) if done else float("nan")
             print(f"{stage}: {done / max(1, total):.0%}, eta {eta:.0f} s", file=sys.stderr, flush=True)
             self.printed = now

@@ -19,10 +19,12 @@ class ProgressBar:
     """Progress on standard error: one line per phase, a bar with the time left while documents are scored."""
 
     def __init__(self):
+        console = Console(stderr=True)
+        # Without a terminal rich would print one empty line, and an error must be the only line.
         self._bar = Progress(SpinnerColumn(finished_text=" "), TextColumn("{task.description}"),
                              BarColumn(bar_width=30), MofNCompleteColumn(), TimeElapsedColumn(),
                              TextColumn("eta"), TimeRemainingColumn(),
-                             console=Console(stderr=True), transient=True)
+                             console=console, transient=True, disable=not console.is_terminal)
         self._task = None
 
     def __enter__(self):

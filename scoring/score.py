@@ -83,7 +83,8 @@ def read_documents(data_dir, split):
             docs_bytes = file.read()
     except OSError as error:
         reason = f"{os.path.basename(error.filename)}: {error.strerror}"
-        raise ScoringError(f"no complete data set in {data_dir} ({reason}); build the default one with: python tools/data.py embedded") from None
+        raise ScoringError(f"no complete data set in {data_dir} ({reason}); "
+                           "build the default one with: python tools/data.py embedded") from None
     try:
         entry = json.loads(manifest_bytes)["splits"][split]
         promised = {file["name"]: file["sha256"] for file in entry["files"]}[name]

@@ -306,6 +306,14 @@ def test_half_a_training_document_in_dev(copy, capsys):
     assert any("of its 13-word shingles with train" in line and "A new beginning." in line for line in errors)
 
 
+def test_half_a_document_of_dev_in_gate(copy, capsys):
+    text = max((row["text"] for row in rows(copy / "dev_docs.jsonl")), key=len)
+    append_row(copy, "gate", "A new beginning. " + text[: len(text) // 2])
+    status, errors = checked(capsys, copy)
+    assert status == 1
+    assert any("of its 13-word shingles with dev" in line and "A new beginning." in line for line in errors)
+
+
 def corrupt(name):
     """Each damages a directory in one way; the fault it must be found by."""
 

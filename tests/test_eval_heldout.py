@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import eval_heldout
 from test_scoring import SCRIPT, box_processes, plain_evaluation, world, write_data  # noqa: F401  (world is a fixture)
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -21,13 +22,17 @@ def command(*arguments, **options):
                           capture_output=True, text=True, **options)
 
 
-def fails(*arguments, status=1):
-    """The one line on standard error of a command that must fail."""
-    done = command(*arguments)
-    assert done.returncode == status and not done.stdout, done
-    lines = [line for line in done.stderr.splitlines() if line.strip()]
-    assert len(lines) == 1 and lines[0].startswith("eval_heldout: "), done.stderr
-    return lines[0]
+@pytest.fixture
+def fails(capsys, monkeypatch):
+    """The one line on standard error of a command that must fail with status 1, run in this process."""
+    def run(*arguments):
+        monkeypatch.setattr(signal, "signal", lambda *_: None)  # this process keeps its own
+        assert eval_heldout.main(list(map(str, arguments))) == 1
+        out, err = capsys.readouterr()
+        lines = [line for line in err.splitlines() if line.strip()]
+        assert not out and len(lines) == 1 and lines[0].startswith("eval_heldout: "), (out, err)
+        return lines[0]
+    return run
 
 
 def test_report_json_and_file_agree(world, tmp_path):
@@ -55,7 +60,7 @@ def test_default_output_lies_beside_the_artifact(world, tmp_path):
     assert json.loads((tmp_path / "eval.json").read_text())["artifact"]["name"] == "model.golf"
 
 
-def test_inputs_that_are_missing_or_wrong(world, tmp_path):
+def test_inputs_that_are_missing_or_wrong(world, tmp_path, fails):
     artifact = world.artifact()
     assert "no artifact at nowhere.golf" in fails("nowhere.golf", "--data", world.data)
     (tmp_path / "text.golf").write_text("hello")
@@ -86,8 +91,9 @@ def test_wrong_usage(world, arguments):
 
 def test_failed_artifact_gives_one_verdict_and_no_result(world, tmp_path):
     artifact = world.artifact(SCRIPT + "\nprint('noise')\nraise ValueError('not\\ntoday')\n", name="broken.golf")
-    line = fails(artifact, "--data", world.data, "--out", tmp_path / "eval.json", "--processes", 2)
-    assert line == "eval_heldout: FAILED (crash): importing train_gpt.py: ValueError: not today"
+    done = command(artifact, "--data", world.data, "--out", tmp_path / "eval.json", "--processes", 2)
+    assert done.returncode == 1 and not done.stdout
+    assert done.stderr == "eval_heldout: FAILED (crash): importing train_gpt.py: ValueError: not today\n"
     assert not os.listdir(tmp_path)
 
 

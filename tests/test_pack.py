@@ -214,7 +214,7 @@ def test_gptq_gives_dead_columns_zero_and_stays_in_range():
     [
         lambda g: correlated(3, 50, g, 2),
         lambda g: torch.ones(50, 50),
-        lambda g: correlated(9, 50, g) - 0.05 * torch.eye(50),
+        lambda g: torch.cov(torch.randn(50, 9, generator=g)) * 9 - 0.5 * torch.eye(50),
     ],
 )
 def test_rank_deficient_and_indefinite_hessians_are_damped(make):

@@ -46,7 +46,7 @@ def run(embedded, tmp_path_factory):
 
 
 def straight_bpb(folder, embedded, weights):
-    """Bits per byte of the dev documents, each cut into windows of seq_len from its start, by plain torch in float64."""
+    """Bits per byte of the dev documents, each cut into windows of seq_len from its start; sums in float64."""
     checkpoint = torch.load(folder / "checkpoint.pt", weights_only=True)
     config = train_gpt.Config(**checkpoint["config"])
     model = train_gpt.build_model(config)

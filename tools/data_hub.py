@@ -188,7 +188,7 @@ def build(variant: str, count: int, out: Path, parameters: dict) -> dict:
         splits = {"dev": decode(dev_tokens, tokenizer, advance)}
         # Shards are cut every 100,000,000 tokens: the first and last documents of one may be fragments.
         borders = np.flatnonzero(kept_out == BOS)
-        whole = kept_out[borders[0] :] if len(borders) else kept_out[:0]
+        whole = kept_out[borders[0] : borders[-1]] if len(borders) else kept_out[:0]
         splits["gate"], splits["final"] = divide(decode(whole, tokenizer, advance), {d.id for d in splits["dev"]})
     with directory(out) as folder:
         train = _train(folder, training[:-1], paths, shards)
