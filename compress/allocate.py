@@ -22,8 +22,7 @@ from compress.trellis import Viterbi, trellis_bits
 
 GRADIENT_POWER = 0.7  # of G_r: few tokens measure the smallest ones badly, and dead units are not dead elsewhere
 GRADIENT_FLOOR = 1e-4  # of the mean
-EMBEDDING_OVERESTIMATE = 2.25  # by K-FAC, of the loss of embeddings: 3.6 was measured, 2.25 gave the best rates
-STEP_RANGE = 45  # tokens of side information reach this far, in quarter octaves, on both sides of a matrix's centre
+STEP_RANGE = 40  # tokens of side information reach this far, in quarter octaves, on both sides of a matrix's centre
 EMBEDDING_OCTAVES = 3  # without statistics: how much finer an embedding is cut than other matrices
 
 
@@ -89,7 +88,7 @@ def sensitivity(name: str, statistics: Statistics | None) -> Sensitivity | None:
             rows = head["output_gradient"].double()
             tap = statistics.taps[head["tap"]].double()
             hessian, trace = rows.sum() * tap + hessian, tap.trace()
-        rows = (rows + ids / trace) / EMBEDDING_OVERESTIMATE
+        rows = rows + ids / trace
         hessian = hessian * (trace / hessian.trace())
     usable = torch.isfinite(hessian).all() and torch.isfinite(rows).all() and hessian.trace() > 0 and rows.sum() > 0
     return Sensitivity((hessian + hessian.T) / 2, rows) if usable else None
@@ -113,7 +112,7 @@ def allocate(weight: torch.Tensor, known: Sensitivity | None, embedding: bool, p
         log_columns[order] = factor.diagonal().log2()
         centre = log_columns.mean().item()
         spread = (known.rows + GRADIENT_FLOOR * known.rows.mean()) ** (GRADIENT_POWER if parts.row else 0)
-        log_gradient = (known.rows.mean() * spread / spread.mean()).log2()
+        log_gradient = (spread * (known.rows / spread).mean()).log2()  # the mean loss of a weight is that of G_r itself
         log_rows = centre - log_gradient / 2 if parts.tensor else log_rows - (log_gradient - log_gradient.mean()) / 2
         log_columns = log_columns - centre if parts.column else torch.zeros_like(log_columns)
     exponents = (4 * log_rows).round().long()

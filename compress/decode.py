@@ -83,7 +83,7 @@ def read_codes(payload):
     for entry in matrices + vectors:
         if type(entry[0]) is not str or not all(type(n) is int and abs(n) <= MAX_WEIGHTS for n in entry[1:]):
             fail("bad table")
-    for name, low, *shape in matrices:
+    for name, low, centre, *shape in matrices:
         total += math.prod(shape)
         if len(shape) < 2 or min(shape) < 1:
             fail("bad table")
@@ -120,25 +120,31 @@ def read_codes(payload):
         states[: context.size] = x
         return entry >> 24
 
-    def side(context, size):
-        """`size` tokens of one context, as signed numbers 0, -1, 1, -2, ..."""
+    def row_of(context, size):
+        """`size` tokens of one context."""
         parts = [pull(np.full(min(lanes, size - at), context << 12)) for at in range(0, size, lanes)]
-        tokens = np.concatenate(parts or [np.zeros(0, np.int64)])
+        return np.concatenate([np.zeros(0, np.int64), *parts])
+
+    def side(context, size):
+        """The same as signed numbers 0, -1, 1, -2, ..."""
+        tokens = row_of(context, size)
         return tokens >> 1 ^ -(tokens & 1)
 
     groups = []
     while matrices:
-        rows, width, group = math.prod(matrices[0][2:-1]), 0, []
-        while matrices and math.prod(matrices[0][2:-1]) == rows and (not group or width + matrices[0][-1] <= lanes):
+        rows, width, group = math.prod(matrices[0][3:-1]), 0, []
+        while matrices and math.prod(matrices[0][3:-1]) == rows and (not group or width + matrices[0][-1] <= lanes):
             width += matrices[0][-1]
             group.append(matrices.pop(0))
         if width > lanes:
             fail("bad sizes")
         columns = np.array([entry[-1] for entry in group])
         steps = side(STEPS, len(group) * rows).reshape(len(group), rows)
-        factors = side(ROWS, len(group) * rows).reshape(len(group), rows).repeat(columns, 0).T
+        # Large steps make small codes: magnitudes are sent as what is left of a prediction from the steps.
+        factors = (side(ROWS, len(group) * rows).reshape(len(group), rows) - 3 * steps // 4).repeat(columns, 0).T
         scale = side(COLUMNS, width)
-        mass = 8 * GRID[UNIT + side(PRIORS, width)]
+        centres = np.array([entry[2] for entry in group]).repeat(columns)
+        mass = 8 * GRID[UNIT + side(PRIORS, width) - 3 * scale // 4 + centres]
         weight = np.full(width, 8 * 1024)
         tokens, bits = np.empty((rows, width), np.uint8), np.empty((rows, width), np.uint8)
         for row in range(rows):
@@ -155,8 +161,7 @@ def read_codes(payload):
             state = trellis[2 * state + (token & 1)]
         groups.append((group, tokens, bits, steps, scale))
     for entry in vectors:
-        parts = [pull(np.full(min(lanes, math.prod(entry[3:]) - at), VECTORS << 12)) for at in range(0, math.prod(entry[3:]), lanes)]
-        groups.append(([entry], np.concatenate(parts or [np.zeros(0, np.int64)]), 0, None, None))
+        groups.append(([entry], row_of(VECTORS, math.prod(entry[3:])), 0, None, None))
     if position != count or (states >> 16 != 1).any():
         fail("damaged stream")
     plain = np.unpackbits(np.frombuffer((states & 65535).astype("<u2").tobytes() + payload[start_bits:], np.uint8))
@@ -184,7 +189,7 @@ def read_codes(payload):
             result[name] = shape, None, None, None, None, values
             continue
         at = 0
-        for (name, low, *shape), row_steps in zip(group, steps):
+        for (name, low, centre, *shape), row_steps in zip(group, steps):
             part = slice(at, at := at + shape[-1])
             exponent = low + row_steps[:, None] + scale[part]
             values = (2 * codes[:, part] - bits[:, part] * np.sign(codes[:, part])).astype(np.float32)

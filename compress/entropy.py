@@ -14,12 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from compress import decode
-from compress.container import compress
+from compress.container import compress, decompress
 from compress.decode import BITS, COLUMNS, GRID, LOWEST, MAGNITUDES, PRIORS, REFRESH, ROWS, STEPS, TOKENS, UNIT, VECTORS
 from compress.trellis import trellis_bits
 
 FORMAT = b"\2"
 FACTOR_RANGE = 14  # of rows and columns, in thirds of an octave: GRID begins 15 below its unit
+SIDE_RANGE = TOKENS // 2 - 1  # largest number of the side information; steps within +-40 keep to it
 WEIGHTS_PER_LANE = 4000  # a lane costs a byte or so; fewer lanes make decoding slower
 
 
@@ -30,8 +31,8 @@ class Matrix:
     shape: tuple[int, ...]
     codes: np.ndarray  # int32 [R, C]
     base: int
-    rows: np.ndarray  # int [R], within +-45
-    columns: np.ndarray  # int [C], within +-45
+    rows: np.ndarray  # int [R], within +-40
+    columns: np.ndarray  # int [C], within +-40
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def encode_weights(
     states = np.packbits(carried).view("<u2").astype(np.uint64) | 1 << 16
     words = rans(states, contexts, tokens, decode.rans_table(tables), progress)
     head = [lanes, words.size, restart, trellis, [float(np.float32(scale)) for scale in scales]]
-    head.append([[name, matrix.base, *matrix.shape] for name, matrix in matrices])
+    head.append([[name, matrix.base, magnitudes(matrix)[2], *matrix.shape] for name, matrix in matrices])
     head.append([[name, vector.exponent, vector.centre, *vector.shape] for name, vector in vectors])
     text = json.dumps(head, separators=(",", ":"), ensure_ascii=False).encode() + b"\0" + tables
     packed = compress(text)
@@ -72,6 +73,12 @@ def encode_weights(
         raise ValueError(f"{len(text):,} bytes of names, shapes and frequencies; at most {decode.MAX_HEAD_BYTES:,}")
     stream = states.astype("<u4").tobytes() + words.astype("<u2").tobytes()
     return FORMAT + len(packed).to_bytes(3, "little") + packed + stream + np.packbits(bits[carried.size :]).tobytes()
+
+
+def read_head(payload: bytes) -> tuple[list, bytes]:
+    """(the JSON list, the frequency tables) at the head of a well-formed payload."""
+    text, _, tables = decompress(payload[4 : 4 + int.from_bytes(payload[1:4], "little")], decode.MAX_HEAD_BYTES).partition(b"\0")
+    return json.loads(text), tables
 
 
 def layout(tensors: dict[str, Matrix | Vector]):
@@ -113,14 +120,17 @@ def symbols(matrices, vectors, lanes, trellis, restart):
 
     for group in groups_of(matrices, lanes):
         codes = np.concatenate([matrix.codes for _, matrix in group], 1)
-        factors, priors = zip(*(magnitudes(np.abs(matrix.codes)) for _, matrix in group), strict=True)
-        side(STEPS, np.stack([matrix.rows for _, matrix in group]))
-        side(ROWS, np.stack(factors))
-        side(COLUMNS, np.concatenate([matrix.columns for _, matrix in group]))
-        side(PRIORS, np.concatenate(priors))
+        factors, priors, centres = zip(*(magnitudes(matrix) for _, matrix in group), strict=True)
+        rows = np.stack([matrix.rows for _, matrix in group]).astype(np.int64)
+        columns = np.concatenate([matrix.columns for _, matrix in group]).astype(np.int64)
+        side(STEPS, rows)
+        side(ROWS, np.stack(factors) + 3 * rows // 4)
+        side(COLUMNS, columns)
+        widths = [matrix.codes.shape[1] for _, matrix in group]
+        side(PRIORS, np.concatenate(priors) + 3 * columns // 4 - np.repeat(centres, widths))
         size = np.abs(codes)
         token = tokens_of(size)
-        wide = np.stack(factors).repeat([matrix.codes.shape[1] for _, matrix in group], 0).T
+        wide = np.stack(factors).repeat(widths, 0).T
         context = levels(token, wide, np.concatenate(priors)) * 2 + trellis_bits(codes, trellis, restart)
         contexts += list(context)
         tokens += list(token)
@@ -150,12 +160,13 @@ def plain_bits(codes: np.ndarray, token: np.ndarray) -> list[np.ndarray]:
     return [*planes, (codes[codes != 0] < 0).astype(np.uint8)]
 
 
-def magnitudes(size: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(factors of rows, priors of columns), in thirds of an octave, for absolute codes [R, C]."""
-    overall = max(size.mean(), 1e-9)
-    rows = _thirds(size.mean(1) / overall)
-    columns = _thirds(size.sum(0) / np.exp2(rows / 3).sum())
-    return rows, columns
+def magnitudes(matrix: Matrix) -> tuple[np.ndarray, np.ndarray, int]:
+    """(factors of rows, priors of columns, centre of what the columns' steps do not predict), in thirds of an octave."""
+    size = np.abs(matrix.codes)
+    rows = _thirds(size.mean(1) / max(size.mean(), 1e-9))
+    priors = _thirds(size.sum(0) / np.exp2(rows / 3).sum())
+    left = priors + 3 * matrix.columns // 4
+    return rows, priors, int(np.clip(np.median(left), left.max() - SIDE_RANGE, left.min() + SIDE_RANGE))
 
 
 def _thirds(ratio: np.ndarray) -> np.ndarray:

@@ -20,7 +20,7 @@ MIN_SIDE = 16  # with fewer rows or columns it is no matrix but a few vectors (g
 STATES = 8  # of the trellis
 # Vectors are cut into 64 to 128 steps per root mean square: 0.3% noise in a gain, where the weights it scales carry 10%.
 # Scalars and short vectors cost nothing to store finely.
-VECTOR_BITS, SHORT_BITS, SHORT = 6, 12, 16
+VECTOR_BITS, SHORT_BITS, SHORT = 8, 12, 16
 
 
 @dataclass(frozen=True)
