@@ -64,8 +64,8 @@ def rans_table(data):
 def read_codes(payload):
     """{name: (shape, codes, trellis bits, steps of rows, steps of columns, values)} of a payload.
 
-    A matrix has int32 codes [rows, columns], uint8 bits of the same shape and its steps in quarter octaves; another tensor only
-    its values. float32 values of either are the last item.
+    A matrix has int32 codes [rows, columns], uint8 bits of the same shape and its steps in quarter octaves; any other
+    tensor has None there. The values are float32, of the codes' shape.
     """
     if payload[:1] != b"\2":
         fail("unknown weight format")
@@ -80,17 +80,14 @@ def read_codes(payload):
     text, _, data = head.partition(b"\0")
     lanes, count, restart, trellis, scales, matrices, vectors = json.loads(text)
     total = 0
-    for entry in matrices + vectors:
-        if type(entry[0]) is not str or not all(type(n) is int and abs(n) <= MAX_WEIGHTS for n in entry[1:]):
-            fail("bad table")
-    for name, low, centre, *shape in matrices:
-        total += math.prod(shape)
-        if len(shape) < 2 or min(shape) < 1:
-            fail("bad table")
-    for name, exponent, centre, *shape in vectors:
-        total += math.prod(shape)
-        if min(shape, default=0) < 0:
-            fail("bad table")
+    for least, entries in ((1, matrices), (0, vectors)):
+        for name, *numbers in entries:
+            shape = numbers[2:]
+            if type(name) is not str or not all(type(n) is int and abs(n) <= MAX_WEIGHTS for n in numbers):
+                fail("bad table")
+            if not 2 * least <= len(shape) <= 8 or min(shape, default=least) < least:
+                fail("bad table")
+            total += math.prod(shape)
     start_words = start + 4 * lanes
     start_bits = start_words + 2 * count
     if not (0 < lanes <= MAX_LANES and 0 <= count and start_bits <= len(payload) and restart > 0):
@@ -195,7 +192,7 @@ def read_codes(payload):
             values = (2 * codes[:, part] - bits[:, part] * np.sign(codes[:, part])).astype(np.float32)
             values = np.ldexp(values * scales[exponent & 3], exponent >> 2)
             result[name] = shape, codes[:, part], bits[:, part], low + row_steps, scale[part], values
-    if plain.size - position > 7 + 16 * lanes or plain[position:].any():
+    if plain[position:].any() or start_bits < len(payload) and plain.size - position > 7:
         fail("bits left over")
     return result
 
@@ -208,6 +205,6 @@ def decode_weights(payload):
             if not np.isfinite(values).all():
                 fail("not a finite number")
             result[name] = torch.from_numpy(values.reshape(shape))
-    except (TypeError, IndexError, OverflowError, AttributeError, RecursionError):
-        fail("malformed")
+    except (ArithmeticError, AttributeError, LookupError, MemoryError, RecursionError, TypeError):
+        raise ValueError("WGTS: malformed") from None
     return result
