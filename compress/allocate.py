@@ -135,18 +135,19 @@ class Forecast:
     independent Gaussians whose deviation is that of their row times that of their column.
     """
 
+    LENGTH = 256  # of a column: what the trellis loses at its end is part of the cost
     LOWEST, HIGHEST = -3, 6  # octaves of deviation / step; beyond the ends both curves are straight lines
 
     def __init__(self, trellis: list[int]):
         generator = torch.Generator().manual_seed(0)
         octaves = torch.arange(self.LOWEST, self.HIGHEST + 0.25, 0.5)
-        sample = torch.randn(128, 64, generator=generator)
+        sample = torch.randn(self.LENGTH, 64, generator=generator)
         x = (sample[:, None] * torch.exp2(octaves)[:, None]).flatten(1)
         integers, codes = Viterbi(trellis)(x)
         codes = codes.numpy().astype(np.int64)
         bits = trellis_bits(codes, trellis, len(codes))
         self.octaves = octaves
-        self.distortion = (x - integers).square().view(128, -1, 64).mean((0, 2)).double()
+        self.distortion = (x - integers).square().view(self.LENGTH, -1, 64).mean((0, 2)).double()
         parts = [slice(at, at + 64) for at in range(0, codes.shape[1], 64)]
         self.rates = torch.tensor([_rate(codes[:, part], bits[:, part]) for part in parts], dtype=torch.float64)
 
