@@ -42,7 +42,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         command.add_argument("--json", action="store_true", help="end with one JSON object on stdout")
         return command
 
-    command = add("pack", pack, "Quantise, code and pack a run so that the file fills its cap; exit 1 and no file if it cannot fit.")
+    command = add(
+        "pack",
+        pack,
+        "Quantise, code and pack a run so that the file fills its cap; exit 1 and no file if it cannot fit.",
+    )
     command.add_argument("run", type=Path, metavar="RUN", help="folder with checkpoint.pt and statistics.pt")
     command.add_argument("--out", type=Path, metavar="FILE", help="default: RUN/model.golf")
     command.add_argument("--track", choices=CAP_BYTES, help="whose cap applies; default: the checkpoint's")

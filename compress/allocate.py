@@ -1,4 +1,4 @@
-"""Where the bits go: a step for every row and column, such that a bit more lowers the predicted loss equally everywhere.
+"""Where the bits go: a step for every row and column, such that one bit more lowers the loss equally everywhere.
 
 The loss is expanded to second order with the K-FAC approximation (Martens & Grosse 2015, arXiv:1503.05671): an error E
 [rows, columns] of a matrix costs 1/2 sum_r G_r e_r H e_r^T nats per token, H = E[x x^T] of its input and
@@ -23,6 +23,7 @@ from compress.trellis import Viterbi, trellis_bits
 GRADIENT_POWER = 0.7  # of G_r: few tokens measure the smallest ones badly, and dead units are not dead elsewhere
 GRADIENT_FLOOR = 1e-4  # of the mean
 STEP_RANGE = 40  # tokens of side information reach this far, in quarter octaves, on both sides of a matrix's centre
+BINS, REACH = 16, 80  # of a profile: bins in an octave, octaves below and above deviation = step
 EMBEDDING_OCTAVES = 3  # without statistics: how much finer an embedding is cut than other matrices
 
 
@@ -97,8 +98,8 @@ def sensitivity(name: str, statistics: Statistics | None) -> Sensitivity | None:
 def allocate(weight: torch.Tensor, known: Sensitivity | None, embedding: bool, parts: Parts = Parts()) -> Allocation:
     """Relative steps of a matrix [R, C].
 
-    Without a sensitivity all steps of the matrix are equal and follow the size of its weights, an embedding's finer. Both
-    kinds of steps have nothing in common, so a model should know all sensitivities or use none.
+    Without a sensitivity all steps of the matrix are equal and follow the size of its weights, an embedding's finer.
+    Both kinds of steps have nothing in common, so a model should know all sensitivities or use none.
     """
     rows, columns = weight.shape
     size = weight.double().square().mean().sqrt().item()
@@ -151,26 +152,34 @@ class Forecast:
         parts = [slice(at, at + 64) for at in range(0, codes.shape[1], 64)]
         self.rates = torch.tensor([_rate(codes[:, part], bits[:, part]) for part in parts], dtype=torch.float64)
 
-    def __call__(self, weight: torch.Tensor, steps: Allocation, dial: float) -> tuple[float, float]:
-        """(bits, loss in nats per token) of a matrix [R, C]; the loss is nan where no sensitivity is known."""
-        normal = weight.double() / steps.column_steps() / steps.row_steps(dial)[:, None]
-        square = normal.square()
-        mean = square.mean().clamp(min=1e-30)
-        deviation = (square.mean(1)[:, None] * square.mean(0) / mean).sqrt()
-        octave = deviation.clamp(min=1e-30).log2()
+    def __call__(self, profile: torch.Tensor, dial: float) -> tuple[float, float]:
+        """(bits, loss in nats per token) of what a sum of profiles covers; the loss is nan where none is known."""
+        octave = torch.arange(profile.shape[1], dtype=torch.float64) / BINS - REACH - math.log2(dial)
         place = ((octave - self.LOWEST) * 2).clamp(0, len(self.octaves) - 1)
         low = place.floor().long().clamp(max=len(self.octaves) - 2)
         part = place - low
         bits, square_error = ((1 - part) * y[low] + part * y[low + 1] for y in (self.rates, self.distortion))
         bits = bits + (octave - self.HIGHEST).clamp(min=0)
         square_error = square_error * torch.exp2(2 * (octave - self.LOWEST).clamp(max=0))
-        if steps.known is None:
-            return bits.sum().item(), math.nan
-        inner = torch.empty(len(steps.order), dtype=torch.float64)
-        inner[steps.order] = steps.factor.diagonal()
-        inner = (steps.column_steps() / inner).square()
-        rows = steps.known.rows * steps.row_steps(dial).square()
-        return bits.sum().item(), 0.5 * (rows @ (square_error @ inner)).item()
+        return (profile[0] @ bits).item(), 0.5 * dial**2 * (profile[1] @ square_error).item()
+
+
+def profile(weight: torch.Tensor, steps: Allocation) -> torch.Tensor:
+    """What a forecast needs of a matrix [R, C]: float64 [2, bins] by deviation over step at dial 1, in octaves / BINS.
+
+    Row 0 counts weights, row 1 sums what a squared error of one step costs in nats, times 2; nan if no loss is known.
+    """
+    square = (weight.double() / steps.column_steps() / steps.row_steps(1.0)[:, None]).square()
+    rows, columns = square.mean(1).clamp(min=1e-60).log2(), square.mean(0).clamp(min=1e-60).log2()
+    octave = (rows[:, None] + columns - square.mean().clamp(min=1e-60).log2()) / 2
+    place = ((octave + REACH) * BINS).round().long().clamp(0, 2 * REACH * BINS - 1).flatten()
+    counts = torch.bincount(place, minlength=2 * REACH * BINS).double()
+    if steps.known is None:
+        return torch.stack((counts, torch.full_like(counts, math.nan)))
+    inner = torch.empty(len(steps.order), dtype=torch.float64)
+    inner[steps.order] = steps.factor.diagonal()
+    costs = torch.outer(steps.known.rows * steps.row_steps(1.0).square(), (steps.column_steps() / inner).square())
+    return torch.stack((counts, torch.bincount(place, costs.flatten(), minlength=2 * REACH * BINS)))
 
 
 def _rate(codes: np.ndarray, bits: np.ndarray) -> float:

@@ -32,6 +32,7 @@ class Statistics:
     taps: dict[str, torch.Tensor]  # tap name -> E[x x^T] [in, in]
     embedding: dict[str, dict]  # weight name -> {"gradient_second_moment": [D, D], "row_gradient": [V]} at its output
 
+
 def load_checkpoint(run: Path) -> Checkpoint:
     """RUN/checkpoint.pt. Raises RunError if it is missing, damaged, incomplete, or holds NaN or infinities."""
     path = Path(run) / "checkpoint.pt"
@@ -79,7 +80,9 @@ def load_statistics(run: Path, model: dict[str, torch.Tensor]) -> Statistics | N
         hessian, columns = value["taps"].get(tap), model[name].shape[-1:].numel()
         if hessian is None or hessian.shape != (columns, columns):
             raise RunError(f"{path}: tap {tap} of {name} is missing or not [{columns}, {columns}]")
-        _check_moment(path, f"output_gradient of {name}", entry.get("output_gradient"), (model[name].numel() // columns,))
+        _check_moment(
+            path, f"output_gradient of {name}", entry.get("output_gradient"), (model[name].numel() // columns,)
+        )
     for name, entry in value["embedding"].items():
         if name not in model or model[name].ndim != 2 or not isinstance(entry, dict):
             raise RunError(f"{path}: {name} is no matrix of the checkpoint; the two files are of different runs")

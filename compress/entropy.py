@@ -1,8 +1,9 @@
 """Codes -> WGTS payload, weight format 2: the other half of compress/decode.py (docs/format.md).
 
-Static rANS in lanes: rows in sequence, columns in parallel. Contexts, tables and the order of symbols are the decoder's;
-this side chooses what it may choose: the groups' order, the magnitudes that make contexts, the frequencies. The encoder
-runs backwards from states whose low halves carry the first plain bits (signs), so a lane costs one byte, not three.
+Static rANS in lanes: rows in sequence, columns in parallel. Contexts, tables and the order of symbols are those of the
+decoder; this side chooses what it may choose: the groups' order, the magnitudes that make contexts, the frequencies.
+The encoder runs backwards from states whose low halves carry the first plain bits (signs), so a lane costs one byte,
+not three.
 
 Not covered: choosing the codes (compress/gptq.py).
 """
@@ -52,7 +53,7 @@ def encode_weights(
     restart: int,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> bytes:
-    """The payload. trellis: next state by 2 * state + parity; scales: steps at exponents 0 to 3, float32; restart: rows.
+    """The payload. trellis: next state by 2 * state + parity; scales: float32 steps at exponents 0 to 3.
 
     Calls progress(symbol rows coded, rows in all). Raises ValueError if a code or step is out of range.
     """
@@ -77,7 +78,9 @@ def encode_weights(
 
 def read_head(payload: bytes) -> tuple[list, bytes]:
     """(the JSON list, the frequency tables) at the head of a well-formed payload."""
-    text, _, tables = decompress(payload[4 : 4 + int.from_bytes(payload[1:4], "little")], decode.MAX_HEAD_BYTES).partition(b"\0")
+    text, _, tables = decompress(
+        payload[4 : 4 + int.from_bytes(payload[1:4], "little")], decode.MAX_HEAD_BYTES
+    ).partition(b"\0")
     return json.loads(text), tables
 
 
@@ -108,7 +111,7 @@ def groups_of(matrices: list[tuple[str, Matrix]], lanes: int) -> list[list[tuple
 
 
 def symbols(matrices, vectors, lanes, trellis, restart):
-    """(contexts, tokens, plain bits): for each step of the decoder two arrays, one item a lane; and bits in its order."""
+    """(contexts, tokens, plain bits): for each step of the decoder two arrays, an item a lane; bits in its order."""
     contexts, tokens, plain = [], [], []
 
     def side(context: int, values: np.ndarray):
@@ -161,7 +164,7 @@ def plain_bits(codes: np.ndarray, token: np.ndarray) -> list[np.ndarray]:
 
 
 def magnitudes(matrix: Matrix) -> tuple[np.ndarray, np.ndarray, int]:
-    """(factors of rows, priors of columns, centre of what the columns' steps do not predict), in thirds of an octave."""
+    """(factors of rows, priors of columns, centre of what columns' steps do not predict), in 1/3 octaves."""
     size = np.abs(matrix.codes)
     rows = _thirds(size.mean(1) / max(size.mean(), 1e-9))
     priors = _thirds(size.sum(0) / np.exp2(rows / 3).sum())
@@ -233,4 +236,3 @@ def rans(states, contexts, tokens, table, progress) -> np.ndarray:
         if not index % 256:
             progress(len(contexts) - index, len(contexts))
     return np.concatenate([*words[::-1], np.zeros(0, np.uint16)])
-

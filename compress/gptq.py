@@ -5,8 +5,8 @@ public challenge (PR 1019 and later). A column is not rounded to nearest but by 
 feedback runs from column to column inside each row, so it stays exact. Matrices with as many columns go together: rows
 do not interact, so they are cut into chunks of one length and searched at once.
 
-All arithmetic but the Viterbi search is float64. Not covered: choosing the steps (compress/allocate.py), collecting Hessians
-(the training script).
+All arithmetic but the Viterbi search is float64. Not covered: choosing the steps (compress/allocate.py), collecting
+Hessians (the training script).
 """
 
 from collections.abc import Callable
@@ -34,13 +34,18 @@ class Target:
         shape = tuple(self.weight.shape)
         parts = (self.rows.shape, self.columns.shape, self.order.shape, self.factor.shape)
         if parts != (shape[:1], shape[1:], shape[1:], shape[1:] * 2):
-            raise ValueError(f"weight {shape}, and steps, order and factor {[tuple(p) for p in parts]} do not fit together")
+            raise ValueError(
+                f"weight {shape}, and steps, order and factor {[tuple(p) for p in parts]} do not fit together"
+            )
         if not all(torch.isfinite(part).all() for part in (self.weight, self.rows, self.columns, self.factor)):
             raise ValueError("a number in the weight, its steps or its factor is not finite")
 
 
 def gptq(
-    targets: list[Target], trellis: list[int], restart: int = RESTART, progress: Callable[[int], None] = lambda done: None
+    targets: list[Target],
+    trellis: list[int],
+    restart: int = RESTART,
+    progress: Callable[[int], None] = lambda done: None,
 ) -> list[torch.Tensor]:
     """Codes of each target, int32 [R, C]: greedily lowers tr(E H E^T) for E = weight - rows * columns * integers.
 

@@ -1,4 +1,4 @@
-"""What packing cost, on held-out text: KL of the packed model from the unquantised one, and the change in bits per byte.
+"""What packing cost, on held-out text: KL of the packed model from the unquantised one, change in bits per byte.
 
 KL(unquantised || packed) per byte tracks the rise of the loss with far less noise than the difference of two losses.
 Runs the artifact's own script and decoder in a fresh process, as `compress verify` does: only for files you trust.

@@ -4,7 +4,9 @@ Reads checkpoint.pt and statistics.pt of the run and nothing else: no data, so i
 one machine give the same bytes. Nothing appears under the final name unless every check passed.
 
 The size of the file is a smooth function of the dial but for a few bytes of noise, so a forecast and a few real
-attempts find the dial (regula falsi on the logarithm). Not covered: the steps relative to the dial (compress/allocate.py).
+attempts find the dial (regula falsi on the logarithm).
+
+Not covered: the steps relative to the dial (compress/allocate.py).
 """
 
 import math
@@ -15,11 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from compress import container, tokenizer
-from compress.allocate import Forecast
+from compress.allocate import Forecast, profile
 from compress.checkpoint import load_checkpoint, load_statistics
-from compress.entropy import Matrix, encode_weights
+from compress.entropy import Matrix, Vector, encode_weights
 from compress.measure import measure
 from compress.minify import blockers, minify
 from compress.quantise import Plan, decoded, is_matrix, make_plan, quantise, scales_of
@@ -43,8 +46,18 @@ class OverCap(ValueError):
 @dataclass(frozen=True)
 class Attempt:
     dial: float
-    tensors: dict
+    tensors: dict[str, Matrix | Vector]
     payload: bytes
+
+    def decoded(self, plan: Plan) -> dict[str, torch.Tensor]:
+        """What the decoder must give. Raises ValueError naming a tensor that float32 cannot hold."""
+        result = {}
+        for name, tensor in self.tensors.items():
+            try:
+                result[name] = decoded(tensor, plan.trellis, scales_of(self.dial))
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
+        return result
 
 
 def pack_run(
@@ -57,8 +70,8 @@ def pack_run(
     """Packs a run into `out` (default RUN/model.golf) and returns the report that `pack --json` prints.
 
     track: whose cap applies; default the checkpoint's own. progress(stage, done, total) is called as work goes on,
-    announce(line) with the forecast before anything is rounded. Raises ValueError (RunError, OverCap, ...) with one line
-    for the user; then nothing was written.
+    announce(line) with the forecast before anything is rounded. Raises ValueError (RunError, OverCap, ...) with one
+    line for the user; then nothing was written.
     """
     started, run = time.perf_counter(), Path(run)
     out = Path(out) if out else run / "model.golf"
@@ -72,7 +85,9 @@ def pack_run(
     plan = make_plan(checkpoint.model, statistics)
     warnings = list(plan.warnings)
     if statistics is None:
-        warnings.append(f"no statistics.pt in {run}: steps follow the weights alone, at a higher loss than GPTQ would give")
+        warnings.append(
+            f"no statistics.pt in {run}: steps follow the weights alone, at a higher loss than GPTQ would give"
+        )
     source = _minified(checkpoint.source)
     if found := blockers(source):
         warnings.append(f"train_gpt.py uses {', '.join(found)}: its local names cannot be shortened")
@@ -88,7 +103,9 @@ def pack_run(
     report = {
         "artifact": str(out),
         **size_report(sections, track),
-        "bits_per_weight": 8 * len(attempt.payload) / max(1, sum(tensor.numel() for tensor in checkpoint.model.values())),
+        "bits_per_weight": 8
+        * len(attempt.payload)
+        / max(1, sum(tensor.numel() for tensor in checkpoint.model.values())),
         "dial": attempt.dial,
         "types": loss_by_type(plan, attempt),
         "tensors": tensor_rows(attempt.payload),
@@ -99,9 +116,8 @@ def pack_run(
     if finest:
         unused = f"{report['headroom_bytes']:,} of {report['cap_bytes']:,} bytes stay free"
         warnings.append(f"the finest steps that help fit below the cap ({unused}): train a larger model")
-    expected = {name: decoded(tensor, plan.trellis, scales_of(attempt.dial)) for name, tensor in attempt.tensors.items()}
     progress("checking", 0, 1)
-    compare(verify(container.to_bytes(sections)), expected)
+    compare(verify(container.to_bytes(sections)), attempt.decoded(plan))
     container.write(out, sections)
     progress("checking", 1, 1)
     return report | {"seconds": time.perf_counter() - started}
@@ -118,10 +134,13 @@ def find_dial(
     At least FILL of the room is used unless the dial reached its end; if nothing fits, the smallest payload found.
     """
     forecast = Forecast(plan.trellis)
+    profiles = [profile(plan.weight(name), steps) for name, steps in plan.matrices.items()]
+    whole = sum(profiles) if profiles else torch.zeros(2, 1, dtype=torch.float64)
 
     def total(dial: float) -> tuple[float, float]:
-        bits, losses = zip((0.0, 0.0), *(forecast(plan.weight(name), plan.matrices[name], dial) for name in plan.matrices))
-        return sum(bits) / 8, sum(losses)
+        """(bytes of the codes, nats per token)"""
+        bits, nats = forecast(whole, dial)
+        return bits / 8, nats
 
     def attempt(dial: float, number: int) -> Attempt:
         tensors = quantise(plan, dial, lambda done, whole: progress(f"rounding, attempt {number}", done, whole))
@@ -149,7 +168,8 @@ def find_dial(
     while True:
         done.append(attempt(dial, len(done) + 1))
         size = len(done[-1].payload)
-        if FILL * room <= size <= room or size <= room and dial <= finest or len(done) == ATTEMPTS or not plan.matrices:
+        at_end = dial <= finest * 1.001 if size <= room else total(dial)[0] < 1
+        if FILL * room <= size <= room or at_end or len(done) == ATTEMPTS:
             break
         # The forecast gives the slope until two attempts do.
         under = max((a for a in done if len(a.payload) <= room), key=lambda a: len(a.payload), default=None)
@@ -164,12 +184,12 @@ def find_dial(
         dial = max(finest, dial)
     fitting = [a for a in done if len(a.payload) <= room]
     best = max(fitting, key=lambda a: len(a.payload)) if fitting else min(done, key=lambda a: len(a.payload))
-    return best, bool(fitting) and best.dial <= finest and len(best.payload) < FILL * room
+    return best, bool(fitting) and best.dial <= finest * 1.001 and len(best.payload) < FILL * room
 
 
 def loss_by_type(plan: Plan, attempt: Attempt) -> list[dict]:
     """For each type of matrix: weights, and the loss in nats per token as forecast and as K-FAC gives for the error."""
-    forecast, rows = Forecast(plan.trellis), {}
+    forecast, weights, rows = Forecast(plan.trellis), attempt.decoded(plan), {}
     for name, tensor in attempt.tensors.items():
         if not isinstance(tensor, Matrix):
             continue
@@ -179,8 +199,8 @@ def loss_by_type(plan: Plan, attempt: Attempt) -> list[dict]:
         if steps.known is None:
             row["forecast"] = row["actual"] = None
             continue
-        error = plan.model[name].flatten(0, -2) - decoded(tensor, plan.trellis, scales_of(attempt.dial)).flatten(0, -2)
-        row["forecast"] += forecast(weight, steps, attempt.dial)[1]
+        error = (plan.model[name] - weights[name]).flatten(0, -2)
+        row["forecast"] += forecast(profile(weight, steps), attempt.dial)[1]
         row["actual"] += steps.known.loss(error)
     return list(rows.values())
 

@@ -34,7 +34,7 @@ def print_sections(report: dict) -> None:
 
 
 def print_pack(report: dict) -> None:
-    """What `pack` did: tensors, sections, and the loss by type of tensor as forecast, as K-FAC gives it and as measured."""
+    """What `pack` did: tensors, sections, the loss by type as forecast, as K-FAC gives it and as measured."""
     columns = {"name": "", "shape": "", "bits_per_weight": ".3f", "code_bytes": ",.0f", "side_bytes": ",.0f"}
     print_rows(report["tensors"], columns | {"largest_code": "d"})
     measured = report.get("measured")
@@ -44,8 +44,8 @@ def print_pack(report: dict) -> None:
     print_sections(report)
     if measured:
         _console().print(
-            f"dev, {measured['tokens']:,} tokens: {measured['bpb']:.4f} bpb before, {measured['packed_bpb']:.4f} packed; "
-            f"KL {measured['kl']:.5f} bits per byte, predicted {measured['predicted']:.5f}"
+            f"dev, {measured['tokens']:,} tokens: {measured['bpb']:.4f} bpb before, {measured['packed_bpb']:.4f} after; "
+            f"KL {measured['kl']:.5f} bits per byte, {measured['predicted']:.5f} predicted"
         )
     print(f"{report['bits_per_weight']:.3f} bits per weight, packed and checked in {report['seconds']:.1f} s")
 

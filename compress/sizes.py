@@ -51,7 +51,9 @@ def tensor_rows(payload: bytes) -> list[dict]:
     for name, exponent, centre, *shape in head[6]:
         codes = np.ldexp(tensors[name][-1].astype(np.float64), -exponent).astype(np.int64) - centre
         vector = Vector(tuple(shape), codes, exponent, centre)
-        rows.append(_row(name, shape, codes, cost, *symbols([], [(name, vector)], max(1, codes.size), head[3], head[2])))
+        rows.append(
+            _row(name, shape, codes, cost, *symbols([], [(name, vector)], max(1, codes.size), head[3], head[2]))
+        )
     return rows
 
 

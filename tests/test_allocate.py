@@ -7,7 +7,7 @@ import pytest
 import torch
 from test_gptq import correlated
 
-from compress.allocate import STEP_RANGE, Forecast, Parts, Sensitivity, allocate, sensitivity
+from compress.allocate import STEP_RANGE, Forecast, Parts, Sensitivity, allocate, profile, sensitivity
 from compress.checkpoint import Statistics
 from compress.quantise import decoded, fixed_point, make_plan, quantise, scales_of
 from compress.sizes import entropy_bits
@@ -30,7 +30,7 @@ def test_loss_is_the_quadratic_form():
 
 
 def test_steps_follow_the_formulas():
-    """c_j ~ U_jj, s_r ~ 1 / sqrt(G_r^0.7), to half of a quarter octave; the mean loss of a weight is that of exact ones."""
+    """c_j ~ U_jj, s_r ~ 1 / sqrt(G_r^0.7), rounded to quarter octaves; the mean loss is that of exact ones."""
     known, weight = known_and_weight()
     steps = allocate(weight, known, False)
     damped = known.hessian + 0.01 * known.hessian.diagonal().mean() * torch.eye(40)
@@ -81,8 +81,10 @@ def statistics(tied=True, head=True):
 
 
 def test_a_tied_embedding_has_the_loss_of_both_uses():
-    """For errors that do not know the directions (multiples of an isotropic one) H and G give the sum of both exactly."""
-    both, head, lookup = (sensitivity("embed", statistics(*uses)) for uses in ((True, True), (False, True), (True, False)))
+    """For errors without a preferred direction H and G give the sum of both exactly."""
+    both, head, lookup = (
+        sensitivity("embed", statistics(*uses)) for uses in ((True, True), (False, True), (True, False))
+    )
     noise = torch.randn(4000, 30, 12, generator=torch.Generator().manual_seed(6)).double()
     losses = [np.mean([known.loss(error) for error in noise]) for known in (both, head, lookup)]
     assert losses[0] == pytest.approx(losses[1] + losses[2], rel=0.01)
@@ -125,7 +127,7 @@ def test_forecast_meets_the_quadratic_form_and_the_rate():
     forecast = Forecast(trellis_table(8))
     for dial in (2.0, 4.0):
         plan, outputs, bits = run(model, stats, dial)
-        predicted = [forecast(plan.weight(name), plan.matrices[name], dial) for name in model]
+        predicted = [forecast(profile(plan.weight(name), plan.matrices[name]), dial) for name in model]
         for name, (_, loss) in zip(model, predicted, strict=True):
             known = plan.matrices[name].known
             damped = known.hessian + 0.01 * known.hessian.diagonal().mean() * torch.eye(32)
@@ -138,7 +140,7 @@ def test_forecast_is_the_uniform_quantisers_formula_at_high_rates():
     forecast = Forecast(trellis_table(1))
     known, weight = known_and_weight()
     steps = allocate(weight, known, False, FLAT)
-    bits, loss = forecast(weight, steps, 2.0**-12)
+    bits, loss = forecast(profile(weight, steps), 2.0**-12)
     width = 2 * steps.row_steps(2.0**-12)[0].item()
     inner = steps.factor.diagonal().square().reciprocal().sum()
     assert loss == pytest.approx(float(0.5 * known.rows.sum() * inner * width**2 / 12), rel=0.02)

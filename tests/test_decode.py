@@ -327,7 +327,9 @@ def test_bad_heads_are_refused(head):
     refused(edited(head))
 
 
-@pytest.mark.parametrize("text", [b"", b"{", b"3", b"null", b"[1]", b"[" * 200_000, b"\xff", json.dumps(HEAD[:6]).encode()])
+@pytest.mark.parametrize(
+    "text", [b"", b"{", b"3", b"null", b"[1]", b"[" * 200_000, b"\xff", json.dumps(HEAD[:6]).encode()]
+)
 def test_bad_json_is_refused(text):
     refused(edited(text=text))
 

@@ -67,7 +67,9 @@ def codes_of(shape, kind, rng):
 
 
 @settings(max_examples=60)
-@given(st.lists(st.tuples(shapes, kinds), max_size=4), st.sampled_from([1, 8, 64]), st.integers(1, 700), st.integers(0, 99))
+@given(
+    st.lists(st.tuples(shapes, kinds), max_size=4), st.sampled_from([1, 8, 64]), st.integers(1, 700), st.integers(0, 99)
+)
 def test_round_trip(specification, states, restart, seed):
     rng = np.random.default_rng(seed)
     tensors = {f"é{i}": matrix(codes_of(shape, kind, rng), seed) for i, (shape, kind) in enumerate(specification)}
@@ -199,10 +201,17 @@ def test_rows_of_the_report_add_up_to_the_payload():
     payload = encoded(tensors)
     rows = {row["name"]: row for row in tensor_rows(payload)}
     head, _ = read_head(payload)
-    whole = 4 + int.from_bytes(payload[1:4], "little") + head[0] + sum(r["code_bytes"] + r["side_bytes"] for r in rows.values())
+    whole = (
+        4
+        + int.from_bytes(payload[1:4], "little")
+        + head[0]
+        + sum(r["code_bytes"] + r["side_bytes"] for r in rows.values())
+    )
     assert abs(whole - len(payload)) < 0.002 * len(payload)
     codes = tensors["1"].codes
     counts = np.unique(codes, return_counts=True)[1] / codes.size
     assert rows["1"]["entropy"] == pytest.approx(-sum(c * math.log2(c) for c in counts))
     assert rows["1"]["largest_code"] == abs(codes).max() and rows["v"]["side_bytes"] == 0
-    assert rows["1"]["bits_per_weight"] == pytest.approx(8 * (rows["1"]["code_bytes"] + rows["1"]["side_bytes"]) / codes.size)
+    assert rows["1"]["bits_per_weight"] == pytest.approx(
+        8 * (rows["1"]["code_bytes"] + rows["1"]["side_bytes"]) / codes.size
+    )

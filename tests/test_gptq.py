@@ -65,7 +65,9 @@ def test_equals_the_naive_algorithm(rows, columns, table):
 
 
 def test_matrices_together_get_the_codes_they_get_alone():
-    targets = [target(rows, columns, index)[0] for index, (rows, columns) in enumerate([(50, 20), (9, 20), (12, 7), (70, 20)])]
+    targets = [
+        target(rows, columns, index)[0] for index, (rows, columns) in enumerate([(50, 20), (9, 20), (12, 7), (70, 20)])
+    ]
     done = []
     together = gptq(targets, TRELLIS, 32, done.append)
     assert all(torch.equal(codes, gptq([one], TRELLIS, 32)[0]) for one, codes in zip(targets, together, strict=True))
@@ -81,14 +83,14 @@ def quadratic(matrix, hessian, codes, table, restart):
 
 def test_feedback_lowers_the_loss_and_the_trellis_lowers_it_further():
     """At one step: rounding without feedback, GPTQ without a trellis, GPTQ with one."""
-    matrix, hessian = target(128, 96, 1, step=0.02)
+    matrix, hessian = target(400, 96, 1, step=0.02)
     none = Target(matrix.weight, matrix.rows, matrix.columns, matrix.order, torch.eye(96, dtype=torch.float64))
     losses = []
     for one, table in ((none, UNIFORM), (matrix, UNIFORM), (matrix, TRELLIS), (matrix, trellis_table(64))):
         losses.append(quadratic(matrix, hessian, gptq([one], table)[0], table, 512))
     assert losses[1] < 0.5 * losses[0]
     # Of the uniform quantiser's step^2 / 3, 8 states leave 0.245 / 0.333 and 64 states 0.237 / 0.333.
-    assert 0.68 < losses[2] / losses[1] < 0.78 and 0.97 * losses[2] > losses[3] > 0.9 * losses[2]
+    assert 0.7 < losses[2] / losses[1] < 0.8 and 0.99 * losses[2] > losses[3] > 0.9 * losses[2]
 
 
 @pytest.mark.parametrize(
