@@ -44,8 +44,8 @@ def print_pack(report: dict) -> None:
     print_sections(report)
     if measured:
         _console().print(
-            f"dev, {measured['tokens']:,} tokens: {measured['bpb']:.4f} bpb before, {measured['packed_bpb']:.4f} after; "
-            f"KL {measured['kl']:.5f} bits per byte, {measured['predicted']:.5f} predicted"
+            f"dev, {measured['tokens']:,} tokens: {measured['bpb']:.4f} before, {measured['packed_bpb']:.4f} after; "
+            f"KL {measured['kl']:.5f}, predicted {measured['predicted']:.5f} bits per byte"
         )
     print(f"{report['bits_per_weight']:.3f} bits per weight, packed and checked in {report['seconds']:.1f} s")
 
