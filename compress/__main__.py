@@ -42,10 +42,20 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         command.add_argument("--json", action="store_true", help="end with one JSON object on stdout")
         return command
 
-    command = add("pack", pack, "Quantise, code and pack a run; exit 1 and no file if it is over the cap.")
+    command = add(
+        "pack",
+        pack,
+        "Quantise, code and pack a run so that the file fills its cap; exit 1 and no file if it cannot fit.",
+    )
     command.add_argument("run", type=Path, metavar="RUN", help="folder with checkpoint.pt and statistics.pt")
     command.add_argument("--out", type=Path, metavar="FILE", help="default: RUN/model.golf")
     command.add_argument("--track", choices=CAP_BYTES, help="whose cap applies; default: the checkpoint's")
+    command.add_argument(
+        "--measure",
+        type=Path,
+        metavar="DATA_DIR",
+        help="then measure the loss of packing on the dev split, with the file's own code",
+    )
     command = add("size", size, "Bytes by section and the headroom; exit 1 if the file is over the cap.")
     command.add_argument("file", type=Path, metavar="FILE")
     command.add_argument("--track", choices=CAP_BYTES, help="default: the smallest cap the file fits under")
@@ -70,20 +80,19 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def pack(options) -> int:
-    from compress.pack import pack_run
+    from compress.pack import measure_packed, pack_run
 
     with report.Reporter() as reporter:
-        result = pack_run(options.run, options.out, options.track, reporter)
+        result = pack_run(options.run, options.out, options.track, reporter, reporter.say)
     for warning in result["warnings"]:
         print(f"compress pack: warning: {warning}", file=sys.stderr)
+    if options.measure:
+        with report.Reporter() as reporter:
+            result["measured"] = measure_packed(options.run, result, options.measure, reporter)
     if options.json:
         print(json.dumps(result))
-        return 0
-    report.print_rows(
-        result["tensors"], {"name": "", "shape": "", "method": "", "bits_per_weight": ".3f", "relative_error": ".2e"}
-    )
-    report.print_sections(result)
-    print(f"{result['bits_per_weight']:.3f} bits per weight, packed and checked in {result['seconds']:.1f} s")
+    else:
+        report.print_pack(result)
     return 0
 
 
@@ -123,7 +132,7 @@ def inspect(options) -> int:
             "code_bytes": ",.0f",
             "entropy_bytes": ",.0f",
             "entropy": ".3f",
-            "side_bytes": ",",
+            "side_bytes": ",.0f",
             "bits_per_weight": ".3f",
             "largest_code": "d",
         },

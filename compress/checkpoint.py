@@ -30,11 +30,7 @@ class Statistics:
     tokens: int
     linear: dict[str, dict]  # weight name -> {"tap": name, "output_gradient": [out]}
     taps: dict[str, torch.Tensor]  # tap name -> E[x x^T] [in, in]
-    embedding: dict[str, dict]  # weight name -> gradient moments at the embedding's output
-
-    def hessian(self, name: str) -> torch.Tensor | None:
-        """E[x x^T] of the input of this weight, or None if no tap was recorded."""
-        return self.taps[self.linear[name]["tap"]] if name in self.linear else None
+    embedding: dict[str, dict]  # weight name -> {"gradient_second_moment": [D, D], "row_gradient": [V]} at its output
 
 
 def load_checkpoint(run: Path) -> Checkpoint:
@@ -84,6 +80,16 @@ def load_statistics(run: Path, model: dict[str, torch.Tensor]) -> Statistics | N
         hessian, columns = value["taps"].get(tap), model[name].shape[-1:].numel()
         if hessian is None or hessian.shape != (columns, columns):
             raise RunError(f"{path}: tap {tap} of {name} is missing or not [{columns}, {columns}]")
+        _check_moment(
+            path, f"output_gradient of {name}", entry.get("output_gradient"), (model[name].numel() // columns,)
+        )
+    for name, entry in value["embedding"].items():
+        if name not in model or model[name].ndim != 2 or not isinstance(entry, dict):
+            raise RunError(f"{path}: {name} is no matrix of the checkpoint; the two files are of different runs")
+        rows, columns = model[name].shape
+        _check_moment(path, f"row_gradient of {name}", entry.get("row_gradient"), (rows,))
+        moment = entry.get("gradient_second_moment")
+        _check_moment(path, f"gradient_second_moment of {name}", moment, (columns, columns))
     return Statistics(value["tokens"], value["linear"], value["taps"], value["embedding"])
 
 
@@ -97,6 +103,11 @@ def _load(path: Path, missing: str) -> dict:
     if not isinstance(value, dict) or value.get("format") != 1:
         raise RunError(f"{path}: not a file of format 1 written by the training script")
     return value
+
+
+def _check_moment(path: Path, what: str, value, shape: tuple[int, ...]) -> None:
+    if not isinstance(value, torch.Tensor) or value.shape != shape or not torch.isfinite(value).all():
+        raise RunError(f"{path}: {what} is missing, not finite or not of shape {list(shape)}")
 
 
 def _check_fields(path: Path, value: dict, fields: dict[str, type]) -> None:

@@ -1,80 +1,142 @@
-"""GPTQ: round a weight matrix column by column, each column making up for the error of those before it.
+"""GPTQ with a trellis: round matrices column by column, each column making up for the error of those before it.
 
-Frantar et al. 2022 (arXiv:2210.17323) with the full Hessian, activation order, and row scales fixed beforehand; damping
-and order are those of the public challenge (PR 1019 and later). All arithmetic is float64 on the CPU, so that the codes
-do not hang on the last bits of a float32 Cholesky factor.
+Frantar et al. 2022 (arXiv:2210.17323) with the full Hessian and activation order; damping and order are those of the
+public challenge (PR 1019 and later). A column is not rounded to nearest but by a Viterbi search down its rows: GPTQ's
+feedback runs from column to column inside each row, so it stays exact. Matrices with as many columns go together: rows
+do not interact, so they are cut into chunks of one length and searched at once.
 
-Not covered: choosing the scales (compress/quantise.py), collecting Hessians (the training script).
+All arithmetic but the Viterbi search is float64. Not covered: choosing the steps (compress/allocate.py), collecting
+Hessians (the training script).
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
+
+from compress.trellis import RESTART, Viterbi
 
 DAMPING = 0.01  # of the mean diagonal of the live columns
 BLOCK = 128  # columns between two updates of the rest: changes the speed, not the result
 
 
-def gptq(weight: torch.Tensor, hessian: torch.Tensor, scales: torch.Tensor, limit: int) -> torch.Tensor:
-    """Codes int8 [R, C] within [-limit, limit] such that codes * scales[:, None] imitates the weight under the Hessian.
+@dataclass(frozen=True)
+class Target:
+    """A matrix to be rounded to rows * columns * integers, in the order in which its columns are rounded."""
 
-    weight [R, C]; hessian [C, C] = E[x x^T] of the layer's input; scales [R] > 0; limit <= 127. Lowers tr(E H E^T) for
-    E = weight - codes * scales, greedily. Columns whose input is always zero get code 0.
-    Raises ValueError if the shapes disagree or a number is not finite.
+    weight: torch.Tensor  # [R, C]
+    rows: torch.Tensor  # [R] steps
+    columns: torch.Tensor  # [C] steps
+    order: torch.Tensor  # [C] indices of columns
+    factor: torch.Tensor  # [C, C] inverse factor of the Hessian in this order
+
+    def __post_init__(self):
+        shape = tuple(self.weight.shape)
+        parts = (self.rows.shape, self.columns.shape, self.order.shape, self.factor.shape)
+        if parts != (shape[:1], shape[1:], shape[1:], shape[1:] * 2):
+            raise ValueError(
+                f"weight {shape}, and steps, order and factor {[tuple(p) for p in parts]} do not fit together"
+            )
+        if not all(torch.isfinite(part).all() for part in (self.weight, self.rows, self.columns, self.factor)):
+            raise ValueError("a number in the weight, its steps or its factor is not finite")
+
+
+def gptq(
+    targets: list[Target],
+    trellis: list[int],
+    restart: int = RESTART,
+    progress: Callable[[int], None] = lambda done: None,
+) -> list[torch.Tensor]:
+    """Codes of each target, int32 [R, C]: greedily lowers tr(E H E^T) for E = weight - rows * columns * integers.
+
+    trellis: a table of compress.trellis, which also says how codes and integers belong together. Calls progress(weights
+    done) now and then. Raises ValueError if a code would have over 23 bits.
     """
-    rows, columns = weight.shape
-    if hessian.shape != (columns, columns) or scales.shape != (rows,):
-        shapes = [list(tensor.shape) for tensor in (weight, hessian, scales)]
-        raise ValueError(f"weight {shapes[0]}, Hessian {shapes[1]} and scales {shapes[2]} do not fit together")
-    if not all(torch.isfinite(tensor).all() for tensor in (weight, hessian, scales)):
-        raise ValueError("a number in the weight, its Hessian or its scales is not finite")
-    diagonal = hessian.diagonal()
-    order = torch.argsort(diagonal, descending=True, stable=True)
-    # Columns of the weight are rows here, so that what a step touches is contiguous.
-    remaining = torch.where(diagonal > 0, weight.double(), 0)[:, order].T.contiguous()
-    factor = inverse_factor(hessian.double()[order][:, order])
-    scales = scales.double()
-    codes = torch.empty_like(remaining)
-    for start in range(0, columns, BLOCK):
-        stop = min(start + BLOCK, columns)
-        errors = torch.empty(stop - start, rows, dtype=torch.float64)
-        for j in range(start, stop):
-            codes[j] = (remaining[j] / scales).round().clamp(-limit, limit)
-            errors[j - start] = (remaining[j] - codes[j] * scales) / factor[j, j]
-            remaining[j + 1 : stop] -= torch.outer(factor[j, j + 1 : stop], errors[j - start])
-        remaining[stop:] -= factor[start:stop, stop:].T @ errors
-    result = torch.empty(rows, columns, dtype=torch.int8)
-    result[:, order] = codes.T.to(torch.int8)
+    groups: dict[tuple, list[int]] = {}
+    for index, target in enumerate(targets):
+        rows, columns = target.weight.shape
+        groups.setdefault((columns, rows > restart), []).append(index)
+    result = [torch.empty(0)] * len(targets)
+    done = 0
+    for indices in groups.values():
+        group = [targets[index] for index in indices]
+        offset = done
+        codes = _gptq_group(group, trellis, restart, lambda weights, offset=offset: progress(offset + weights))
+        for index, matrix in zip(indices, codes, strict=True):
+            result[index] = matrix
+        done += sum(target.weight.numel() for target in group)
+        progress(done)
     return result
 
 
-def inverse_factor(hessian: torch.Tensor) -> torch.Tensor:
-    """Upper triangular U [C, C] with U^T U = (H + damping)^-1, float64.
+def _gptq_group(group: list[Target], trellis: list[int], restart: int, progress) -> list[torch.Tensor]:
+    """Targets with as many columns, together. Working arrays are [columns, chunks of rows, rows of a chunk]."""
+    columns = group[0].weight.shape[1]
+    length = min(restart, max(len(target.weight) for target in group))
+    chunks = [-(-len(target.weight) // length) for target in group]
+    starts = [sum(chunks[:index]) for index in range(len(group) + 1)]
+    slices = [slice(start, stop) for start, stop in zip(starts, starts[1:])]
+    remaining = torch.zeros(columns, starts[-1], length, dtype=torch.float64)
+    scales = torch.ones(starts[-1] * length, dtype=torch.float64)
+    factors = torch.stack([target.factor.double() for target in group])
+    for target, part in zip(group, slices, strict=True):
+        rows = len(target.weight)
+        normal = (target.weight.double() / target.columns.double())[:, target.order].T
+        remaining[:, part].flatten(1, 2)[:, :rows] = normal
+        scales[part.start * length :][:rows] = target.rows.double()
+        # The Hessian of the normalised weights is diag(c) H diag(c), its inverse factor U diag(1 / c).
+    scales = scales.view(starts[-1], length)
+    factors = factors / torch.stack([target.columns.double()[target.order] for target in group])[:, None]
+    owner = torch.repeat_interleave(torch.arange(len(group)), torch.tensor(chunks))
+    search = Viterbi(trellis)
+    codes = torch.empty(columns, starts[-1], length, dtype=torch.int32)
+    weights = sum(target.weight.numel() for target in group)
+    for start in range(0, columns, BLOCK):
+        stop = min(start + BLOCK, columns)
+        errors = torch.empty(stop - start, starts[-1], length, dtype=torch.float64)
+        for j in range(start, stop):
+            x = (remaining[j] / scales).T.contiguous()
+            if x.abs().max() >= 2**24 - 4:
+                raise ValueError("steps too fine: a code would have over 23 bits")
+            integers, code = search(x.float() if x.abs().max() < 2**16 else x)
+            codes[j] = code.T.to(torch.int32)
+            own = factors[owner, j, j:stop]  # [chunks, columns left]
+            errors[j - start] = (remaining[j] - integers.T.double() * scales) / own[:, :1]
+            remaining[j + 1 : stop] -= own[:, 1:].T[:, :, None] * errors[j - start]
+            progress(weights * (j + 1) // columns)
+        for index, part in enumerate(slices):
+            update = factors[index, start:stop, stop:].T @ errors[:, part].flatten(1, 2)
+            remaining[stop:, part] -= update.view(columns - stop, part.stop - part.start, length)
+    result = []
+    for target, part in zip(group, slices, strict=True):
+        matrix = torch.empty(target.weight.shape, dtype=torch.int32)
+        matrix[:, target.order] = codes[:, part].flatten(1, 2)[:, : len(target.weight)].T
+        result.append(matrix)
+    return result
 
-    Dead inputs (zero on the diagonal) count as average ones. The damping is DAMPING of the mean diagonal, and ten times
-    more as often as rounding errors in H leave it without a Cholesky factor.
+
+def descending(hessian: torch.Tensor) -> torch.Tensor:
+    """Order of the columns, largest input first: activation order."""
+    return torch.argsort(hessian.diagonal(), descending=True, stable=True)
+
+
+def inverse_factor(hessian: torch.Tensor) -> tuple[torch.Tensor, float]:
+    """Upper triangular U [C, C] with U^T U = (H + damping)^-1, float64, and the damping as a part of the mean diagonal.
+
+    Dead inputs (zero on the diagonal) count as average ones. The damping is DAMPING, and ten times more as often as
+    rounding errors in H leave it without a Cholesky factor.
     """
-    hessian = (hessian + hessian.T) / 2
+    hessian = (hessian.double() + hessian.double().T) / 2
     diagonal = hessian.diagonal()
     live = diagonal > 0
     mean = diagonal[live].mean() if live.any() else torch.tensor(1.0, dtype=hessian.dtype)
     hessian = hessian + torch.diag(torch.where(live, 0, mean - diagonal))
-    damping = DAMPING * mean
+    damping = DAMPING
     identity = torch.eye(len(hessian), dtype=hessian.dtype)
     while True:
         # H = (J L J)(J L J)^T with J the reversal: the factor is the inverse of J L J, and H^-1 is never formed.
-        lower, failed = torch.linalg.cholesky_ex((hessian + damping * identity).flip(0, 1))
+        lower, failed = torch.linalg.cholesky_ex((hessian + damping * mean * identity).flip(0, 1))
         if not failed:
             break
-        damping = damping * 10
-    return torch.linalg.solve_triangular(lower.flip(0, 1), identity, upper=True)
-
-
-def nearest(weight: torch.Tensor, scales: torch.Tensor, limit: int) -> torch.Tensor:
-    """Codes int8 [R, C] by rounding to nearest: what is left to do without a Hessian."""
-    return (weight.double() / scales.double()[:, None]).round().clamp(-limit, limit).to(torch.int8)
-
-
-def relative_error(weight: torch.Tensor, decoded: torch.Tensor, hessian: torch.Tensor | None) -> float:
-    """tr(E H E^T) / tr(W H W^T) for E = weight - decoded; with H = identity if there is none. 0 for a zero weight."""
-    weight, error = weight.double(), weight.double() - decoded.double()
-    energy = [(x * (x if hessian is None else x @ hessian.double())).sum().item() for x in (error, weight)]
-    return energy[0] / energy[1] if energy[1] > 0 else 0.0
+        damping *= 10
+    return torch.linalg.solve_triangular(lower.flip(0, 1), identity, upper=True), damping

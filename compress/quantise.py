@@ -1,104 +1,136 @@
-"""Chooses grids and codes for the tensors of a checkpoint: SDClip row scales, GPTQ where a Hessian was saved.
+"""A checkpoint -> integers and steps: the allocation for every matrix, GPTQ with the trellis, fixed point for the rest.
 
-SDClip (public challenge, PR 1394): the step of a row is k * std(row) / limit, so k sets the rate and almost nothing is
-clipped. Matrices get int6 codes, the embedding int8: it is small and the most sensitive tensor. What is not a matrix
-stays float.
-
-Not covered: how codes become bytes (compress/encode.py).
+Not covered: how integers become bytes (compress/entropy.py), which dial fills the cap (compress/pack.py).
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
+from compress.allocate import Allocation, Parts, allocate, sensitivity
 from compress.checkpoint import Statistics
-from compress.gptq import gptq, nearest, relative_error
+from compress.entropy import Matrix, Vector
+from compress.gptq import DAMPING, Target, gptq
+from compress.trellis import RESTART, trellis_bits, trellis_table
+
+MIN_SIDE = 16  # with fewer rows or columns it is no matrix but a few vectors (gains, mixes, skips)
+STATES = 8  # of the trellis
+# Vectors are cut into 256 to 512 steps per root mean square: 8 bits, not 6, took the KL of packing a pocket model's
+# vectors from 1.26e-3 to 1.4e-4 nats per token for 650 bytes. Short ones cost nothing to store finely.
+VECTOR_BITS, SHORT_BITS, SHORT = 8, 12, 16
 
 
 @dataclass(frozen=True)
-class Grid:
-    clip: float  # in standard deviations of the row
-    limit: int  # largest code
+class Plan:
+    """All that is decided before the dial is known."""
+
+    model: dict[str, torch.Tensor]
+    matrices: dict[str, Allocation]
+    trellis: list[int]
+    warnings: list[str]
+
+    def weight(self, name: str) -> torch.Tensor:
+        """[R, C], with zeros where the input is always zero."""
+        weight = self.model[name].flatten(0, -2)
+        known = self.matrices[name].known
+        return weight if known is None else torch.where(known.hessian.diagonal() > 0, weight, 0)
 
 
-MATRIX = Grid(clip=12.85, limit=31)
-# On a pocket model after 100 s of training a byte more buys the same KL here and there: clip 14 -> 10 of the embedding
-# 0.22 mbit/token per kB, 10 -> 7 0.11; clip 12.85 -> 10 of the matrices 0.12.
-EMBEDDING = Grid(clip=10.0, limit=127)
-MIN_SIDE = 16  # with fewer rows or columns it is no matrix but a few vectors (gains, mixes, skips): kept as floats
-TINY_SCALE = 2.0**-24  # the smallest float16 above zero: for rows of zeros
+def make_plan(
+    model: dict[str, torch.Tensor], statistics: Statistics | None, states: int = STATES, parts: Parts = Parts()
+) -> Plan:
+    """Steps of all matrices of a model (float32 tensors) relative to one dial. Raises ValueError naming a tensor."""
+    names = [name for name, tensor in model.items() if is_matrix(tensor)]
+    known = {name: sensitivity(name, statistics) for name in names}
+    missing = [name for name in names if known[name] is None]
+    warnings = []
+    if missing and statistics is not None:
+        # Steps with and without a loss have no common scale.
+        warnings.append(
+            f"no usable statistics for {', '.join(missing)}: steps of all tensors follow their weights alone"
+        )
+    matrices = {}
+    for name in names:
+        embedding = "embed" in name or bool(statistics and name in statistics.embedding)
+        allocation = allocate(model[name].flatten(0, -2), None if missing else known[name], embedding, parts)
+        if allocation.damping > DAMPING:
+            warnings.append(
+                f"{name}: its Hessian has no full rank and was damped by {allocation.damping:g} of its mean"
+            )
+        matrices[name] = allocation
+    return Plan(model, matrices, trellis_table(states), warnings)
 
 
-@dataclass(frozen=True)
-class Quantised:
-    """One tensor as it will be stored. Without codes, `values` are the weights, else the row scales."""
-
-    shape: tuple[int, ...]
-    codes: torch.Tensor | None  # int8 [R, C]
-    values: torch.Tensor  # float16 or float32, flat
-    error: float = 0.0  # relative, weighted with the Hessian if there is one
-    method: str = "float16"
-
-    def decoded(self) -> torch.Tensor:
-        """The float32 tensor that a decoder must give, bit for bit."""
-        if self.codes is None:
-            return self.values.float().reshape(self.shape)
-        return (self.codes.float() * self.values.float()[:, None]).reshape(self.shape)
+def is_matrix(tensor: torch.Tensor) -> bool:
+    """Whether a tensor gets trellis codes; [d1, ..., dk] counts as d1...d(k-1) rows and dk columns."""
+    return tensor.ndim >= 2 and min(tensor.shape[-1], tensor.shape[:-1].numel()) >= MIN_SIDE
 
 
 def quantise(
-    model: dict[str, torch.Tensor],
-    statistics: Statistics | None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> dict[str, Quantised]:
-    """Every tensor of the model in its stored form; calls progress(weights done, weights in all) after each.
+    plan: Plan, dial: float, progress: Callable[[int, int], None] = lambda done, total: None
+) -> dict[str, Matrix | Vector]:
+    """Every tensor of the model in its stored form; calls progress(weights done, weights in all).
 
-    Without statistics, or without a tap for a tensor, codes are rounded to nearest. Raises ValueError naming a tensor
-    whose values float16 scales cannot reach.
+    Raises ValueError naming a tensor that the format cannot hold.
     """
-    total, done, result = sum(tensor.numel() for tensor in model.values()), 0, {}
-    for name, tensor in model.items():
+    targets = []
+    for name, steps in plan.matrices.items():
+        weight = plan.weight(name)
         try:
-            result[name] = _quantise_tensor(name, tensor, statistics)
+            targets.append(Target(weight, steps.row_steps(dial), steps.column_steps(), steps.order, steps.factor))
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
-        done += tensor.numel()
-        progress(done, total)
+    total = sum(target.weight.numel() for target in targets)
+    codes = dict(
+        zip(plan.matrices, gptq(targets, plan.trellis, RESTART, lambda done: progress(done, total)), strict=True)
+    )
+    result = {}
+    for name, tensor in plan.model.items():
+        if name in codes:
+            steps = plan.matrices[name]
+            rows, columns = steps.rows.numpy(), steps.columns.numpy()
+            result[name] = Matrix(tuple(tensor.shape), codes[name].numpy(), steps.base, rows, columns)
+        else:
+            try:
+                result[name] = fixed_point(tensor)
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
     return result
 
 
-def _quantise_tensor(name: str, tensor: torch.Tensor, statistics: Statistics | None) -> Quantised:
-    if tensor.ndim < 2 or min(tensor.shape[-1], tensor.shape[:-1].numel()) < MIN_SIDE:
-        return _floats(tensor)
-    weight = tensor.reshape(-1, tensor.shape[-1])
-    grid = EMBEDDING if "embed" in name or statistics and name in statistics.embedding else MATRIX
-    scales = row_scales(weight, grid)
-    hessian = statistics.hessian(name) if statistics else None
-    if hessian is None:
-        codes, method = nearest(weight, scales, grid.limit), "nearest"
+def fixed_point(tensor: torch.Tensor) -> Vector:
+    """Multiples of a power of two near 2^-8 of the root mean square, around their median."""
+    values = tensor.detach().double().flatten().numpy()
+    size = float(np.sqrt(np.mean(values**2))) if values.size else 0.0
+    if size == 0:
+        return Vector(tuple(tensor.shape), np.zeros(values.size, np.int32), 0, 0)
+    exponent = math.frexp(size)[1] - 1 - (VECTOR_BITS if values.size >= SHORT else SHORT_BITS)
+    integers = np.round(np.ldexp(values, -exponent))
+    centre = int(np.median(integers))
+    if np.abs(integers).max() >= 1 << 23:
+        raise ValueError(
+            f"values up to {np.abs(values).max():.3g} with a root mean square of {size:.3g}: cannot be stored"
+        )
+    return Vector(tuple(tensor.shape), (integers - centre).astype(np.int32), exponent, centre)
+
+
+def scales_of(dial: float) -> np.ndarray:
+    """float32 [4]: the dial times 0, 1, 2 and 3 quarters of an octave, which the decoder multiplies integers with."""
+    return (dial * np.exp2(np.arange(4) / 4)).astype(np.float32)
+
+
+def decoded(tensor: Matrix | Vector, trellis: list[int], scales: np.ndarray) -> torch.Tensor:
+    """The float32 tensor that a decoder must give, bit for bit. Raises ValueError if a value is not finite."""
+    if isinstance(tensor, Vector):
+        values = np.ldexp((tensor.codes + tensor.centre).astype(np.float32), tensor.exponent)
     else:
-        codes, method = gptq(weight, hessian, scales, grid.limit), "gptq"
-    error = relative_error(weight, codes * scales.float()[:, None], hessian)
-    return Quantised(tuple(tensor.shape), codes, scales, error, f"int{(grid.limit + 1).bit_length()} {method}")
-
-
-def row_scales(weight: torch.Tensor, grid: Grid) -> torch.Tensor:
-    """SDClip steps, float16 [R]: clip * std(row) / limit. Raises ValueError if one exceeds float16.
-
-    The deviation is taken from zero, not from the row's mean, so that a constant row has a scale too.
-    """
-    scales = weight.double().square().mean(dim=1).sqrt() * (grid.clip / grid.limit)
-    if scales.max() > torch.finfo(torch.float16).max:
-        raise ValueError(f"values up to {weight.abs().max():.3g}: too large for 16-bit scales; rescale the model")
-    return scales.clamp(min=TINY_SCALE).half()
-
-
-def _floats(tensor: torch.Tensor) -> Quantised:
-    """float16, or float32 where float16 would lose more than 2^-11 of the largest value (overflow, tiny numbers)."""
-    values = tensor.reshape(-1)
-    largest = float(values.abs().max()) if values.numel() else 0.0
-    if largest == 0 or 2.0**-14 <= largest <= torch.finfo(torch.float16).max:
-        error = relative_error(values, values.half(), None)
-        return Quantised(tuple(tensor.shape), None, values.half(), error, "float16")
-    return Quantised(tuple(tensor.shape), None, values, 0.0, "float32")
+        bits = trellis_bits(tensor.codes, trellis, RESTART)
+        exponents = tensor.base + tensor.rows[:, None] + tensor.columns
+        integers = (2 * tensor.codes - bits * np.sign(tensor.codes)).astype(np.float32)
+        values = np.ldexp(integers * scales[exponents & 3], exponents >> 2)
+    if not np.isfinite(values).all():
+        raise ValueError("values too large for float32; rescale the model")
+    return torch.from_numpy(values.reshape(tensor.shape))

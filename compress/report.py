@@ -33,9 +33,26 @@ def print_sections(report: dict) -> None:
     )
 
 
-def print_rows(rows: list[dict], columns: dict[str, str]) -> None:
+def print_pack(report: dict) -> None:
+    """What `pack` did: tensors, sections, the loss by type as forecast, as K-FAC gives it and as measured."""
+    columns = {"name": "", "shape": "", "bits_per_weight": ".3f", "code_bytes": ",.0f", "side_bytes": ",.0f"}
+    print_rows(report["tensors"], columns | {"largest_code": "d"})
+    measured = report.get("measured")
+    types = [row | {"measured": measured and measured["group_kl"].get(row["type"])} for row in report["types"]]
+    columns = {"type": "", "weights": ",", "forecast": ".2e", "actual": ".2e"}
+    print_rows(types, columns | ({"measured": ".2e"} if measured else {}), "loss of packing, nats per token")
+    print_sections(report)
+    if measured:
+        _console().print(
+            f"dev, {measured['tokens']:,} tokens: {measured['bpb']:.4f} before, {measured['packed_bpb']:.4f} after; "
+            f"KL {measured['kl']:.5f}, predicted {measured['predicted']:.5f} bits per byte"
+        )
+    print(f"{report['bits_per_weight']:.3f} bits per weight, packed and checked in {report['seconds']:.1f} s")
+
+
+def print_rows(rows: list[dict], columns: dict[str, str], title: str | None = None) -> None:
     """A table of dicts. columns: key -> format specification of its numbers ("" for text)."""
-    table = Table()
+    table = Table(title=title, title_justify="left")
     for key, spec in columns.items():
         table.add_column(key.replace("_", " "), justify="right" if spec else "left", no_wrap=not spec)
     for row in rows:
@@ -74,6 +91,10 @@ class Reporter:
 
     def __exit__(self, *exception):
         self.bar.stop()
+
+    def say(self, line: str) -> None:
+        """One line on stderr, above the bars."""
+        self.console.print(line, highlight=False)
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """`done` of `total` units of `stage` are behind us."""

@@ -3,8 +3,6 @@
 Not covered: artifacts whose decoder is not this repository's (their WGTS section counts as one lump).
 """
 
-import math
-
 import numpy as np
 
 from compress.container import OVERHEAD_BYTES
@@ -31,53 +29,56 @@ def size_report(sections: dict[str, bytes], track: str) -> dict:
 
 
 def tensor_rows(payload: bytes) -> list[dict]:
-    """For each tensor of a WGTS payload: name, shape, bits_per_weight in all, and what its codes cost.
+    """For each tensor of a WGTS payload: name, shape, bits_per_weight in all, and where they go.
 
-    code_bytes: of the tensor's brotli stream; the tensors of a group share one, dealt out by their order-0 entropies.
-    entropy: order 0, bits per code; entropy_bytes: the same for all codes; side_bytes: row scales, or the values of a
-    tensor without codes, before brotli. Keys that need codes are None without. ValueError on a malformed payload.
+    code_bytes: what its codes cost under the file's frequency tables, signs included; side_bytes: its steps and
+    magnitudes; entropy: of its codes without contexts, in bits per code, and entropy_bytes the same for all of them.
+    The rows leave out the head of the payload, one byte a lane and so on. ValueError on a malformed payload.
     """
-    from compress.decode import read_codes  # here, since they import torch, which `size` can do without
-    from compress.encode import CODES, group_of, stream_lengths
+    # Here, since they import torch, which `size` can do without.
+    from compress.decode import rans_table, read_codes
+    from compress.entropy import Matrix, Vector, costs, read_head, symbols
 
     tensors = read_codes(payload)
-    streams = stream_lengths(payload)
-    entropies, groups = {}, {}
-    for name, (_, codes, _) in tensors.items():
-        if codes is not None:
-            entropies[name] = entropy_bits(codes)
-            groups.setdefault(group_of(name), []).append(name)
-    code_bytes = {}
-    for stream, names in enumerate(groups.values(), start=CODES):
-        ideal = {name: entropies[name] * tensors[name][1].size for name in names}
-        whole = sum(ideal.values()) or 1.0
-        code_bytes |= {name: streams[stream] * ideal[name] / whole for name in names}
+    head, tables = read_head(payload)
+    cost = costs(rans_table(tables))
     rows = []
-    for name, (shape, codes, values) in tensors.items():
-        coded, weights = codes is not None, math.prod(shape)
-        side = values.size * (2 if coded or _is_half(values) else 4)
-        total = 8 * (code_bytes.get(name, 0) + side)
+    for name, base, _, *shape in head[5]:
+        _, codes, _, steps, columns, _ = tensors[name]
+        matrix = Matrix(tuple(shape), codes, base, steps - base, columns)
+        parts = symbols([(name, matrix)], [], codes.shape[1], head[3], head[2])
+        rows.append(_row(name, shape, codes, cost, *parts))
+    for name, exponent, centre, *shape in head[6]:
+        codes = np.ldexp(tensors[name][-1].astype(np.float64), -exponent).astype(np.int64) - centre
+        vector = Vector(tuple(shape), codes, exponent, centre)
         rows.append(
-            {
-                "name": name,
-                "shape": list(shape),
-                "bits_per_weight": total / weights if weights else 0.0,
-                "code_bytes": code_bytes.get(name),
-                "entropy_bytes": entropies[name] * codes.size / 8 if coded else None,
-                "entropy": entropies.get(name),
-                "side_bytes": side,
-                "largest_code": int(np.abs(codes.astype(np.int16)).max(initial=0)) if coded else None,
-            }
+            _row(name, shape, codes, cost, *symbols([], [(name, vector)], max(1, codes.size), head[3], head[2]))
         )
     return rows
 
 
+def _row(name: str, shape: list[int], codes: np.ndarray, cost: np.ndarray, contexts, tokens, plain) -> dict:
+    from compress.decode import STEPS, VECTORS
+
+    bits = {True: 0.0, False: 0.0}
+    for context, token in zip(contexts, tokens, strict=True):
+        of_codes = bool(context.size) and (context[0] < STEPS or context[0] == VECTORS)
+        bits[of_codes] += float(cost[context, token].sum())
+    bits[True] += sum(part.size for part in plain)
+    entropy = entropy_bits(codes)
+    return {
+        "name": name,
+        "shape": list(shape),
+        "bits_per_weight": (bits[True] + bits[False]) / codes.size if codes.size else 0.0,
+        "code_bytes": bits[True] / 8,
+        "entropy_bytes": entropy * codes.size / 8,
+        "entropy": entropy,
+        "side_bytes": bits[False] / 8,
+        "largest_code": int(np.abs(codes).max(initial=0)),
+    }
+
+
 def entropy_bits(codes: np.ndarray) -> float:
     """Order-0 entropy in bits per code: what a coder without contexts needs."""
-    shares = np.bincount(codes.reshape(-1).view(np.uint8)) / max(1, codes.size)
-    shares = shares[shares > 0]
-    return float(-(shares * np.log2(shares)).sum())
-
-
-def _is_half(values: np.ndarray) -> bool:
-    return np.array_equal(values.astype(np.float16).astype(np.float32), values)
+    counts = np.unique(codes, return_counts=True)[1] / max(1, codes.size)
+    return float(-(counts * np.log2(counts)).sum())

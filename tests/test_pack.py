@@ -17,12 +17,13 @@ from hypothesis import strategies as st
 
 from compress import container, tokenizer
 from compress.__main__ import main
+from compress.checkpoint import Statistics, load_checkpoint, load_statistics
 from compress.decode import decode_weights, read_codes
-from compress.encode import encode_weights
-from compress.gptq import BLOCK, gptq, inverse_factor, nearest, relative_error
-from compress.pack import OverCap, pack_run
-from compress.quantise import EMBEDDING, MATRIX, Quantised, quantise, row_scales
+from compress.entropy import encode_weights
+from compress.pack import FINEST_LOSS, Attempt, OverCap, measure_packed, pack_run
+from compress.quantise import decoded, make_plan, quantise, scales_of
 from compress.sizes import entropy_bits
+from compress.trellis import RESTART
 
 ROOT = Path(__file__).parent.parent
 CONFIG = {"width": 48, "layers": 2}
@@ -154,101 +155,7 @@ def packed(tmp_path_factory):
     return run, pack_run(run)
 
 
-# GPTQ
-
-
-def naive_gptq(weight, hessian, scales, limit):
-    """Column by column with explicit inverses, as in the paper: for each column, H^-1 of the columns that are left."""
-    weight, hessian = weight.double().numpy().copy(), hessian.double().numpy().copy()
-    diagonal = hessian.diagonal().copy()
-    live = diagonal > 0
-    weight[:, ~live] = 0
-    hessian[~live, ~live] = diagonal[live].mean() if live.any() else 1.0
-    order = np.argsort(-diagonal, kind="stable")
-    hessian += 0.01 * (diagonal[live].mean() if live.any() else 1.0) * np.eye(len(hessian))
-    codes, left = np.zeros(weight.shape), list(order)
-    while left:
-        column = left[0]
-        codes[:, column] = np.clip(np.round(weight[:, column] / scales), -limit, limit)
-        inverse = np.linalg.inv(hessian[np.ix_(left, left)])
-        error = (weight[:, column] - codes[:, column] * scales) / inverse[0, 0]
-        for position, other in enumerate(left[1:], start=1):
-            weight[:, other] -= error * inverse[0, position]
-        left.pop(0)
-    return codes
-
-
-@pytest.mark.parametrize("rows,columns,rank", [(7, 1, None), (5, 40, None), (9, BLOCK + 30, None), (6, 30, 8)])
-def test_gptq_equals_the_naive_algorithm(rows, columns, rank):
-    generator = torch.Generator().manual_seed(columns)
-    weight, hessian = torch.randn(rows, columns, generator=generator), correlated(400, columns, generator, rank)
-    scales = row_scales(weight, MATRIX)
-    codes = gptq(weight, hessian, scales, 31)
-    assert np.array_equal(codes.numpy(), naive_gptq(weight, hessian, scales.double().numpy(), 31))
-
-
-def test_gptq_beats_rounding_to_nearest():
-    generator = torch.Generator().manual_seed(1)
-    weight, hessian = torch.randn(64, 96, generator=generator), correlated(500, 96, generator)
-    scales = row_scales(weight, MATRIX)
-    errors = [
-        relative_error(weight, codes * scales.float()[:, None], hessian)
-        for codes in (gptq(weight, hessian, scales, 31), nearest(weight, scales, 31))
-    ]
-    assert 0 < errors[0] < 0.5 * errors[1]
-
-
-def test_gptq_gives_dead_columns_zero_and_stays_in_range():
-    generator = torch.Generator().manual_seed(2)
-    weight, hessian = 100 * torch.randn(8, 20, generator=generator), correlated(300, 20, generator)
-    hessian[3], hessian[:, 3], hessian[11], hessian[:, 11] = 0, 0, 0, 0
-    scales = torch.ones(8)
-    codes = gptq(weight, hessian, scales, 31)
-    assert (codes[:, [3, 11]] == 0).all() and codes.abs().max() == 31
-    assert np.array_equal(codes.numpy(), naive_gptq(weight, hessian, scales.numpy(), 31))
-    assert (gptq(weight, torch.zeros(20, 20), scales, 31) == 0).all()
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda g: correlated(3, 50, g, 2),
-        lambda g: torch.ones(50, 50),
-        lambda g: torch.cov(torch.randn(50, 9, generator=g)) * 9 - 0.5 * torch.eye(50),
-    ],
-)
-def test_rank_deficient_and_indefinite_hessians_are_damped(make):
-    hessian = make(torch.Generator().manual_seed(3)).double()
-    factor = inverse_factor(hessian)
-    assert torch.isfinite(factor).all() and torch.equal(factor, factor.triu())
-    added = torch.linalg.inv(factor.T @ factor) - hessian  # a multiple of the identity, at least the usual damping
-    amount = added.diagonal().mean()
-    mean, smallest = float(hessian.diagonal().mean()), float(torch.linalg.eigvalsh(hessian)[0])
-    assert 0.0099 * mean < amount < max(0.0101 * mean, -11 * smallest)
-    torch.testing.assert_close(
-        added, amount * torch.eye(50, dtype=torch.float64), atol=1e-6 * float(hessian.abs().max()), rtol=0
-    )
-
-
-def test_gptq_refuses_what_does_not_fit():
-    with pytest.raises(ValueError, match="do not fit"):
-        gptq(torch.ones(2, 3), torch.eye(2), torch.ones(2), 31)
-    with pytest.raises(ValueError, match="not finite"):
-        gptq(torch.ones(2, 2), torch.full((2, 2), math.nan), torch.ones(2), 31)
-
-
-# Grids and coding
-
-
-def test_row_scales_follow_sdclip():
-    weight = torch.randn(5, 4000, generator=torch.Generator().manual_seed(4)) * torch.tensor(
-        [[1e-3], [0.02], [1], [7], [0]]
-    )
-    expected = weight.double().pow(2).mean(1).sqrt() * 12.85 / 31
-    torch.testing.assert_close(row_scales(weight, MATRIX)[:4].double(), expected[:4], rtol=1e-3, atol=0)
-    assert row_scales(weight, MATRIX)[4] > 0
-    with pytest.raises(ValueError, match="too large"):
-        row_scales(weight * 1e6, MATRIX)
+# Quantising
 
 
 shapes = st.one_of(
@@ -260,41 +167,47 @@ shapes = st.one_of(
 
 
 @settings(max_examples=60)
-@given(st.lists(st.tuples(shapes, st.sampled_from([0.0, 1e-7, 1e-3, 1.0, 300.0, 1e6])), max_size=6), st.integers(0, 9))
-def test_quantise_encode_decode_is_exact(specification, seed):
+@given(
+    st.lists(st.tuples(shapes, st.sampled_from([0.0, 1e-30, 1e-3, 1.0, 300.0, 1e30])), max_size=6),
+    st.integers(0, 9),
+    st.sampled_from([1, 8]),
+)
+def test_quantise_encode_decode_is_exact(specification, seed, states):
+    """Any shapes and sizes: the file's decoder gives bit for bit what the packer expects, near the weights."""
     generator = torch.Generator().manual_seed(seed)
     model = {}
     for index, (shape, size) in enumerate(specification):
         model[f"blocks.{index % 3}.t{index // 3}é"] = tensor = size * torch.randn(shape, generator=generator)
         if tensor.numel() > 3:
-            tensor.view(-1)[1] *= 25  # an outlier
-    try:
-        tensors = quantise(model, None)
-    except ValueError as error:
-        assert "too large" in str(error) and any(size == 1e6 for _, size in specification)
-        return
-    decoded = decode_weights(encode_weights(tensors))
-    assert list(decoded) == list(model)
+            tensor.view(-1)[1] *= 1000  # an outlier
+        if tensor.ndim == 2 and len(tensor):
+            tensor[-1] = 0
+    dial = 2.0**-7
+    plan = make_plan(model, None, states)
+    tensors = quantise(plan, dial)
+    weights = decode_weights(encode_weights(tensors, plan.trellis, scales_of(dial).tolist(), RESTART))
+    assert set(weights) == set(model)
     for name, tensor in model.items():
-        assert decoded[name].shape == tensor.shape and torch.equal(decoded[name], tensors[name].decoded())
-        if tensors[name].codes is None and tensor.numel():
-            assert (decoded[name] - tensor).abs().max() <= 2.0**-11 * tensor.abs().max()
+        expected = decoded(tensors[name], plan.trellis, scales_of(dial))
+        assert weights[name].shape == tensor.shape and torch.equal(weights[name], expected)
+        size = tensor.double().square().mean().sqrt() if tensor.numel() else 0
+        assert not tensor.numel() or (weights[name] - tensor).abs().max() <= size * 2.0**-5
 
 
-def test_dequantisation_is_exact():
-    """int8 code x float16 scale in float32 is not rounded: it equals the product of rationals."""
-    codes = torch.arange(-127, 128, dtype=torch.int8).repeat(64, 1)
-    scales = torch.from_numpy(np.random.default_rng(5).integers(1, 0x7BFF, 64).astype(np.uint16).view(np.float16))
-    exact = codes.double() * scales.double()[:, None]
-    assert torch.equal(Quantised((64, 255), codes, scales).decoded().double(), exact)
-    assert torch.equal(decode_weights(encode_weights({"w": Quantised((64, 255), codes, scales)}))["w"].double(), exact)
+def test_huge_values_are_refused_by_name():
+    model = {"a": torch.ones(3), "b": torch.full((20, 20), 3.4e38)}
+    plan = make_plan(model, None)
+    with pytest.raises(ValueError, match="b: values too large"):
+        Attempt(0.3, quantise(plan, 0.3), b"").decoded(plan)
 
 
-def test_entropy_bits_against_counting():
-    codes = np.random.default_rng(6).integers(-3, 4, (30, 50)).astype(np.int8) ** 3
-    shares = [np.mean(codes == value) for value in np.unique(codes)]
-    assert entropy_bits(codes.T) == pytest.approx(-sum(share * math.log2(share) for share in shares))
-    assert entropy_bits(np.zeros((2, 2), np.int8)) == 0 and entropy_bits(np.zeros((0, 2), np.int8)) == 0
+def test_dead_inputs_get_zero_weights():
+    generator = torch.Generator().manual_seed(2)
+    hessian = correlated(300, 20, generator).float()
+    hessian[3], hessian[:, 3] = 0, 0
+    statistics = Statistics(300, {"w": {"tap": "t", "output_gradient": torch.ones(16)}}, {"t": hessian}, {})
+    codes = quantise(make_plan({"w": torch.randn(16, 20, generator=generator)}, statistics), 0.1)["w"].codes
+    assert (codes[:, 3] == 0).all() and (codes != 0).any(0).sum() == 19
 
 
 # The packer
@@ -312,27 +225,70 @@ def test_pack_reports_what_it_wrote(packed):
     assert sum(report["sections"].values()) == len(data)
     weights = sum(tensor.numel() for tensor in torch.load(run / "checkpoint.pt")["model"].values())
     assert report["bits_per_weight"] == pytest.approx(8 * len(sections["WGTS"]) / weights)
-    assert report["seconds"] > 0 and report["warnings"] == []
+    assert report["seconds"] > 0
     assert container.config_unpack(sections["CONF"]) == CONFIG
     assert tokenizer.rebuild(sections["TOKN"]) == TOKENIZER
     assert sorted(os.listdir(run)) == ["checkpoint.pt", "model.golf", "statistics.pt"]
 
 
 def test_packed_weights_are_gptq_codes_of_the_checkpoint(packed):
-    """The tied embedding is rounded with its head tap, a matrix with its own; each equals gptq() called by hand."""
+    """The file holds what quantise() gives for the reported dial, with the statistics of the run."""
     run, report = packed
     stored = read_codes(container.read((run / "model.golf").read_bytes())["WGTS"])
-    model, statistics = torch.load(run / "checkpoint.pt")["model"], torch.load(run / "statistics.pt")
-    assert list(stored) == list(model)
-    for name, grid in (("embed.weight", EMBEDDING), ("blocks.1.down.weight", MATRIX)):
-        hessian = statistics["taps"][statistics["linear"][name]["tap"]]
-        scales = row_scales(model[name], grid)
-        _, codes, values = stored[name]
-        assert np.array_equal(values, scales.float().numpy())
-        assert np.array_equal(codes, gptq(model[name], hessian, scales, grid.limit).numpy())
+    checkpoint = load_checkpoint(run)
+    plan = make_plan(checkpoint.model, load_statistics(run, checkpoint.model))
+    tensors = quantise(plan, report["dial"])
+    assert set(stored) == set(tensors) == {row["name"] for row in report["tensors"]}
+    for name in ("embed.weight", "blocks.1.down.weight"):
+        assert np.array_equal(stored[name][1], tensors[name].codes)
     assert stored["blocks.0.gain"][1] is None
-    errors = {row["name"]: row["relative_error"] for row in report["tensors"]}
-    assert errors["embed.weight"] < 1e-3 and 1e-5 < errors["blocks.0.up.weight"] < 0.05
+
+
+def test_reported_loss_is_that_of_the_decoded_weights(packed):
+    run, report = packed
+    weights = decode_weights(container.read((run / "model.golf").read_bytes())["WGTS"])
+    model, statistics = torch.load(run / "checkpoint.pt")["model"], torch.load(run / "statistics.pt")
+    expected = 0.0
+    for layer in range(2):
+        error = (model[f"blocks.{layer}.up.weight"] - weights[f"blocks.{layer}.up.weight"]).double()
+        hessian = statistics["taps"][f"{layer}.in"].double()
+        expected += 0.5 * torch.einsum("rc,cd,rd", error, hessian, error).item()
+    row = {row["type"]: row for row in report["types"]}["blocks.*.up.weight"]
+    assert row["weights"] == 2 * 192 * 48 and row["actual"] == pytest.approx(expected, rel=1e-6)
+    assert row["forecast"] == pytest.approx(expected, rel=0.25)
+
+
+@pytest.mark.parametrize("room", [16_000, 30_000])
+def test_the_file_fills_its_cap(packed, tmp_path, monkeypatch, room):
+    """Between 99.9% and 100% of what the other sections leave."""
+    run, report = packed
+    rest = report["artifact_bytes"] - report["sections"]["WGTS"]
+    monkeypatch.setattr("compress.sizes.CAP_BYTES", {"pocket": rest + room, "16mb": 1, "open": 1})
+    lines = []
+    filled = pack_run(run, tmp_path / "m.golf", announce=lines.append)
+    assert 0 <= filled["headroom_bytes"] <= 0.001 * room and filled["warnings"] == []
+    assert len(lines) == 1 and f"{room:,} bytes" in lines[0]
+    assert os.path.getsize(tmp_path / "m.golf") == filled["artifact_bytes"]
+
+
+def test_a_model_too_small_for_its_cap_stops_at_the_finest_useful_steps(packed):
+    _, report = packed
+    assert report["headroom_bytes"] > 0.001 * report["cap_bytes"]
+    assert len(report["warnings"]) == 1 and "train a larger model" in report["warnings"][0]
+    assert 0.5 * FINEST_LOSS < sum(row["actual"] for row in report["types"]) < 2 * FINEST_LOSS
+
+
+def test_an_interrupted_pack_leaves_no_file(tmp_path):
+    for stage in ("rounding", "coding", "checking"):
+        run = make_run(tmp_path / stage)
+
+        def stop(name, done, total, stage=stage):
+            if name.startswith(stage):
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            pack_run(run, progress=stop)
+        assert sorted(os.listdir(run)) == ["checkpoint.pt", "statistics.pt"]
 
 
 def test_two_packs_give_the_same_bytes(packed, tmp_path):
@@ -341,14 +297,51 @@ def test_two_packs_give_the_same_bytes(packed, tmp_path):
     assert (tmp_path / "again.golf").read_bytes() == (run / "model.golf").read_bytes()
 
 
-def test_without_statistics_it_warns_and_rounds_to_nearest(tmp_path, packed):
+def test_without_statistics_it_warns_and_rounds_to_nearest(tmp_path, monkeypatch):
+    """One step per matrix, in proportion to its size."""
     run = make_run(tmp_path / "run")
     (run / "statistics.pt").unlink()
     report = pack_run(run)
-    assert "no statistics.pt" in report["warnings"][0]
-    weight = torch.load(run / "checkpoint.pt")["model"]["blocks.0.up.weight"]
-    codes = read_codes(container.read((run / "model.golf").read_bytes())["WGTS"])["blocks.0.up.weight"][1]
-    assert np.array_equal(codes, nearest(weight, row_scales(weight, MATRIX), 31).numpy())
+    assert "no statistics.pt" in report["warnings"][0] and "larger model" in report["warnings"][1]
+    _, codes, _, rows, columns, values = read_codes(container.read((run / "model.golf").read_bytes())["WGTS"])[
+        "blocks.0.up.weight"
+    ]
+    assert len(set(rows.tolist())) == 1 and not columns.any()
+    step = scales_of(report["dial"])[rows[0] & 3] * 2.0 ** (rows[0] >> 2)
+    weight = torch.load(run / "checkpoint.pt")["model"]["blocks.0.up.weight"].numpy()
+    assert np.abs(values - weight).max() <= 2.01 * step and np.sqrt(np.mean((values - weight) ** 2)) < 0.54 * step
+    assert all(row["actual"] is None for row in report["types"])
+
+
+def test_measuring_equals_a_forward_by_hand(packed, tmp_path):
+    run, report = packed
+    tokens = np.random.default_rng(3).integers(0, 300, 2000).astype("<u2")
+    header = np.zeros(256, "<i4")
+    header[:3] = 20240520, 1, tokens.size
+    (tmp_path / "dev_000000.bin").write_bytes(header.tobytes() + tokens.tobytes())
+    split = {"documents": 1, "raw_bytes": 5000, "tokens": 2000, "files": [{"name": "dev_000000.bin"}]}
+    (tmp_path / "manifest.json").write_text(json.dumps({"splits": {"dev": split}}))
+    measured = measure_packed(run, report, tmp_path)
+    namespace = {"__name__": "toy"}
+    sys.modules["toy"] = type(sys)("toy")  # dataclasses look their module up
+    exec(compile(SOURCE, "toy", "exec"), namespace)
+    weights = decode_weights(container.read((run / "model.golf").read_bytes())["WGTS"])
+    logs = []
+    for state in (torch.load(run / "checkpoint.pt")["model"], weights):
+        model = namespace["build_model"](namespace["Config"](**CONFIG))
+        model.load_state_dict(state)
+        with torch.no_grad():
+            logs.append(model(torch.from_numpy(tokens[:1536].astype(np.int64)).view(3, 512)).double().log_softmax(-1))
+    kl = (logs[0].exp() * (logs[0] - logs[1])).sum(-1).mean().item()
+    target = torch.from_numpy(tokens[1:1537].astype(np.int64)).view(3, 512, 1)
+    assert measured["tokens"] == 1536 and measured["bytes_per_token"] == 2.5
+    assert measured["kl"] == pytest.approx(kl / 2.5 / math.log(2), rel=1e-4)
+    for key, log in zip(("bpb", "packed_bpb"), logs, strict=True):
+        assert measured[key] == pytest.approx(-log.gather(-1, target).mean().item() / 2.5 / math.log(2))
+    assert set(measured["group_kl"]) == {row["type"] for row in report["types"]} | {"vectors"}
+    (tmp_path / "manifest.json").unlink()
+    with pytest.raises(ValueError, match="no dev split"):
+        measure_packed(run, report, tmp_path)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -360,7 +353,7 @@ def test_half_precision_checkpoints(tmp_path, dtype):
     pack_run(run)
     gain = decode_weights(container.read((run / "model.golf").read_bytes())["WGTS"])["blocks.0.gain"]
     torch.testing.assert_close(
-        gain, torch.load(run / "checkpoint.pt")["model"]["blocks.0.gain"].float(), rtol=2**-11, atol=2**-24
+        gain, torch.load(run / "checkpoint.pt")["model"]["blocks.0.gain"].float(), rtol=0, atol=2**-13
     )
 
 
@@ -380,7 +373,6 @@ def put(path, value):
 BAD_CHECKPOINTS = {
     "nan": (put(["model", "blocks.0.gain"], torch.full((48,), math.nan)), ["blocks.0.gain", "48 NaN or infinite"]),
     "inf": (put(["model", "embed.weight"], torch.full((300, 48), math.inf)), ["embed.weight", "infinite"]),
-    "huge": (put(["model", "blocks.0.up.weight"], torch.full((192, 48), 1e30)), ["blocks.0.up.weight", "too large"]),
     "integer": (put(["model", "counts"], torch.arange(3)), ["counts", "int64"]),
     "missing tensor": (
         lambda checkpoint: checkpoint["model"].pop("temperature"),
@@ -414,11 +406,18 @@ def test_statistics_of_another_run_are_refused(tmp_path):
         (lambda s: s["taps"]["0.in"].fill_(math.nan), "tap 0.in"),
         (lambda s: s["linear"].update(other={"tap": "head"}), "other is not in the checkpoint"),
         (lambda s: s["linear"].update(temperature=3), "tap None of temperature"),
+        (
+            lambda s: s["linear"]["embed.weight"].update(output_gradient=torch.ones(3)),
+            "output_gradient of embed.weight",
+        ),
+        (lambda s: s["embedding"].update(other={}), "other is no matrix"),
+        (lambda s: s["embedding"].update({"embed.weight": {"row_gradient": None}}), "row_gradient of embed.weight"),
     ):
         broken = {
             **statistics,
             "taps": {k: v.clone() for k, v in statistics["taps"].items()},
-            "linear": dict(statistics["linear"]),
+            "linear": {k: dict(v) for k, v in statistics["linear"].items()},
+            "embedding": dict(statistics["embedding"]),
         }
         edit(broken)
         torch.save(broken, run / "statistics.pt")
@@ -431,7 +430,7 @@ def test_a_decoder_that_disagrees_is_caught(tmp_path, monkeypatch):
     source = (
         (ROOT / "compress/decode.py")
         .read_text()
-        .replace("codes * values[:, None]", "np.nextafter(codes * values[:, None], 9)")
+        .replace("values = np.ldexp(values * scales", "values = np.ldexp(np.nextafter(values, 9) * scales")
     )
     (tmp_path / "decode.py").write_text(source)
     monkeypatch.setattr("compress.pack.DECODER", tmp_path / "decode.py")
@@ -442,13 +441,13 @@ def test_a_decoder_that_disagrees_is_caught(tmp_path, monkeypatch):
 
 
 def test_over_the_cap_writes_nothing_and_says_by_how_much(packed, tmp_path, monkeypatch):
+    """Even the coarsest steps need names, shapes and tables."""
     run, report = packed
-    monkeypatch.setattr("compress.sizes.CAP_BYTES", {"pocket": report["artifact_bytes"] - 1000, "16mb": 1, "open": 1})
-    with pytest.raises(OverCap, match="1,000 over the cap"):
+    rest = report["artifact_bytes"] - report["sections"]["WGTS"]
+    monkeypatch.setattr("compress.sizes.CAP_BYTES", {"pocket": rest + 300, "16mb": 1, "open": 1})
+    with pytest.raises(OverCap, match=r"\d over the cap of [\d,]+ \(pocket\): train a model with about"):
         pack_run(run, tmp_path / "out.golf")
     assert os.listdir(tmp_path) == []
-    monkeypatch.setattr("compress.sizes.CAP_BYTES", {"pocket": report["artifact_bytes"], "16mb": 1, "open": 1})
-    assert pack_run(run, tmp_path / "out.golf")["headroom_bytes"] == 0
 
 
 # The command line
@@ -481,10 +480,8 @@ def test_command_line_round(packed, tmp_path, cli):
     rows = {row["name"]: row for row in json.loads(done.stdout.splitlines()[-1])["tensors"]}
     stored = read_codes(container.read((tmp_path / "m.golf").read_bytes())["WGTS"])
     row, codes = rows["blocks.0.up.weight"], stored["blocks.0.up.weight"][1]
-    assert row["entropy"] == pytest.approx(entropy_bits(codes)) and row["largest_code"] == abs(codes.astype(int)).max()
-    assert row["bits_per_weight"] == pytest.approx(8 * (row["code_bytes"] + 2 * 192) / codes.size)
-    assert 0.9 * row["entropy_bytes"] < row["code_bytes"] < 1.2 * row["entropy_bytes"] + 100
-    assert rows["blocks.0.gain"]["entropy"] is None
+    assert row["entropy"] == pytest.approx(entropy_bits(codes)) and row["largest_code"] == abs(codes).max()
+    assert 0.8 * row["entropy_bytes"] < row["code_bytes"] < 1.1 * row["entropy_bytes"]
     assert "blocks.0.up.weight" in cli("inspect", tmp_path / "m.golf").stdout
 
     done = cli("verify", tmp_path / "m.golf", "--env")

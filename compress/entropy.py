@@ -1,0 +1,238 @@
+"""Codes -> WGTS payload, weight format 2: the other half of compress/decode.py (docs/format.md).
+
+Static rANS in lanes: rows in sequence, columns in parallel. Contexts, tables and the order of symbols are those of the
+decoder; this side chooses what it may choose: the groups' order, the magnitudes that make contexts, the frequencies.
+The encoder runs backwards from states whose low halves carry the first plain bits (signs), so a lane costs one byte,
+not three.
+
+Not covered: choosing the codes (compress/gptq.py).
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from compress import decode
+from compress.container import compress, decompress
+from compress.decode import BITS, COLUMNS, GRID, LOWEST, MAGNITUDES, PRIORS, REFRESH, ROWS, STEPS, TOKENS, UNIT, VECTORS
+from compress.trellis import trellis_bits
+
+FORMAT = b"\2"
+FACTOR_RANGE = 14  # of rows and columns, in thirds of an octave: GRID begins 15 below its unit
+SIDE_RANGE = TOKENS // 2 - 1  # largest number of the side information; steps within +-40 keep to it
+WEIGHTS_PER_LANE = 4000  # a lane costs a byte or so; fewer lanes make decoding slower
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Integer codes and the exponents of their steps, in quarter octaves: 2^((base + rows + columns) / 4)."""
+
+    shape: tuple[int, ...]
+    codes: np.ndarray  # int32 [R, C]
+    base: int
+    rows: np.ndarray  # int [R], within +-40
+    columns: np.ndarray  # int [C], within +-40
+
+
+@dataclass(frozen=True)
+class Vector:
+    """(codes + centre) * 2^exponent."""
+
+    shape: tuple[int, ...]
+    codes: np.ndarray  # int32, flat
+    exponent: int
+    centre: int
+
+
+def encode_weights(
+    tensors: dict[str, Matrix | Vector],
+    trellis: list[int],
+    scales: list[float],
+    restart: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> bytes:
+    """The payload. trellis: next state by 2 * state + parity; scales: float32 steps at exponents 0 to 3.
+
+    Calls progress(symbol rows coded, rows in all). Raises ValueError if a code or step is out of range.
+    """
+    lanes, matrices, vectors = layout(tensors)
+    contexts, tokens, plain = symbols(matrices, vectors, lanes, trellis, restart)
+    tables = frequencies(contexts, tokens)
+    bits = np.concatenate([*plain, np.zeros(0, np.uint8)])
+    carried = np.zeros(16 * lanes, np.uint8)
+    carried[: bits.size] = bits[: carried.size]
+    states = np.packbits(carried).view("<u2").astype(np.uint64) | 1 << 16
+    words = rans(states, contexts, tokens, decode.rans_table(tables), progress)
+    head = [lanes, words.size, restart, trellis, [float(np.float32(scale)) for scale in scales]]
+    head.append([[name, matrix.base, magnitudes(matrix)[2], *matrix.shape] for name, matrix in matrices])
+    head.append([[name, vector.exponent, vector.centre, *vector.shape] for name, vector in vectors])
+    text = json.dumps(head, separators=(",", ":"), ensure_ascii=False).encode() + b"\0" + tables
+    packed = compress(text)
+    if len(text) > decode.MAX_HEAD_BYTES:
+        raise ValueError(f"{len(text):,} bytes of names, shapes and frequencies; at most {decode.MAX_HEAD_BYTES:,}")
+    stream = states.astype("<u4").tobytes() + words.astype("<u2").tobytes()
+    return FORMAT + len(packed).to_bytes(3, "little") + packed + stream + np.packbits(bits[carried.size :]).tobytes()
+
+
+def read_head(payload: bytes) -> tuple[list, bytes]:
+    """(the JSON list, the frequency tables) at the head of a well-formed payload."""
+    text, _, tables = decompress(
+        payload[4 : 4 + int.from_bytes(payload[1:4], "little")], decode.MAX_HEAD_BYTES
+    ).partition(b"\0")
+    return json.loads(text), tables
+
+
+def layout(tensors: dict[str, Matrix | Vector]):
+    """(lanes, matrices, vectors), the latter as (name, tensor) in the order of the file: tallest matrices first."""
+    matrices = [(name, tensor) for name, tensor in tensors.items() if isinstance(tensor, Matrix)]
+    vectors = [(name, tensor) for name, tensor in tensors.items() if isinstance(tensor, Vector)]
+    matrices.sort(key=lambda item: -item[1].codes.shape[0])  # as many rows: side by side
+    weights = sum(matrix.codes.size for _, matrix in matrices)
+    widest = max((matrix.codes.shape[1] for _, matrix in matrices), default=1)
+    lanes = max(widest, 32 * round(weights / WEIGHTS_PER_LANE / 32), 1)
+    if lanes > decode.MAX_LANES:
+        raise ValueError(f"a matrix of {widest:,} columns; at most {decode.MAX_LANES:,}")
+    return lanes, matrices, vectors
+
+
+def groups_of(matrices: list[tuple[str, Matrix]], lanes: int) -> list[list[tuple[str, Matrix]]]:
+    """Neighbours with as many rows stand side by side while the lanes last."""
+    groups, width = [], 0
+    for name, matrix in matrices:
+        rows, columns = matrix.codes.shape
+        if not groups or groups[-1][0][1].codes.shape[0] != rows or width + columns > lanes:
+            groups.append([])
+            width = 0
+        groups[-1].append((name, matrix))
+        width += columns
+    return groups
+
+
+def symbols(matrices, vectors, lanes, trellis, restart):
+    """(contexts, tokens, plain bits): for each step of the decoder two arrays, an item a lane; bits in its order."""
+    contexts, tokens, plain = [], [], []
+
+    def side(context: int, values: np.ndarray):
+        values = values.reshape(-1).astype(np.int64)
+        values = np.where(values < 0, -2 * values - 1, 2 * values)
+        for at in range(0, values.size, lanes):
+            tokens.append(values[at : at + lanes])
+            contexts.append(np.full(tokens[-1].size, context))
+
+    for group in groups_of(matrices, lanes):
+        codes = np.concatenate([matrix.codes for _, matrix in group], 1)
+        factors, priors, centres = zip(*(magnitudes(matrix) for _, matrix in group), strict=True)
+        rows = np.stack([matrix.rows for _, matrix in group]).astype(np.int64)
+        columns = np.concatenate([matrix.columns for _, matrix in group]).astype(np.int64)
+        side(STEPS, rows)
+        side(ROWS, np.stack(factors) + 3 * rows // 4)
+        side(COLUMNS, columns)
+        widths = [matrix.codes.shape[1] for _, matrix in group]
+        side(PRIORS, np.concatenate(priors) + 3 * columns // 4 - np.repeat(centres, widths))
+        size = np.abs(codes)
+        token = tokens_of(size)
+        wide = np.stack(factors).repeat(widths, 0).T
+        context = levels(token, wide, np.concatenate(priors)) * 2 + trellis_bits(codes, trellis, restart)
+        contexts += list(context)
+        tokens += list(token)
+        plain += plain_bits(codes, token)
+    for _, vector in vectors:
+        token = tokens_of(np.abs(vector.codes))
+        for at in range(0, token.size, lanes):
+            tokens.append(token[at : at + lanes])
+            contexts.append(np.full(tokens[-1].size, VECTORS))
+        plain += plain_bits(vector.codes, token)
+    return contexts, tokens, plain
+
+
+def tokens_of(size: np.ndarray) -> np.ndarray:
+    """Token of each absolute code: itself up to 15, then by bit length, second highest and lowest bit."""
+    if size.size and size.max() >= 1 << 23:
+        raise ValueError("a code has over 23 bits: the step is too fine for the largest weight")
+    exponent = np.frexp(np.maximum(size, 1).astype(np.float64))[1] - 1  # exact: position of the highest bit
+    large = 4 * exponent + 2 * (size >> np.maximum(exponent - 1, 0) & 1) + (size & 1)
+    return np.where(size < 16, size, large)
+
+
+def plain_bits(codes: np.ndarray, token: np.ndarray) -> list[np.ndarray]:
+    """Middle bits of large codes, highest plane first, then the signs (1: negative) of codes that are not 0."""
+    size, need = np.abs(codes), BITS[token]
+    planes = [(size[need >= bit] >> bit & 1).astype(np.uint8) for bit in range(need.max(initial=0), 0, -1)]
+    return [*planes, (codes[codes != 0] < 0).astype(np.uint8)]
+
+
+def magnitudes(matrix: Matrix) -> tuple[np.ndarray, np.ndarray, int]:
+    """(factors of rows, priors of columns, centre of what columns' steps do not predict), in 1/3 octaves."""
+    size = np.abs(matrix.codes)
+    rows = _thirds(size.mean(1) / max(size.mean(), 1e-9))
+    priors = _thirds(size.sum(0) / np.exp2(rows / 3).sum())
+    left = priors + 3 * matrix.columns // 4
+    return rows, priors, int(np.clip(np.median(left), left.max() - SIDE_RANGE, left.min() + SIDE_RANGE))
+
+
+def _thirds(ratio: np.ndarray) -> np.ndarray:
+    return np.clip(np.round(3 * np.log2(np.maximum(ratio, 1e-9))), -FACTOR_RANGE, FACTOR_RANGE).astype(np.int64)
+
+
+def levels(token: np.ndarray, factors: np.ndarray, priors: np.ndarray) -> np.ndarray:
+    """Magnitude contexts [R, C] as the decoder finds them: the columns' means above, times the row's factor."""
+    rows = len(token)
+    blocks = range(0, rows - REFRESH, REFRESH)
+    mass = [8 * GRID[UNIT + priors]] + [LOWEST[token[at : at + REFRESH]].sum(0) << 10 for at in blocks]
+    weight = [np.full(priors.size, 8 * 1024)] + [GRID[UNIT + factors[at : at + REFRESH]].sum(0) for at in blocks]
+    level = np.searchsorted(GRID, (np.cumsum(mass, 0) << 10) // np.cumsum(weight, 0))
+    return np.clip(level.repeat(REFRESH, 0)[:rows] + factors, 0, MAGNITUDES - 1)
+
+
+def frequencies(contexts: list[np.ndarray], tokens: list[np.ndarray]) -> bytes:
+    """Tables for rans_table: for each context chances out of 256, each given that no token before it came."""
+    joined = np.concatenate([*contexts, np.zeros(0, np.int64)]) * TOKENS
+    joined += np.concatenate([*tokens, np.zeros(0, np.int64)])
+    counts = np.bincount(joined, minlength=(VECTORS + 1) * TOKENS).reshape(-1, TOKENS)
+    return b"".join(_chances(row) for row in counts)
+
+
+def _chances(counts: np.ndarray) -> bytes:
+    used = np.flatnonzero(counts)
+    last = used[-1] if used.size else 0
+    left, chances = 4096, []
+    for token in range(last):
+        rest, later = counts[token:].sum(), np.count_nonzero(counts[token + 1 :])
+        chance = int(np.clip(round(256 * counts[token] / rest), 1, 255)) if counts[token] else 0
+        while chance > 1 and left - max(1, left * chance >> 8) < later:
+            chance -= 1  # every later token needs a slot
+        left -= max(1, left * chance >> 8) if chance else 0
+        chances.append(chance)
+    return bytes([last, *chances])
+
+
+def costs(table: np.ndarray) -> np.ndarray:
+    """Bits of each (context, token) under a table of rans_table; infinite where it cannot be coded."""
+    result = np.full((VECTORS + 1, TOKENS), np.inf)
+    context = np.repeat(np.arange(VECTORS + 1), 4096)
+    result[context, table >> 24] = 12 - np.log2((table >> 12 & 4095) + 1)
+    return result
+
+
+def rans(states, contexts, tokens, table, progress) -> np.ndarray:
+    """Codes all steps backwards from `states` (uint64, changed in place), returns the words in the decoder's order."""
+    slots = table.reshape(-1, 4096)
+    frequency, start = np.zeros((2, len(slots), TOKENS), np.uint64)
+    for context, slot in enumerate(slots):
+        first = np.flatnonzero((slot & 4095) == 0)
+        frequency[context, slot[first] >> 24] = (slot[first] >> 12 & 4095) + 1
+        start[context, slot[first] >> 24] = first
+    twelve, sixteen, twenty = (np.uint64(n) for n in (12, 16, 20))
+    words = []
+    for index in range(len(contexts) - 1, -1, -1):
+        context, token = contexts[index], tokens[index]
+        x, f = states[: context.size], frequency[context, token]
+        high = x >= f << twenty
+        words.append((x[high] & np.uint64(65535)).astype(np.uint16))
+        x[high] >>= sixteen
+        states[: context.size] = (x // f << twelve) + x % f + start[context, token]
+        if not index % 256:
+            progress(len(contexts) - index, len(contexts))
+    return np.concatenate([*words[::-1], np.zeros(0, np.uint16)])
