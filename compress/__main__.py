@@ -1,4 +1,4 @@
-"""python -m compress {pack,size,inspect,unpack,verify}: makes a .golf file of a run, and looks into one.
+"""python -m compress {pack,size,inspect,unpack,verify,bench}: makes a .golf file of a run, and looks into one.
 
 Exit status: 0 done; 1 a check failed or the input is bad (one line on stderr says what); 2 wrong usage. With --json the
 last line on stdout is one JSON object.
@@ -59,8 +59,14 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     command = add("size", size, "Bytes by section and the headroom; exit 1 if the file is over the cap.")
     command.add_argument("file", type=Path, metavar="FILE")
     command.add_argument("--track", choices=CAP_BYTES, help="default: the smallest cap the file fits under")
-    command = add("inspect", inspect, "Bits per weight and entropy of the codes, tensor by tensor.")
-    command.add_argument("file", type=Path, metavar="FILE")
+    command = add(
+        "inspect",
+        inspect,
+        "Bits per weight, entropy and distance from it, tensor by tensor; of a run also how uneven its sensitivities "
+        "are, which is what loss-aware steps can gain.",
+    )
+    command.add_argument("file", type=Path, metavar="FILE", help="a .golf file, or the folder of a run")
+    command.add_argument("--plot", type=Path, metavar="PNG", help="draw steps, and for a packed run its predicted loss")
     command = add(
         "unpack",
         unpack,
@@ -76,6 +82,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     )
     command.add_argument("file", type=Path, metavar="FILE")
     command.add_argument("--env", action="store_true", help="print the versions it was checked with")
+    command = add("bench", bench, "Compare this coder and others on one checkpoint, at equal loss. Takes minutes.")
+    command.add_argument("--run", type=Path, metavar="RUN", help="default: the newest finished run in runs/")
+    command.add_argument("--data", type=Path, metavar="DIR", default=Path("data/embedded"), help="default: %(default)s")
+    command.add_argument("--plot", type=Path, metavar="PNG", help="draw the curves")
     return parser.parse_args(arguments)
 
 
@@ -118,26 +128,47 @@ def size_of(sections: dict[str, bytes], track: str | None) -> dict:
 
 
 def inspect(options) -> int:
-    sections = container.read(options.file.read_bytes())
-    rows = tensor_rows(sections["WGTS"])
-    result = {"artifact": str(options.file), **size_of(sections, None), "tensors": rows}
-    if options.json:
-        print(json.dumps(result))
-        return 0
-    report.print_rows(
-        rows,
-        {
-            "name": "",
-            "shape": "",
-            "code_bytes": ",.0f",
-            "entropy_bytes": ",.0f",
-            "entropy": ".3f",
-            "side_bytes": ",.0f",
-            "bits_per_weight": ".3f",
-            "largest_code": "d",
-        },
-    )
-    report.print_sections(result)
+    from compress.sizes import step_rows, weights_bound
+
+    run = options.file if options.file.is_dir() else None
+    file = run / "model.golf" if run else options.file
+    result, losses = {}, None
+    if not run or file.is_file():
+        payload = container.read(file.read_bytes())
+        result = {"artifact": str(file), **size_of(payload, None), "tensors": tensor_rows(payload["WGTS"])}
+        result["weights_bound"] = weights_bound(payload["WGTS"])
+    if run:
+        from compress.checkpoint import load_checkpoint, load_statistics
+        from compress.spread import predicted_losses, spread
+
+        model = load_checkpoint(run).model
+        statistics = load_statistics(run, model)
+        if statistics is None:
+            raise ValueError(f"{run}: no statistics.pt, so nothing is known about its sensitivities")
+        result["spread"] = spread(model, statistics)
+        if "artifact" in result:
+            losses = result["predicted_losses"] = predicted_losses(payload["WGTS"], model, statistics)
+    if options.plot:
+        if "artifact" not in result:
+            raise ValueError(f"{file} is not there yet, so there are no steps to draw; pack the run first")
+        from compress.plot import plot_steps
+
+        plot_steps(step_rows(payload["WGTS"]), losses, options.plot)
+    print(json.dumps(result)) if options.json else report.print_inspect(result)
+    return 0
+
+
+def bench(options) -> int:
+    from compress.bench import bench, newest_run
+
+    run = options.run or newest_run(Path("runs"))
+    with report.Reporter() as reporter:
+        result = bench(run, options.data, reporter)
+    if options.plot:
+        from compress.plot import plot_curves
+
+        plot_curves(result, options.plot)
+    print(json.dumps(result)) if options.json else report.print_bench(result)
     return 0
 
 

@@ -8,6 +8,7 @@ Not covered: the score (eval_heldout.py): windows here are cut from the shard wi
 """
 
 import json
+import math
 import subprocess
 import sys
 import tempfile
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from compress.checkpoint import Checkpoint
 from compress.verify import unpack_into
 
 TOKENS = 32_768
@@ -25,25 +27,32 @@ CHILD = """
 import json, math, os, sys
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 sys.path.insert(0, os.getcwd())
-import numpy, torch, decode, train_gpt
+import numpy, torch, train_gpt
 shard, count = sys.argv[1], int(sys.argv[2])
 header = numpy.fromfile(shard, "<i4", 256)
 if header[0] != 20240520 or header[1] != 1:
     sys.exit("not a shard of tokens")
 tokens = torch.from_numpy(numpy.fromfile(shard, "<u2", count + 1, offset=1024).astype(numpy.int64))
-with open("weights.bin", "rb") as file:
-    packed = decode.decode_weights(file.read())
 whole = torch.load("whole.pt", weights_only=True)
 with open("config.json", encoding="utf-8") as file:
     config = train_gpt.Config(**json.load(file))
 with open("groups.json", encoding="utf-8") as file:
     groups = json.load(file)
+changes = {}
+if groups:
+    import decode
+    with open("weights.bin", "rb") as file:
+        packed = decode.decode_weights(file.read())
+    changes = {group: {name: packed[name] for name in names} for group, names in groups.items()}
+for file in sorted(file for file in os.listdir() if file.startswith("set_")):
+    changes[file] = torch.load(file, weights_only=True, mmap=True)
 model = train_gpt.build_model(config).eval()
 length = min(getattr(config, "seq_len", 512), len(tokens) - 1)
 rows = (len(tokens) - 1) // length
 x, y = tokens[: rows * length].view(rows, length), tokens[1 : rows * length + 1].view(rows, length)
 size = max(1, 4096 // length)
-sums = {"tokens": rows * length, "loss": 0.0, "packed_loss": 0.0, "kl": {group: 0.0 for group in groups}}
+zeros = dict.fromkeys(changes, 0.0)
+sums = {"tokens": rows * length, "loss": 0.0, "packed_loss": zeros, "kl": dict(zeros)}
 with torch.inference_mode():
     for at in range(0, rows, size):
         def logs(weights):
@@ -52,11 +61,11 @@ with torch.inference_mode():
         reference = logs(whole)
         target = y[at : at + size, :, None]
         sums["loss"] -= reference.gather(-1, target).sum().item()
-        for group, names in groups.items():
-            other = logs({**whole, **{name: packed[name] for name in names}})
-            sums["kl"][group] += (reference.exp() * (reference - other)).sum().item()
-            if group == "all":
-                sums["packed_loss"] -= other.gather(-1, target).sum().item()
+        share = reference.exp()
+        for group, changed in changes.items():
+            other = logs({**whole, **changed})
+            sums["kl"][group] += (share * (reference - other)).sum().item()
+            sums["packed_loss"][group] -= other.gather(-1, target).sum().item()
         print(min(rows, at + size), rows, flush=True)
 print(json.dumps(sums))
 """
@@ -76,30 +85,59 @@ def measure(
     {"tokens", "bytes_per_token", "bpb", "packed_bpb", "kl" (bits per byte), "group_kl": {group: nats per token}}.
     Raises ValueError if the folder is not one that tools/data.py wrote, or the artifact's script fails.
     """
-    data = Path(data)
-    try:
-        split = json.loads((data / "manifest.json").read_text(encoding="utf-8"))["splits"]["dev"]
-        shard = (data / next(file["name"] for file in split["files"] if file["name"].endswith(".bin"))).resolve()
-        bytes_per_token = split["raw_bytes"] / split["tokens"]
-        shard.stat()
-    except (OSError, KeyError, TypeError, ValueError, StopIteration):
-        raise ValueError(f"{data}: no dev split with a manifest; make it with tools/data.py") from None
+    shard, bytes_per_token = dev_shard(Path(data))
     with tempfile.TemporaryDirectory() as folder:
         unpack_into(artifact, Path(folder))
         torch.save(model, Path(folder) / "whole.pt")
         (Path(folder) / "groups.json").write_text(json.dumps({"all": sorted(model), **groups}), encoding="utf-8")
-        sums = _run(folder, str(shard), tokens, progress)
+        sums = _run(folder, shard, tokens, progress)
     nats = 1 / sums["tokens"]
-    bits_per_byte = nats / bytes_per_token / 0.6931471805599453
+    bits_per_byte = nats / bytes_per_token / math.log(2)
     kl = sums["kl"]
     return {
         "tokens": sums["tokens"],
         "bytes_per_token": bytes_per_token,
         "bpb": sums["loss"] * bits_per_byte,
-        "packed_bpb": sums["packed_loss"] * bits_per_byte,
+        "packed_bpb": sums["packed_loss"]["all"] * bits_per_byte,
         "kl": kl.pop("all") * bits_per_byte,
         "group_kl": {group: value * nats for group, value in kl.items()},
     }
+
+
+def measure_sets(
+    checkpoint: Checkpoint,
+    sets: list[dict[str, torch.Tensor]],
+    data: Path,
+    tokens: int = TOKENS,
+    progress=lambda stage, done, total: None,
+) -> list[dict]:
+    """{"kl", "bpb"} in bits per byte for every set of tensors that takes the place of the checkpoint's, in one process.
+
+    Reads the dev split as `measure` does, through the checkpoint's own script. Raises ValueError.
+    """
+    shard, bytes_per_token = dev_shard(Path(data))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder)
+        (path / "train_gpt.py").write_text(checkpoint.source, encoding="utf-8")
+        (path / "config.json").write_text(json.dumps(checkpoint.config), encoding="utf-8")
+        (path / "groups.json").write_text("{}", encoding="utf-8")
+        torch.save(checkpoint.model, path / "whole.pt")
+        for number, tensors in enumerate(sets):
+            torch.save(tensors, path / f"set_{number:06}")
+        sums = _run(folder, shard, tokens, progress)
+    scale = 1 / (sums["tokens"] * bytes_per_token * math.log(2))
+    return [{"kl": sums["kl"][key] * scale, "bpb": sums["packed_loss"][key] * scale} for key in sorted(sums["kl"])]
+
+
+def dev_shard(data: Path) -> tuple[str, float]:
+    """(first shard of the dev split, raw bytes per token) of a data folder. Raises ValueError if it is none."""
+    try:
+        split = json.loads((data / "manifest.json").read_text(encoding="utf-8"))["splits"]["dev"]
+        shard = (data / next(file["name"] for file in split["files"] if file["name"].endswith(".bin"))).resolve()
+        shard.stat()
+        return str(shard), split["raw_bytes"] / split["tokens"]
+    except (OSError, KeyError, TypeError, ValueError, StopIteration):
+        raise ValueError(f"{data}: no dev split with a manifest; make it with tools/data.py") from None
 
 
 def _run(folder: str, shard: str, tokens: int, progress) -> dict:

@@ -50,6 +50,53 @@ def print_pack(report: dict) -> None:
     print(f"{report['bits_per_weight']:.3f} bits per weight, packed and checked in {report['seconds']:.1f} s")
 
 
+def print_inspect(result: dict) -> None:
+    """Tensors, sections, the distance from the bound, and how uneven the sensitivities are; each where it is known."""
+    if "artifact" in result:
+        columns = {"name": "", "shape": "", "code_bytes": ",.0f", "entropy_bytes": ",.0f", "entropy": ".3f"}
+        columns |= {"distance": "+.1%", "side_bytes": ",.0f", "bits_per_weight": ".3f", "largest_code": "d"}
+        print_rows(result["tensors"], columns)
+        print_sections(result)
+        bound = result["weights_bound"]
+        if bound["distance"] is not None:
+            _console().print(
+                f"WGTS: {bound['bytes']:,} bytes, {bound['distance']:.1%} above the entropy of its symbols in their "
+                f"contexts ({bound['bound_bytes']:,.0f})"
+            )
+    if spread := result.get("spread"):
+        title = "0.5 log2 of arithmetic over geometric mean, bits per weight: 1 / U_jj^2 over columns, G_r over rows"
+        losses = {row["name"]: row["loss"] for row in result.get("predicted_losses", [])}
+        rows = [row | {"predicted_loss": losses.get(row["name"])} for row in spread["matrices"]]
+        columns = {"name": "", "tap": "", "weights": ",", "columns": ".3f", "rows": ".3f"}
+        print_rows(rows, columns | ({"predicted_loss": ".2e"} if losses else {}), title)
+        total = spread["columns"] + spread["rows"] + spread["tensors"]
+        _console().print(
+            f"steps by loss gain at most {spread['columns']:.2f} (columns) + {spread['rows']:.2f} (rows) + "
+            f"{spread['tensors']:.2f} (tensors) = {total:.2f} bits per weight, at high rate"
+        )
+
+
+def print_bench(result: dict) -> None:
+    """Every point, then bytes at equal loss, then what each part of our coder is worth."""
+    columns = {"coder": "", "bytes": ",", "bits_per_weight": ".3f", "kl": ".5f", "bpb": ".4f"}
+    columns |= {"encode_seconds": ".1f", "decode_seconds": ".2f"}
+    print_rows(result["points"], columns, f"{result['run']}: {result['weights']:,} weights, {result['tokens']:,} tokens")
+    levels = list(next(iter(result["bytes_at"].values())))
+    rows = []
+    for name, sizes in result["bytes_at"].items():
+        cells = {f"at {level}": sizes[level] for level in levels}
+        less = result["savings"].get(name, {})
+        rows.append({"coder": name} | cells | {f"saved {level}": less.get(level) for level in levels})
+    columns = {"coder": ""} | {f"at {level}": ",.0f" for level in levels} | {f"saved {level}": ".1%" for level in levels}
+    print_rows(rows, columns, "bytes of the file at equal KL (bits per byte), and what ours saves")
+    parts = [{"part": part, "bits_per_weight_lost": bits} for part, bits in result["parts"].items()]
+    print_rows(parts, {"part": "", "bits_per_weight_lost": "+.3f"}, "our coder without a part, at KL 0.008")
+    console = _console()
+    if result["extrapolated"]:
+        console.print(f"beyond the rates measured (extrapolated): {', '.join(result['extrapolated'])}")
+    console.print(f"decoding: {result['decode_seconds_per_million']:.3f} s per million weights")
+
+
 def print_rows(rows: list[dict], columns: dict[str, str], title: str | None = None) -> None:
     """A table of dicts. columns: key -> format specification of its numbers ("" for text)."""
     table = Table(title=title, title_justify="left")
