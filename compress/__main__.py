@@ -134,9 +134,15 @@ def inspect(options) -> int:
     file = run / "model.golf" if run else options.file
     result, losses = {}, None
     if not run or file.is_file():
-        payload = container.read(file.read_bytes())
-        result = {"artifact": str(file), **size_of(payload, None), "tensors": tensor_rows(payload["WGTS"])}
-        result["weights_bound"] = weights_bound(payload["WGTS"])
+        try:
+            payload = container.read(file.read_bytes())
+            tensors = tensor_rows(payload["WGTS"])
+            result = {"artifact": str(file), **size_of(payload, None), "tensors": tensors}
+            result["weights_bound"] = weights_bound(payload["WGTS"])
+        except ValueError as error:
+            if not run:
+                raise
+            print(f"compress inspect: {file} is left out: {error}", file=sys.stderr)
     if run:
         from compress.checkpoint import load_checkpoint, load_statistics
         from compress.spread import predicted_losses, spread
@@ -150,7 +156,7 @@ def inspect(options) -> int:
             losses = result["predicted_losses"] = predicted_losses(payload["WGTS"], model, statistics)
     if options.plot:
         if "artifact" not in result:
-            raise ValueError(f"{file} is not there yet, so there are no steps to draw; pack the run first")
+            raise ValueError(f"{file} cannot be read, so there are no steps to draw; pack the run first")
         from compress.plot import plot_steps
 
         plot_steps(step_rows(payload["WGTS"]), losses, options.plot)

@@ -106,11 +106,12 @@ def summary(points: list[Point], weights: int) -> dict:
     ours = at["ours"][str(MAIN)][0]
     own = min(curves["ours"], key=lambda point: abs(math.log(max(point.kl, 1e-12) / MAIN)))
     extrapolated = [f"{name} at {level}" for name in names for level in LEVELS if not at[name][str(level)][1]]
+    peers = [name for name in names if not name.startswith("ours")]
     return {
         "points": [vars(point) for point in points],
         "bytes_at": {name: {level: size for level, (size, _) in row.items()} for name, row in at.items()},
         "extrapolated": extrapolated,
-        "savings": {name: {str(level): saving(name, level) for level in LEVELS} for name in names if name[:4] != "ours"},
+        "savings": {name: {str(level): saving(name, level) for level in LEVELS} for name in peers},
         "saving_vs_gptq_brotli": saving("gptq+brotli"),
         "saving_vs_gptq_lrzip": saving("gptq+lrzip"),
         "parts": {part: 8 * (at[name][str(MAIN)][0] - ours) / weights for name, part in off.items()},
@@ -207,7 +208,8 @@ def without_side(tensors: dict[str, Matrix | Vector], trellis: list[int], payloa
         rows, priors, _ = magnitudes(matrix)
         parts += [values.astype(np.int8).tobytes() for values in (matrix.rows, rows, matrix.columns, priors)]
     for _, vector in vectors:
-        parts.append(np.ldexp((vector.codes + vector.centre).astype(np.float64), vector.exponent).astype("<f2").tobytes())
+        values = np.ldexp((vector.codes + vector.centre).astype(np.float64), vector.exponent)
+        parts.append(values.astype("<f2").tobytes())
     signs = sum(bits.size for bits in symbols([], vectors, lanes, trellis, RESTART)[2]) / 8
     size = len(payload) - stream_size(contexts, tokens, lanes) + stream_size(*few, lanes) - round(signs)
     return size + len(brotli.compress(b"".join(parts), quality=11, lgwin=24))

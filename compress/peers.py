@@ -133,7 +133,7 @@ class Coder:
 
 
 def coders() -> dict[str, Coder]:
-    """The archivers that are here: brotli, zlib and lzma always, the others if their package or program is installed."""
+    """The archivers that are here: brotli, zlib, lzma always, the others if their package or program is installed."""
     found = [
         Coder("zlib", lambda data: zlib.compress(data, 9), zlib.decompress),
         Coder("brotli", lambda data: brotli.compress(data, quality=11, lgwin=24), brotli.decompress),
@@ -192,7 +192,7 @@ def coded_size(coder: Coder, model: dict[str, torch.Tensor], matrices: dict[str,
     """{"bytes", "encode_seconds", "decode_seconds", "stored"} of a model's weights under an archiver.
 
     Grouped coders take each type in the better of natural and sorted order, and brotli for the rest; stored counts the
-    types that the program left uncompressed before it was told to try. Raises ValueError if a stream does not come back.
+    types that the program left uncompressed before it was told to try. Raises ValueError if a stream does not return.
     """
     started = time.perf_counter()
     parts, stored = streams(model, matrices), 0

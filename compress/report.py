@@ -80,14 +80,16 @@ def print_bench(result: dict) -> None:
     """Every point, then bytes at equal loss, then what each part of our coder is worth."""
     columns = {"coder": "", "bytes": ",", "bits_per_weight": ".3f", "kl": ".5f", "bpb": ".4f"}
     columns |= {"encode_seconds": ".1f", "decode_seconds": ".2f"}
-    print_rows(result["points"], columns, f"{result['run']}: {result['weights']:,} weights, {result['tokens']:,} tokens")
+    title = f"{result['run']}: {result['weights']:,} weights, {result['tokens']:,} tokens"
+    print_rows(result["points"], columns, title)
     levels = list(next(iter(result["bytes_at"].values())))
     rows = []
     for name, sizes in result["bytes_at"].items():
         cells = {f"at {level}": sizes[level] for level in levels}
         less = result["savings"].get(name, {})
         rows.append({"coder": name} | cells | {f"saved {level}": less.get(level) for level in levels})
-    columns = {"coder": ""} | {f"at {level}": ",.0f" for level in levels} | {f"saved {level}": ".1%" for level in levels}
+    columns = {"coder": ""} | {f"at {level}": ",.0f" for level in levels}
+    columns |= {f"saved {level}": ".1%" for level in levels}
     print_rows(rows, columns, "bytes of the file at equal KL (bits per byte), and what ours saves")
     parts = [{"part": part, "bits_per_weight_lost": bits} for part, bits in result["parts"].items()]
     print_rows(parts, {"part": "", "bits_per_weight_lost": "+.3f"}, "our coder without a part, at KL 0.008")

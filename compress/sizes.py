@@ -33,7 +33,8 @@ def tensor_rows(payload: bytes) -> list[dict]:
 
     code_bytes: what its codes cost under the file's frequency tables, signs included; side_bytes: its steps and
     magnitudes; entropy: of its codes without contexts, in bits per code, entropy_bytes the same for all of them, and
-    distance what code_bytes lie above (below: contexts help) as a part of it. The rows leave out the head of the payload, one byte a lane and so on. ValueError on a malformed payload.
+    distance what code_bytes lie above (below: contexts help) as a part of it. The rows leave out the head of the
+    payload, one byte a lane and so on. ValueError on a malformed payload.
     """
     # Here, since they import torch, which `size` can do without.
     from compress.decode import rans_table
@@ -54,8 +55,8 @@ def tensor_rows(payload: bytes) -> list[dict]:
 def weights_bound(payload: bytes) -> dict:
     """{"bytes", "bound_bytes", "distance"} of a WGTS payload.
 
-    The bound is the empirical entropy of all symbols, each in its context, and the plain bits: what a static coder needs
-    that gets its tables, names and lanes for nothing. distance: bytes over bound - 1.
+    The bound is the empirical entropy of all symbols, each in its context, and the plain bits: what a static coder
+    needs that gets its tables, names and lanes for nothing. distance: bytes over bound - 1.
     """
     from compress.decode import TOKENS, VECTORS
     from compress.entropy import symbols
