@@ -108,7 +108,7 @@ def read_codes(payload):
         x = states[: context.size]
         entry = table[context + (x & 4095)]
         x = ((entry >> 12 & 4095) + 1) * (x >> 12) + (entry & 4095)
-        low = np.flatnonzero(x < 65536)
+        (low,) = (x < 65536).nonzero()
         end = position + low.size
         if end > count:
             fail("stream cut short")
@@ -153,8 +153,8 @@ def read_codes(payload):
                 context = np.clip(level + factors[row : row + REFRESH], 0, MAGNITUDES - 1) << 13
             if row % restart == 0:
                 state = np.zeros(width, np.int64)
-            bits[row] = state & 1
-            tokens[row] = token = pull(context[row % REFRESH] | (state & 1) << 12)
+            bits[row] = bit = state & 1
+            tokens[row] = token = pull(context[row % REFRESH] | bit << 12)
             state = trellis[2 * state + (token & 1)]
         groups.append((group, tokens, bits, steps, scale))
     for entry in vectors:

@@ -54,6 +54,7 @@ def plot_steps(tensors: list[dict], losses: list[dict] | None, path: Path) -> No
         found = {row["name"]: row["loss"] for row in losses}
         axes[2].barh(places, [found.get(row["name"], 0.0) for row in tensors], height=0.6, color="gray")
         axes[2].set(xlabel="predicted loss, nats per token")
+        axes[2].locator_params(axis="x", nbins=4)
         axes[2].grid(alpha=0.25, axis="x")
     _save(figure, path)
 

@@ -33,8 +33,8 @@ def tensor_rows(payload: bytes) -> list[dict]:
 
     code_bytes: what its codes cost under the file's frequency tables, signs included; side_bytes: its steps and
     magnitudes; entropy: of its codes without contexts, in bits per code, entropy_bytes the same for all of them, and
-    distance what code_bytes lie above (below: contexts help) as a part of it. The rows leave out the head of the
-    payload, one byte a lane and so on. ValueError on a malformed payload.
+    distance what a matrix's code_bytes lie above (below: contexts help) as a part of it. The rows leave out the head of
+    the payload, one byte a lane and so on. ValueError on a malformed payload.
     """
     # Here, since they import torch, which `size` can do without.
     from compress.decode import rans_table
@@ -104,6 +104,7 @@ def _tensors(payload: bytes):
 
 def _row(name: str, tensor, cost: np.ndarray, contexts, tokens, plain) -> dict:
     from compress.decode import STEPS, VECTORS
+    from compress.entropy import Matrix
 
     codes, bits = tensor.codes, {True: 0.0, False: 0.0}
     for context, token in zip(contexts, tokens, strict=True):
@@ -118,7 +119,7 @@ def _row(name: str, tensor, cost: np.ndarray, contexts, tokens, plain) -> dict:
         "code_bytes": bits[True] / 8,
         "entropy_bytes": entropy * codes.size / 8,
         "entropy": entropy,
-        "distance": bits[True] / (entropy * codes.size) - 1 if entropy else None,
+        "distance": bits[True] / (entropy * codes.size) - 1 if entropy and isinstance(tensor, Matrix) else None,
         "side_bytes": bits[False] / 8,
         "largest_code": int(np.abs(codes).max(initial=0)),
     }
