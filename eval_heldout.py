@@ -33,6 +33,8 @@ def parse(arguments):
                         help="boxes (default: one per GPU, or one per CPU core)")
     parser.add_argument("--time_limit", type=_positive(float), default=600.0, metavar="S",
                         help="seconds for decoding and scoring (default: %(default)g)")
+    parser.add_argument("--certify", action="store_true",
+                        help="no score unless every layer of the box is active on this machine")
     parser.add_argument("--out", metavar="F", help="where to write the result (default: eval.json beside the artifact)")
     parser.add_argument("--json", action="store_true",
                         help="the last line on standard output is the result without its documents")
@@ -74,7 +76,7 @@ def main(arguments=None):
             raise ScoringError(f"cannot write {path}; name another file with --out")
         with report.ProgressBar() as progress:
             result = score(options.artifact, options.data, options.split, options.processes, options.time_limit,
-                           progress.phase, progress.tokens)
+                           options.certify, progress.phase, progress.tokens)
         write_json(path, result)
     except ScoringError as error:
         print(f"eval_heldout: {error}", file=sys.stderr)

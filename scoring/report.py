@@ -71,12 +71,15 @@ def print_report(result, path):
     console.print(table)
 
     table = Table(title="sandbox", title_justify="left")
-    for heading in ("layer", "", "what it means"):
+    for heading in ("layer", "", "what it is, or what its absence leaves open"):
         table.add_column(heading)
     for row in result["sandbox"]:
         table.add_row(row["layer"], "active" if row["active"] else "[bold]missing[/bold]", escape(row["note"]))
     console.print(table)
 
+    opened = ", ".join(result["files_opened"]) or "none"
+    console.print(escape(f"files opened outside libraries and box, or tried (the box's own word): {opened}"),
+                  highlight=False)
     console.print(f"scope {result['scope']}, {result['processes']} box(es) on {result['device']}, "
                   f"{result['tokens']:,} tokens at {result['tokens_per_second']:,.0f} per second. "
                   "Causality inside a chunk is promised by the artifact, not audited.", highlight=False)

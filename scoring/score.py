@@ -30,12 +30,13 @@ import numpy as np
 from compress import container
 from compress import tokenizer as tokenizer_section
 from scoring import ScoringError, lossless, statistics
-from scoring.box import Box, BoxFailure, Submission
+from scoring.box import Box, BoxFailure, Submission, remove_stale
 from scoring.likelihood import Ledger, token_nats
 from scoring.tokenizer import Tokenizer
 
 BOS = 1  # id of the document boundary, and so of the end symbol
 BATCH_TOKENS = 8192  # of one call; larger is no faster on a CPU, and a chunk longer than this is still one call
+MIN_MEMORY_BYTES = 1 << 30  # of a box; torch alone takes a third of it
 MIN_FILL = 0.75  # a batch takes a document only if it has at least this share of the windows of the longest
 
 
@@ -158,9 +159,9 @@ def score_batch(box, box_number, batch, documents, ledger, on_tokens):
         box.commit()
 
 
-def score_documents(submission, documents, processes, time_limit, on_phase, on_tokens):
-    """Start the boxes and score all documents. Returns (ledger, [box], clock); the boxes are gone by then, their fields
-    remain."""
+def score_documents(submission, documents, processes, time_limit, certify, on_phase, on_tokens):
+    """Start the boxes and score all documents. Returns (ledger, [box], clock, files that the boxes say they opened); the
+    boxes are gone by then, their fields remain. certify: raises ScoringError if a layer of the boxes is missing."""
     cores, gpus = _cores(), _gpus()
     count = min(processes or len(gpus) or cores, len(documents))
     boxes, clock = [], {}
@@ -169,8 +170,12 @@ def score_documents(submission, documents, processes, time_limit, on_phase, on_t
         on_phase("decode", None)
         for number in range(count):
             gpu = gpus[number % len(gpus)] if gpus else None
-            boxes.append(Box(submission, max(1, cores // count), time_limit, gpu))
+            boxes.append(Box(submission, max(1, cores // count), time_limit, gpu, memory_share(count)))
         _all(pool.submit(box.load) for box in boxes)
+        missing = [row["layer"] for row in boxes[0].layers if not row["active"]]
+        if certify and missing:
+            raise ScoringError(f"not certified: this machine does not grant the box {'; '.join(missing)}; "
+                               "score elsewhere, or without --certify")
         for phase in ("start", "decode", "build"):
             clock[phase] = max(box.clock[phase] for box in boxes)
         scope, chunk = boxes[0].scope, boxes[0].chunk
@@ -192,13 +197,14 @@ def score_documents(submission, documents, processes, time_limit, on_phase, on_t
         _all(pool.submit(_work, box, number, batches, documents, ledger, on_tokens)
              for number, box in enumerate(working))
         clock["score"] = time.monotonic() - begin
+        files = sorted({path for box in working for path in box.files()})
     finally:
         for box in boxes:  # first kill, so that the threads that wait for a box end; then take away what they use
             box.kill()
         pool.shutdown(wait=True, cancel_futures=True)
         for box in boxes:
             box.close()
-    return ledger, boxes, clock
+    return ledger, boxes, clock, files
 
 
 def _work(box, number, batches, documents, ledger, on_tokens):
@@ -221,6 +227,12 @@ def _cores():
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def memory_share(count):
+    """Bytes of memory for each of `count` boxes: together four fifths of the machine's."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return max(MIN_MEMORY_BYTES, total * 4 // 5 // count)
+
+
 def _gpus():
     """Names of the GPUs for CUDA_VISIBLE_DEVICES, without starting CUDA in the scorer."""
     if "CUDA_VISIBLE_DEVICES" in os.environ:
@@ -229,7 +241,7 @@ def _gpus():
     return [str(index) for index in range(sum(bool(re.fullmatch(r"nvidia\d+", name)) for name in names))]
 
 
-def score(artifact_path, data_dir, split, processes=None, time_limit=600, on_phase=lambda name, total: None,
+def score(artifact_path, data_dir, split, processes=None, time_limit=600, certify=False, on_phase=lambda name, total: None,
           on_tokens=lambda count: None):
     """The object of eval.json. `processes`: boxes (default: one per GPU, or per core); `time_limit`: seconds for
     decoding and scoring.
@@ -252,7 +264,9 @@ def score(artifact_path, data_dir, split, processes=None, time_limit=600, on_pha
     lossless.check(tokenizer, documents)
     clock["lossless"] = time.monotonic() - started
 
-    ledger, boxes, box_clock = score_documents(submission, documents, processes, time_limit, on_phase, on_tokens)
+    remove_stale()
+    ledger, boxes, box_clock, files = score_documents(submission, documents, processes, time_limit, certify, on_phase,
+                                                      on_tokens)
     clock.update(box_clock)
 
     started = time.monotonic()
@@ -277,6 +291,7 @@ def score(artifact_path, data_dir, split, processes=None, time_limit=600, on_pha
         "artifact": artifact, "data": data, "scope": boxes[0].scope, "device": boxes[0].device, "processes": len(boxes),
         "clock": {phase: round(seconds, 3) for phase, seconds in clock.items()},
         "tokens_per_second": round(tokens / clock["score"], 1), "sandbox": boxes[0].layers,
+        "files_opened": files, "certified": certify,
         "ledger": [head.hex() for _, head in sorted(ledger.heads.items())],
     }
 
