@@ -6,8 +6,10 @@ The artifact's code runs in a box and only turns tokens into logits; text, softm
 (scoring/score.py). Writes eval.json beside the artifact. Exit status: 0 scored; 1 no score, one line on standard error
 says why; 2 usage. The cap on the artifact's size is not checked here: `python -m compress size MODEL.golf` does that.
 
-NOT covered in this version: causality inside a chunk is promised by the artifact, not audited, and a subprocess is not
-by itself a security boundary; scoring/score.py and scoring/confine.py say what that leaves open.
+`--audit` samples what the pass does not show by construction; `--fresh` compares with a second split; `--certify` insists
+on every layer of the box. docs/audits.md says what each can and cannot find.
+
+NOT covered: whether the held-out text was in the training data; who ran the scorer, and where.
 """
 
 import argparse
@@ -33,6 +35,10 @@ def parse(arguments):
                         help="boxes (default: one per GPU, or one per CPU core)")
     parser.add_argument("--time_limit", type=_positive(float), default=600.0, metavar="S",
                         help="seconds for decoding and scoring (default: %(default)g)")
+    parser.add_argument("--audit", choices=("none", "quick", "full"), default="none",
+                        help="sample what the pass does not show by construction (docs/audits.md; default: %(default)s)")
+    parser.add_argument("--fresh", choices=("dev", "gate", "final"), metavar="SPLIT",
+                        help="score this split too, and compare")
     parser.add_argument("--certify", action="store_true",
                         help="no score unless every layer of the box is active on this machine")
     parser.add_argument("--out", metavar="F", help="where to write the result (default: eval.json beside the artifact)")
@@ -76,7 +82,7 @@ def main(arguments=None):
             raise ScoringError(f"cannot write {path}; name another file with --out")
         with report.ProgressBar() as progress:
             result = score(options.artifact, options.data, options.split, options.processes, options.time_limit,
-                           options.certify, progress.phase, progress.tokens)
+                           options.certify, options.audit, options.fresh, progress.phase, progress.tokens)
         write_json(path, result)
     except ScoringError as error:
         print(f"eval_heldout: {error}", file=sys.stderr)

@@ -12,7 +12,8 @@ from rich.table import Table
 PHASES = {"read": "reading artifact and documents", "tokenise": "tokenising",
           "lossless": "checking that tokens give back the text", "start": "starting the box",
           "decode": "decoding the weights", "build": "building the model", "score": "scoring (tokens)",
-          "interval": "bootstrap over documents", "total": "total"}
+          "interval": "bootstrap over documents", "again": "audits: documents again",
+          "blind": "audits: blind positions", "audits": "audits", "total": "total"}
 
 
 class ProgressBar:
@@ -77,12 +78,23 @@ def print_report(result, path):
         table.add_row(row["layer"], "active" if row["active"] else "[bold]missing[/bold]", escape(row["note"]))
     console.print(table)
 
+    table = Table(title="audits", title_justify="left")
+    for heading in ("audit", "verdict", "n", "what", "missed with 1%"):
+        table.add_column(heading, justify="right" if heading == "n" else "left")
+    for row in result["audits"]:
+        missed = row.get("misses")
+        table.add_row(row["audit"], row["verdict"], f"{row['n']:,}" if "n" in row else "", escape(row["detail"]),
+                      f"up to {missed['share']:.2%} of {missed['of']} ({missed['bpb']:.4f} bpb)" if missed else "")
+    console.print(table)
+
     opened = ", ".join(result["files_opened"]) or "none"
     console.print(escape(f"files opened outside libraries and box, or tried (the box's own word): {opened}"),
                   highlight=False)
     console.print(f"scope {result['scope']}, {result['processes']} box(es) on {result['device']}, "
                   f"{result['tokens']:,} tokens at {result['tokens_per_second']:,.0f} per second. "
-                  "Causality inside a chunk is promised by the artifact, not audited.", highlight=False)
+                  + ("Causality inside a chunk was promised by the artifact, not audited: see --audit."
+                     if result["audit"] == "none" else "Causality inside a chunk was sampled: see the table of audits."),
+                  highlight=False)
     if result["scope"] == "stream":
         console.print("The artifact adapts over the whole stream: its documents are not independent, "
                       "the interval is too narrow.")
