@@ -1,6 +1,7 @@
 """Score one .golf file on held-out text: bits per byte, with its interval, by slice.
 
     python eval_heldout.py MODEL.golf --data data/embedded --split dev
+    python eval_heldout.py compare OLD.json [OLD.json ...] --new NEW.json [NEW.json ...]
 
 The artifact's code runs in a box and only turns tokens into logits; text, softmax, byte count and clock are this side's
 (scoring/score.py). Writes eval.json beside the artifact. Exit status: 0 scored; 1 no score, one line on standard error
@@ -18,7 +19,7 @@ import os
 import signal
 import sys
 
-from scoring import ScoringError, report
+from scoring import ScoringError, compare, report
 from scoring.score import score
 
 
@@ -47,6 +48,39 @@ def parse(arguments):
     return parser.parse_args(arguments)
 
 
+def parse_compare(arguments):
+    """The command line after `compare`; exits with status 2 on a wrong one."""
+    parser = argparse.ArgumentParser(prog="eval_heldout.py compare",
+                                     description="Is the new artifact better than the old one? One file a seed.")
+    parser.add_argument("old", nargs="+", metavar="OLD.json", help="scores of the old artifact's seeds; without --new, "
+                        "the last file is the new one")
+    parser.add_argument("--new", nargs="+", metavar="NEW.json", default=[], help="scores of the new artifact's seeds")
+    parser.add_argument("--margin", type=float, default=compare.MARGIN, metavar="BPB",
+                        help="a gain below it is no claim (default: %(default)g)")
+    parser.add_argument("--json", action="store_true", help="the last line on standard output is the result")
+    options = parser.parse_args(arguments)
+    if not options.new:
+        if len(options.old) < 2:
+            parser.error("two files are needed, an old and a new one")
+        options.old, options.new = options.old[:-1], options.old[-1:]
+    return options
+
+
+def main_compare(arguments):
+    """The command `compare`; returns its exit status: 0 also where there is no gain."""
+    options = parse_compare(arguments)
+    try:
+        result = compare.compare(*([compare.read(path) for path in paths] for paths in (options.old, options.new)),
+                                 options.margin)
+    except ScoringError as error:
+        print(f"eval_heldout: {error}", file=sys.stderr)
+        return 1
+    report.print_comparison(result)
+    if options.json:
+        print(json.dumps(result))
+    return 0
+
+
 def _positive(kind):
     def convert(text):
         value = kind(text)
@@ -72,6 +106,9 @@ def write_json(path, value):
 
 def main(arguments=None):
     """The command; returns its exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["compare"]:
+        return main_compare(arguments[1:])
     options = parse(arguments)
     path = options.out or os.path.join(os.path.dirname(options.artifact), "eval.json")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that boxes are killed and directories removed

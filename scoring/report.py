@@ -101,3 +101,22 @@ def print_report(result, path):
     console.print(escape(f"wrote {path}"), highlight=False, soft_wrap=True)
     print(f"val_bpb: {result['bpb']:.4f}")
     print(f"artifact_bytes: {result['artifact']['bytes']}")
+
+
+def print_comparison(result):
+    """Print the tables of scoring/compare.py, and its sentence."""
+    console = Console()
+    table = Table(title="gain in bpb, old minus new", title_justify="left")
+    for heading in ("slice", "gain", "95% interval over documents", "documents"):
+        table.add_column(heading, justify="left" if heading == "slice" else "right", no_wrap=True)
+    whole = {"gain_bpb": result["gain_bpb"], "interval": result["gain_interval_documents"],
+             "documents": result["documents"]}
+    for name, part in [*result["slices"].items(), ("all", whole)]:
+        interval = part["interval"]
+        table.add_row(escape(name), f"{part['gain_bpb']:+.4f}",
+                      f"{interval[0]:+.4f} .. {interval[1]:+.4f}" if interval else "-", f"{part['documents']:,}")
+    console.print(table)
+    for name in ("old", "new"):
+        scores = result[f"{name}_bpb"]
+        console.print(f"{name}: {', '.join(f'{bpb:.4f}' for bpb in scores)}", highlight=False)
+    console.print(escape(result["sentence"]), highlight=False, soft_wrap=True)
