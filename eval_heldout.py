@@ -20,7 +20,7 @@ import signal
 import sys
 
 from scoring import ScoringError, compare, report
-from scoring.score import score
+from scoring.score import read_artifact, read_documents, score, tokenise
 
 
 def parse(arguments):
@@ -43,6 +43,8 @@ def parse(arguments):
     parser.add_argument("--certify", action="store_true",
                         help="no score unless every layer of the box is active on this machine")
     parser.add_argument("--out", metavar="F", help="where to write the result (default: eval.json beside the artifact)")
+    parser.add_argument("--overhead", action="store_true", help="only time the pass against a plain evaluation in this "
+                        "process, without a box: for artifacts of your own")
     parser.add_argument("--json", action="store_true",
                         help="the last line on standard output is the result without its documents")
     return parser.parse_args(arguments)
@@ -104,6 +106,21 @@ def write_json(path, value):
             os.remove(temporary)
 
 
+def main_overhead(options):
+    """The command with --overhead; returns its exit status."""
+    from scoring import overhead  # torch, which the scorer itself does without
+
+    submission, tokenizer, _ = read_artifact(options.artifact)
+    documents, _ = read_documents(options.data, options.split)
+    tokenise(tokenizer, documents)
+    result = overhead.measure(submission, documents)
+    print(f"scorer {result['scorer_seconds']:.2f} s, plain evaluation {result['plain_seconds']:.2f} s, "
+          f"{result['threads']} threads: overhead {result['overhead']:.3f}")
+    if options.json:
+        print(json.dumps(result))
+    return 0
+
+
 def main(arguments=None):
     """The command; returns its exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -113,6 +130,8 @@ def main(arguments=None):
     path = options.out or os.path.join(os.path.dirname(options.artifact), "eval.json")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that boxes are killed and directories removed
     try:
+        if options.overhead:
+            return main_overhead(options)
         folder = os.path.dirname(path) or "."
         if os.path.exists(options.artifact) and (os.path.isdir(path) or not os.access(folder, os.W_OK)):
             # Said now, not after minutes of scoring.

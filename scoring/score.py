@@ -51,7 +51,7 @@ def read_artifact(path):
         train_source, decode_source = container.code_unpack(sections["CODE"])
         config = container.config_unpack(sections["CONF"])
         tokenizer = Tokenizer(tokenizer_section.rebuild(sections["TOKN"]))
-    except ValueError as error:  # FormatError is one
+    except (ValueError, RuntimeError) as error:  # FormatError is the first kind, SentencePiece raises the second
         raise ScoringError(f"{path} is not a usable artifact: {error}") from None
     submission = Submission(train_source, decode_source, config, sections["WGTS"], tokenizer.vocab_size)
     digest = hashlib.sha256(data).hexdigest()
@@ -98,6 +98,12 @@ def read_documents(data_dir, split):
     return documents, {"manifest_sha256": manifest_sha256, "docs_sha256": docs_sha256, "split": split}
 
 
+def tokenise(tokenizer, documents):
+    """Fill in the tokens of documents, with the end symbol."""
+    for document in documents:
+        document.tokens = np.append(tokenizer.encode(document.text).astype(np.int64), BOS)
+
+
 def score(artifact_path, data_dir, split, processes=None, time_limit=600, certify=False, audit="none", fresh=None,
           on_phase=lambda name, total: None, on_tokens=lambda count: None, seed=None):
     """The object of eval.json. `processes`: boxes (default: one per GPU, or per core); `time_limit`: seconds for
@@ -116,8 +122,7 @@ def score(artifact_path, data_dir, split, processes=None, time_limit=600, certif
 
     started = time.monotonic()
     on_phase("tokenise", None)
-    for document in documents + others:
-        document.tokens = np.append(tokenizer.encode(document.text).astype(np.int64), BOS)
+    tokenise(tokenizer, documents + others)
     clock["tokenise"] = time.monotonic() - started
 
     started = time.monotonic()
