@@ -97,17 +97,8 @@ class Config:
     compile: bool = True
 
 
-MODEL_FIELDS = (
-    "vocab_size",
-    "seq_len",
-    "num_layers",
-    "model_dim",
-    "num_heads",
-    "num_kv_heads",
-    "mlp_mult",
-    "rope_base",
-    "logit_softcap",
-)
+MODEL_FIELDS = """vocab_size seq_len num_layers model_dim num_heads num_kv_heads mlp_mult rope_base
+    logit_softcap""".split()
 POCKET = dict(
     track="pocket", data_dir="data/embedded", seq_len=512, num_layers=6, model_dim=96, num_heads=3, num_kv_heads=1,
     batch_tokens=4096, micro_batch_tokens=4096, muon_momentum_steps=300, ema_decay=0.99, calibration_tokens=32_768,
@@ -161,26 +152,12 @@ def parse_config(argv: list[str], environment: dict[str, str]) -> Config:
         raise RunError(f"no preset {preset!r}: choose one of {', '.join(PRESETS)}")
     config = replace(Config(), **PRESETS[preset] | values | {"preset": preset})
     c = config
+    sizes = (c.vocab_size, c.seq_len, c.num_layers, c.model_dim, c.num_heads, c.num_kv_heads, c.batch_tokens,
+             c.micro_batch_tokens)  # fmt: skip
     for bad, why in (
-        (
-            min(
-                c.vocab_size,
-                c.seq_len,
-                c.num_layers,
-                c.model_dim,
-                c.num_heads,
-                c.num_kv_heads,
-                c.batch_tokens,
-                c.micro_batch_tokens,
-            )
-            < 1,
-            "sizes of the model and of the batch must be at least 1",
-        ),
+        (min(sizes) < 1, "sizes of the model and of the batch must be at least 1"),
         (c.vocab_size > 65_536, "--vocab_size must fit in the shards' 16 bits"),
-        (
-            c.model_dim % c.num_heads or (c.model_dim // c.num_heads) % 2,
-            "--model_dim must be an even multiple of --num_heads",
-        ),
+        (c.model_dim % (2 * c.num_heads), "--model_dim must be an even multiple of --num_heads"),
         (c.num_heads % c.num_kv_heads, "--num_heads must be a multiple of --num_kv_heads"),
         (round(c.mlp_mult * c.model_dim) < 1, "--mlp_mult is too small"),
         (c.micro_batch_tokens % c.seq_len, "--micro_batch_tokens must be a multiple of --seq_len"),
@@ -527,9 +504,8 @@ class Loader:
         self.epoch, self.cursor = state["epoch"], state["cursor"]
         generator = torch.Generator().manual_seed(self.seed + 7919 * self.epoch)
         self.order = torch.randperm(len(self.starts), generator=generator).to(self.data.device)
-        self.position = torch.tensor(
-            self.cursor, device=self.data.device
-        )  # counted on the device: a step reads no host memory
+        # the cursor is counted on the device too, so that a step reads no host memory
+        self.position = torch.tensor(self.cursor, device=self.data.device)
 
     @property
     def state(self) -> dict:
