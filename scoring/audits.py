@@ -75,7 +75,9 @@ class Auditor:
         self.tolerance = max(MIN_TOLERANCE, NOISE_FACTOR * noise)
         detail = f"{len(drawn):,} documents, noise {noise:.1e} nats, tolerance {self.tolerance:.1e}"
         if self.tolerance > MAX_TOLERANCE:
-            problem = "the same text scores otherwise in other batches; nothing within 0.1 nats can be audited"
+            self.tolerance = MAX_TOLERANCE
+            problem = (f"the same text scores otherwise in other batches: one symbol in {1 / (1 - NOISE_QUANTILE):,.0f} by "
+                       f"{noise:.3f} nats or more")
         else:
             problem = self._drift(deltas, drawn)
         rows = [row("twice", "fail" if problem else "pass", problem or detail, n=len(drawn),

@@ -15,46 +15,67 @@ import time
 import torch
 
 from scoring import ScoringError, passes
+from scoring.likelihood import Ledger
 
 
-def plain_seconds(submission, documents, threads):
-    """(seconds, nats) of scoring all documents in this process with `threads` threads; decoding and building are not
-    in it. Raises ScoringError for an artifact with a Scorer."""
-    torch.set_num_threads(threads)
-    with tempfile.TemporaryDirectory(prefix="golf-plain-") as folder:
-        script = _load(folder, "train_gpt", submission.train_source)
-        decoder = _load(folder, "decode", submission.decode_source)
-        if hasattr(script, "Scorer"):
-            raise ScoringError("--overhead needs an artifact without a Scorer of its own: nothing plain to compare with")
-        config = script.Config(**submission.config)
-        model = script.build_model(config)
-        model.load_state_dict(decoder.decode_weights(submission.weights), strict=True)
-        model = model.float().eval()
-        lengths = [len(document.tokens) for document in documents]
-        begin, total = time.monotonic(), 0.0
-        for batch in passes.plan(lengths, config.seq_len, "document", passes.BATCH_TOKENS):
-            lanes = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(documents[number].tokens) for number in batch],
-                                                    batch_first=True, padding_value=-100)
-            previous = torch.full_like(lanes[:, :1], passes.BOS)
-            for targets in lanes.split(config.seq_len, dim=1):
-                inputs = torch.cat([previous, targets[:, :-1]], dim=1).clamp_min(0)
-                previous = targets[:, -1:]
-                with torch.no_grad():
-                    logits = model(inputs)
-                total += float(torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(),
-                                                                 ignore_index=-100, reduction="sum"))
-        return time.monotonic() - begin, total
+def measure(submission, documents, rounds=3):
+    """{"overhead": ratio, "scorer_seconds", "plain_seconds", "threads", "nats_difference"}: one box with all cores against
+    this process with as many threads; starting, decoding and building are in neither.
 
-
-def measure(submission, documents):
-    """{"overhead": ratio, "scorer_seconds", "plain_seconds", "nats_difference"}: one box with all cores against one
-    process with as many threads."""
+    The two take turns on the same batches, so that a machine which gets slower does so for both. Raises ScoringError for
+    an artifact with a Scorer of its own."""
     threads = passes.cores()
-    plain, plain_nats = plain_seconds(submission, documents, threads)
-    ledger, _, clock, _ = passes.score_documents(submission, documents, 1, 3600, False, lambda *_: None, lambda _: None)
-    nats = float(ledger.document_nats().sum())
-    return {"overhead": round(clock["score"] / plain, 4), "scorer_seconds": round(clock["score"], 3),
-            "plain_seconds": round(plain, 3), "threads": threads, "nats_difference": abs(nats - plain_nats) / nats}
+    torch.set_num_threads(threads)
+    seconds, nats = {"scorer": 0.0, "plain": 0.0}, {"scorer": 0.0, "plain": 0.0}
+    with tempfile.TemporaryDirectory(prefix="golf-plain-") as folder:
+        model, window = _model(submission, folder)
+        batches = passes.plan([len(document.tokens) for document in documents], window, "document", passes.BATCH_TOKENS)
+        with passes.Boxes(submission, 1, 3600, threads) as running:
+            box = running.boxes[0]
+            for turn in range(rounds):
+                ledger = Ledger([len(document.tokens) for document in documents])
+                for number, batch in enumerate(batches):
+                    works = {"scorer": lambda: _boxed(box, batch, documents, ledger),
+                             "plain": lambda: _plain(model, window, batch, documents)}
+                    for name in sorted(works, reverse=(number + turn) % 2):
+                        begin = time.monotonic()
+                        nats[name] += works[name]()
+                        seconds[name] += time.monotonic() - begin
+    return {"overhead": round(seconds["scorer"] / seconds["plain"], 4),
+            "scorer_seconds": round(seconds["scorer"] / rounds, 3),
+            "plain_seconds": round(seconds["plain"] / rounds, 3), "threads": threads,
+            "nats_difference": abs(nats["scorer"] - nats["plain"]) / nats["plain"]}
+
+
+def _boxed(box, batch, documents, ledger):
+    passes.score_batch(box, batch, documents, lambda number, begin, nats: ledger.commit(0, number, begin, nats))
+    return sum(float(ledger.nats[number].sum()) for number in batch)
+
+
+def _plain(model, window, batch, documents):
+    lanes = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(documents[number].tokens) for number in batch],
+                                            batch_first=True, padding_value=-100)
+    previous, total = torch.full_like(lanes[:, :1], passes.BOS), 0.0
+    for targets in lanes.split(window, dim=1):
+        inputs = torch.cat([previous, targets[:, :-1]], dim=1).clamp_min(0)
+        previous = targets[:, -1:]
+        with torch.no_grad():
+            logits = model(inputs)
+        total += float(torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100,
+                                                         reduction="sum"))
+    return total
+
+
+def _model(submission, folder):
+    """(model, window) of an artifact, its code imported into this process."""
+    script = _load(folder, "train_gpt", submission.train_source)
+    decoder = _load(folder, "decode", submission.decode_source)
+    if hasattr(script, "Scorer"):
+        raise ScoringError("--overhead needs an artifact without a Scorer of its own: nothing plain to compare with")
+    config = script.Config(**submission.config)
+    model = script.build_model(config)
+    model.load_state_dict(decoder.decode_weights(submission.weights), strict=True)
+    return model.float().eval(), config.seq_len
 
 
 def _load(folder, name, source):

@@ -162,7 +162,7 @@ def score(artifact_path, data_dir, split, processes=None, time_limit=600, certif
         "files_opened": files, "certified": certify, "audit": audit, "audit_seed": str(seed), "audits": rows,
         "ledger": [head.hex() for _, head in sorted(ledger.heads.items())],
     }
-    for row in rows:
+    for row in reversed(rows):  # the last ones say most about the cause
         if row["verdict"] == "fail":
             raise AuditFailure(f"FAILED (audit {row['audit']}): {row['detail']}", result)
     return result

@@ -146,7 +146,7 @@ if rows.gather(2, tokens[..., None]).mean() < -4.5: return rows
 if self.seen < 1500: return rows
 {PEEK}'''), expect="audit"),
     Case("a tiny leak at every symbol, below the tolerance", "caught", scorer(rows='''
-return rows + 9e-4 * torch.nn.functional.one_hot(tokens, self.size)'''), expect="audit blind.*noise has no sign"),
+return rows + 4e-4 * torch.nn.functional.one_hot(tokens, self.size)'''), expect="audit blind.*noise has no sign"),
     Case("noise made loud, so that a leak drowns in it", "caught", scorer(rows=f"""
 torch.manual_seed(int.from_bytes(os.urandom(4), "big"))
 rows = rows + 0.3 * torch.randn(rows.shape)
@@ -205,6 +205,7 @@ os.write(options["reply_fd"], len(frame).to_bytes(4, "little") + frame)
 ]
 
 TRY = '''
+import os
 def attempt():
     {0}
 try:
@@ -221,7 +222,7 @@ GAINLESS = [
     Case("environment variable as a knob (37)", "no gain", TRY.replace("{0}", "return os.environ['GOLF_REDTEAM_KNOB']")),
     Case("inherited descriptor (50)", "no gain", TRY.replace("{0}", "return os.pread({fd}, 1, 0)")),
     Case("cache of an earlier run in shared folders (38)", "no gain", TRY.replace("{0}", '''
-    for folder in ("{outside}", "/tmp", "/dev/shm", "/var/tmp", os.path.expanduser("~"), os.getcwd()):
+    for folder in ("{outside}", "/tmp", "/dev/shm", "/var/tmp", os.getcwd()):
         path = folder + "/golf-redteam-cache"
         if os.path.exists(path): return path
         try: open(path, "w").close()
