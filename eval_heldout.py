@@ -7,8 +7,8 @@ The artifact's code runs in a box and only turns tokens into logits; text, softm
 (scoring/score.py). Writes eval.json beside the artifact. Exit status: 0 scored; 1 no score, one line on standard error
 says why; 2 usage. The cap on the artifact's size is not checked here: `python -m compress size MODEL.golf` does that.
 
-`--audit` samples what the pass does not show by construction; `--fresh` compares with a second split; `--certify` insists
-on every layer of the box. docs/audits.md says what each can and cannot find.
+`--audit` samples what the pass does not show by construction; `--fresh` compares with a second split; `--certify`
+insists on every layer of the box. docs/audits.md says what each can and cannot find.
 
 NOT covered: whether the held-out text was in the training data; who ran the scorer, and where.
 """
@@ -37,7 +37,7 @@ def parse(arguments):
     parser.add_argument("--time_limit", type=_positive(float), default=600.0, metavar="S",
                         help="seconds for decoding and scoring (default: %(default)g)")
     parser.add_argument("--audit", choices=("none", "quick", "full"), default="none",
-                        help="sample what the pass does not show by construction (docs/audits.md; default: %(default)s)")
+                        help="sample what the pass does not construct (docs/audits.md; default: %(default)s)")
     parser.add_argument("--fresh", choices=("dev", "gate", "final"), metavar="SPLIT",
                         help="score this split too, and compare")
     parser.add_argument("--certify", action="store_true",

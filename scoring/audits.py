@@ -76,8 +76,8 @@ class Auditor:
         detail = f"{len(drawn):,} documents, noise {noise:.1e} nats, tolerance {self.tolerance:.1e}"
         if self.tolerance > MAX_TOLERANCE:
             self.tolerance = MAX_TOLERANCE
-            problem = (f"the same text scores otherwise in other batches: one symbol in {1 / (1 - NOISE_QUANTILE):,.0f} by "
-                       f"{noise:.3f} nats or more")
+            problem = (f"the same text scores otherwise in other batches: one symbol in "
+                       f"{1 / (1 - NOISE_QUANTILE):,.0f} by {noise:.3f} nats or more")
         else:
             problem = self._drift(deltas, drawn)
         rows = [row("twice", "fail" if problem else "pass", problem or detail, n=len(drawn),
@@ -112,8 +112,8 @@ class Auditor:
         if abs(deltas[worst][where]) <= self.tolerance:
             return None
         recorded = self.ledger.nats[drawn[worst]][where]
-        return (f"symbol {where} of document {self.documents[drawn[worst]].id} was scored {recorded:.4f} nats in the pass "
-                f"and {recorded - deltas[worst][where]:.4f} now")
+        return (f"symbol {where} of document {self.documents[drawn[worst]].id} was scored {recorded:.4f} nats in the "
+                f"pass and {recorded - deltas[worst][where]:.4f} now")
 
     def _drift(self, deltas, drawn):
         """What is wrong if the documents moved together, or None."""
@@ -156,9 +156,9 @@ class Auditor:
             symbol = worst[1] - len(delta) + 1 + int(np.nan_to_num(np.abs(delta), nan=np.inf).argmax())
             recorded = self.ledger.nats[worst[0]][symbol]
             blind = recorded - delta[symbol - worst[1] - 1]
-            problem = (f"symbol {symbol} of document {self.documents[worst[0]].id} was scored {recorded:.4f} nats in the "
-                       f"pass and {blind:.4f} without the text from symbol {worst[1]} on: the row uses what it predicts, "
-                       "or what follows")
+            problem = (f"symbol {symbol} of document {self.documents[worst[0]].id} was scored {recorded:.4f} nats in "
+                       f"the pass and {blind:.4f} without the text from symbol {worst[1]} on: the row uses what it "
+                       "predicts, or what follows")
         else:
             problem = signed_noise(at, at.mean() / math.log(2) / self.bytes_per_symbol)
         return row("blind", "fail" if problem else "pass",

@@ -45,7 +45,7 @@ def compare(old, new, margin=MARGIN):
     ids = [row["id"] for row in old[0]["per_document"]]
     for result in old + new:
         if [row["id"] for row in result["per_document"]] != ids:
-            raise ScoringError("the files are not scores of the same documents; score both on one split of one data set")
+            raise ScoringError("the files are not scores of the same documents; score both on one split of one set")
     raw_bytes = np.array([row["raw_bytes"] for row in old[0]["per_document"]], dtype=float)
     nats = [np.array([[row["nats"] for row in result["per_document"]] for result in group]) for group in (old, new)]
     gain_nats = nats[0].mean(axis=0) - nats[1].mean(axis=0)
@@ -68,8 +68,8 @@ def gain_interval(gain_nats, raw_bytes):
     """95% interval of the gain in bpb by a BCa bootstrap over documents [D]; None for fewer than two."""
     if len(gain_nats) < 2 or np.ptp(gain_nats / raw_bytes.clip(1)) < 1e-12:
         return None if len(gain_nats) < 2 else [float(statistics.bits_per_byte(gain_nats, raw_bytes))] * 2
-    found = scipy.stats.bootstrap((gain_nats, raw_bytes), lambda n, b, axis: statistics.bits_per_byte(n, b), paired=True,
-                                  vectorized=True, method="BCa", n_resamples=RESAMPLES,
+    found = scipy.stats.bootstrap((gain_nats, raw_bytes), lambda n, b, axis: statistics.bits_per_byte(n, b),
+                                  paired=True, vectorized=True, method="BCa", n_resamples=RESAMPLES,
                                   batch=max(1, 1_000_000 // len(gain_nats)), rng=np.random.default_rng(statistics.SEED))
     return [float(found.confidence_interval.low), float(found.confidence_interval.high)]
 
@@ -126,5 +126,5 @@ def sentence(result):
     if test["p"] < LEVEL and interval[0] > 0 and same >= MIN_SAME_SIGN * len(result["slices"]):
         return (f"The new artifact is better by {by}; beyond the margin of {result['margin_bpb']:g} bpb over {seeds} "
                 f"(Welch, one-sided p = {test['p']:.2g}).")
-    return (f"No claim: the new artifact is {'better' if gain > 0 else 'worse'} by {by}, and {seeds} do not show a gain "
-            f"beyond the margin of {result['margin_bpb']:g} bpb (Welch, one-sided p = {test['p']:.2g}).")
+    return (f"No claim: the new artifact is {'better' if gain > 0 else 'worse'} by {by}, and {seeds} do not show a "
+            f"gain beyond the margin of {result['margin_bpb']:g} bpb (Welch, one-sided p = {test['p']:.2g}).")

@@ -359,12 +359,13 @@ class Watch:
     def __init__(self, names, packages):
         self.names = {*names, *sys.stdlib_module_names, *sys.builtin_module_names}
         self.work = os.getcwd() + os.sep
-        roots = [os.path.realpath(path) for path in (os.path.dirname(os.getcwd()), *readable_roots(packages), os.devnull)]
+        home = os.path.dirname(os.getcwd())
+        roots = [os.path.realpath(path) for path in (home, *readable_roots(packages), os.devnull)]
         self.roots, self.folders = set(roots), tuple(root + os.sep for root in roots)
         self.files = {}
 
     def limit_imports(self):
-        """Before torch: it tries packages that are not on the list, and takes a missing one better than a closed one."""
+        """Before torch: it tries packages that are not on the list, and copes with a missing one, not a closed one."""
         sys.meta_path[sys.meta_path.index(PathFinder)] = self
 
     def log_files(self):

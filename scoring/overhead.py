@@ -19,11 +19,11 @@ from scoring.likelihood import Ledger
 
 
 def measure(submission, documents, rounds=3):
-    """{"overhead": ratio, "scorer_seconds", "plain_seconds", "threads", "nats_difference"}: one box with all cores against
-    this process with as many threads; starting, decoding and building are in neither.
+    """{"overhead": ratio, "scorer_seconds", "plain_seconds", "threads", "nats_difference"}: one box with all cores
+    against this process with as many threads; starting, decoding and building are in neither.
 
-    The two take turns on the same batches, so that a machine which gets slower does so for both. Raises ScoringError for
-    an artifact with a Scorer of its own."""
+    The two take turns on the same batches, so that a machine which gets slower does so for both. Raises ScoringError
+    for an artifact with a Scorer of its own."""
     threads = passes.cores()
     torch.set_num_threads(threads)
     seconds, nats = {"scorer": 0.0, "plain": 0.0}, {"scorer": 0.0, "plain": 0.0}

@@ -38,6 +38,7 @@ def importable():
         spec = None if tops else importlib.util.find_spec(name)  # as Linux distributions install it
         if spec is not None and spec.origin is not None:
             names.add(name)
-            paths.add(os.path.realpath(os.path.dirname(spec.origin) if spec.submodule_search_locations else spec.origin))
+            is_folder = spec.submodule_search_locations
+            paths.add(os.path.realpath(os.path.dirname(spec.origin) if is_folder else spec.origin))
     # A folder of packages itself must never be among them.
     return {"names": sorted(names), "packages": sorted(paths - homes)}

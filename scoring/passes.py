@@ -135,8 +135,8 @@ class Boxes:
 
 
 def score_documents(submission, documents, processes, time_limit, certify, on_phase, on_tokens):
-    """Start the boxes and score all documents. Returns (ledger, [box], clock, files that the boxes say they opened); the
-    boxes are gone by then, their fields remain. certify: raises ScoringError if a layer of the boxes is missing."""
+    """Start the boxes and score all documents. Returns (ledger, [box], clock, files that the boxes say they opened);
+    the boxes are gone by then, their fields remain. certify: raises ScoringError if a layer of the boxes is missing."""
     count = min(processes or len(gpus()) or cores(), len(documents))
     on_phase("decode", None)
     with Boxes(submission, count, time_limit) as running:

@@ -93,7 +93,7 @@ def print_report(result, path):
     console.print(f"scope {result['scope']}, {result['processes']} box(es) on {result['device']}, "
                   f"{result['tokens']:,} tokens at {result['tokens_per_second']:,.0f} per second. "
                   + ("Causality inside a chunk was promised by the artifact, not audited: see --audit."
-                     if result["audit"] == "none" else "Causality inside a chunk was sampled: see the table of audits."),
+                     if result["audit"] == "none" else "Causality inside a chunk was sampled: see audits."),
                   highlight=False)
     if result["scope"] == "stream":
         console.print("The artifact adapts over the whole stream: its documents are not independent, "

@@ -25,7 +25,8 @@ def results(rng, gain, seeds, documents=60, seed_deviation=0.001, raw_bytes=None
         rate = shared + mean + 0.004 * rng.standard_normal(documents)
         groups.append([{"artifact": {}, "per_document": [
             {"id": str(d), "source": "ab"[d % 2], "raw_bytes": float(b), "nats": float(b * (r + shift) * math.log(2))}
-            for d, (b, r) in enumerate(zip(raw_bytes, rate))]} for shift in seed_deviation * rng.standard_normal(seeds)])
+            for d, (b, r) in enumerate(zip(raw_bytes, rate))]}
+            for shift in seed_deviation * rng.standard_normal(seeds)])
     return groups
 
 
@@ -109,8 +110,8 @@ def test_slices_add_up_to_the_whole():
         assert sum(part["documents"] for name, part in result["slices"].items() if name.startswith(label)) == 60
     total = sum(raw_bytes.values())
     a = sum(size for name, size in raw_bytes.items() if int(name) % 2 == 0)
-    mean = (result["slices"]["source a"]["gain_bpb"] * a + result["slices"]["source b"]["gain_bpb"] * (total - a)) / total
-    assert mean == pytest.approx(result["gain_bpb"])
+    gains = [result["slices"][f"source {name}"]["gain_bpb"] for name in "ab"]
+    assert (gains[0] * a + gains[1] * (total - a)) / total == pytest.approx(result["gain_bpb"])
 
 
 def test_command(tmp_path):
@@ -134,6 +135,7 @@ def test_command(tmp_path):
     paths[5].write_text(json.dumps(changed))
     for arguments, status, text in (((paths[0], paths[5]), 1, "not scores of the same documents"),
                                     ((paths[0], tmp_path / "none.json"), 1, "cannot read"),
-                                    ((paths[0], Path(__file__)), 1, "is not the eval.json"), ((paths[0],), 2, "two files")):
+                                    ((paths[0], Path(__file__)), 1, "is not the eval.json"),
+                                    ((paths[0],), 2, "two files")):
         done = command(*arguments)
         assert done.returncode == status and text in done.stderr and "Traceback" not in done.stderr

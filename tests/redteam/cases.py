@@ -31,8 +31,8 @@ def build_model(config):
     return Model(config)
 '''
 
-# A scorer of the table's rows, as a frame for tricks: `rows` may change them, knowing the tokens; `after` is called when
-# the chunk is committed.
+# A scorer of the table's rows, as a frame for tricks: `rows` may change them, knowing the tokens; `after` is called
+# when the chunk is committed.
 FRAME = '''
 class Scorer:
     scope, chunk = "document", 32
@@ -175,12 +175,13 @@ for lane in range(len(self.tokens)):
     self.table.index_put_((self.context[lane], self.tokens[lane]), torch.tensor(0.3), accumulate=True)'''
 
 CROSSING = [
-    Case("scope document, but learns across documents (11)", "caught", scorer(after=STATE), expect="audit (twice|order)"),
+    Case("scope document, but learns across documents (11)", "caught", scorer(after=STATE),
+         expect="audit"),
     Case("scope none, but learns across documents (25)", "caught", scorer(after=STATE) + 'Scorer.scope = "none"\n',
-         expect="audit (twice|order)"),
+         expect="audit"),
     Case("lanes of a batch see each other (19)", "caught", scorer(rows='''
 return rows + 0.5 * torch.nn.functional.one_hot(context, self.size).float().mean((0, 1))'''),
-         expect="audit (twice|order)"),
+         expect="audit"),
 ]
 
 BROKEN = [
@@ -219,7 +220,8 @@ GAINLESS = [
     Case("reads the scorer's memory (50)", "no gain", TRY.replace("{0}", "return open('/proc/{pid}/mem', 'rb')")),
     Case("asks the network (40)", "no gain",
          TRY.replace("{0}", "import socket; return socket.create_connection(('127.0.0.1', {port}), 2)")),
-    Case("environment variable as a knob (37)", "no gain", TRY.replace("{0}", "return os.environ['GOLF_REDTEAM_KNOB']")),
+    Case("environment variable as a knob (37)", "no gain",
+         TRY.replace("{0}", "return os.environ['GOLF_REDTEAM_KNOB']")),
     Case("inherited descriptor (50)", "no gain", TRY.replace("{0}", "return os.pread({fd}, 1, 0)")),
     Case("cache of an earlier run in shared folders (38)", "no gain", TRY.replace("{0}", '''
     for folder in ("{outside}", "/tmp", "/dev/shm", "/var/tmp", os.getcwd()):

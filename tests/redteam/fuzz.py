@@ -68,7 +68,8 @@ def content(rng, sections, tag):
     elif choice == 1:
         inside = rng.choice((b"[" * 100_000, b'{"config":' * 20_000, b'{"config": {"a": 1' + b"0" * 5000 + b"}}",
                              b'{"config": {"a": NaN}}', b'{"config": {"a": 1e999}}', b'{"config": []}', b"null", b"",
-                             b'{"config": {}, "more": 1}', b'{"config": {"a": 1, "a": 2}}', b'{"config":{"\\ud800":1}}'))
+                             b'{"config": {}, "more": 1}', b'{"config": {"a": 1, "a": 2}}',
+                             b'{"config":{"\\ud800":1}}'))
     elif choice == 2:
         lines = inside.split(b"\n")
         rng.shuffle(lines)

@@ -93,7 +93,8 @@ class World:
     def run(self, case):
         """The Outcome of a case."""
         if self.plain is None:
-            self.plain = scoring_score.score(self.artifact(Case("plain", "pass", BASE)), str(self.data), "dev", 1)["bpb"]
+            plain = self.artifact(Case("plain", "pass", BASE))
+            self.plain = scoring_score.score(plain, str(self.data), "dev", 1)["bpb"]
         verdict, result = "", None
         try:
             for _ in range(1 + case.twice):
