@@ -5,6 +5,7 @@ honest, honest_passed. NAME: only the cases whose name contains it.
 """
 
 import argparse
+import concurrent.futures
 import json
 import sys
 import tempfile
@@ -14,6 +15,7 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
+from scoring import passes
 from tests.redteam.cases import CHEATS, HONEST
 from tests.redteam.world import World
 
@@ -42,7 +44,8 @@ def main():
     console = Console(stderr=True)
     with tempfile.TemporaryDirectory(prefix="golf-redteam-") as folder:
         world = World(folder)
-        outcomes = [world.run(case) for case in track(cases, "red team", console=console, transient=True)]
+        with concurrent.futures.ThreadPoolExecutor(passes.cores()) as pool:
+            outcomes = list(track(pool.map(world.run, cases), "red team", len(cases), console=console, transient=True))
     show(outcomes)
     cheats = [outcome for outcome in outcomes if outcome.case.must != "pass"]
     honest = [outcome for outcome in outcomes if outcome.case.must == "pass"]

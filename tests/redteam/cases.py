@@ -150,7 +150,7 @@ return rows + 4e-4 * torch.nn.functional.one_hot(tokens, self.size)'''), expect=
     Case("noise made loud, so that a leak drowns in it", "caught", scorer(rows=f"""
 torch.manual_seed(int.from_bytes(os.urandom(4), "big"))
 rows = rows + 0.3 * torch.randn(rows.shape)
-{PEEK}"""), expect="audit twice"),
+{PEEK}"""), expect="audit"),
     Case("a thread writes the targets' logits late (50)", "caught", scorer(begin="""
 import json, mmap, threading, numpy
 options = json.loads(sys.argv[-1])

@@ -68,7 +68,8 @@ class World:
             np.add.at(counts, (symbols[:-1], symbols[1:]), 1)
         self.table = np.log(counts / counts.sum(axis=1, keepdims=True)).astype(np.float32)
         self.stored = np.concatenate([[1, *self.tokenizer.encode(text)] for text in texts["dev"]]).astype(np.int64)
-        self.plain = None
+        plain = self.artifact(Case("plain", "pass", BASE))
+        self.plain = scoring_score.score(plain, str(self.data), "dev", 1)["bpb"]
 
     def artifact(self, case):
         script, config, weights = case.script, dict(case.config), {"table": self.table}
@@ -79,7 +80,7 @@ class World:
             weights["text"], config["text"] = self.stored, len(self.stored)
         coded = io.BytesIO()
         np.savez_compressed(coded, **weights)
-        path = self.folder / "case.golf"
+        path = self.folder / f"{hash(case.name):x}.golf"
         container.write(path, {"CODE": container.code_pack(script, DECODE), "CONF": container.config_pack(config),
                                "TOKN": tokenizer_section.serialise(self.tokenizer.model_bytes),
                                "WGTS": coded.getvalue()})
@@ -92,9 +93,6 @@ class World:
 
     def run(self, case):
         """The Outcome of a case."""
-        if self.plain is None:
-            plain = self.artifact(Case("plain", "pass", BASE))
-            self.plain = scoring_score.score(plain, str(self.data), "dev", 1)["bpb"]
         verdict, result = "", None
         try:
             for _ in range(1 + case.twice):
