@@ -62,12 +62,11 @@ def red(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["peeks only at the costliest", "evader: honest when", "a tiny leak",
-                                  "scope document, but learns", "bidirectional", "document ends for nothing",
-                                  "renormalised n-gram", "noisy kernels"])
+                                  "scope document, but learns", "renormalised n-gram", "noisy kernels"])
 def test_a_part_of_the_red_team(red, name):
     """`make redteam` runs all of it."""
     (case,) = [case for case in [*CHEATS, *HONEST] if case.name.startswith(name)]
-    outcome = red.run(case)
+    outcome = red.run(case, fresh=None)
     assert outcome.ok, outcome
 
 
@@ -82,10 +81,9 @@ def test_a_trick_that_gains_nothing_works_where_its_wall_is_down(red, monkeypatc
                 file.write("\ndef _landlock(options):\n    return False, 'taken out'\n")
 
     monkeypatch.setattr(box.shutil, "copyfile", without_landlock)
-    for name in ("reads the held-out file", "cache of an earlier run"):
-        (case,) = [case for case in CHEATS if case.name.startswith(name)]
-        outcome = red.run(case)
-        assert not outcome.ok and "audit" in outcome.verdict, outcome
+    (case,) = [case for case in CHEATS if case.name.startswith("reads the held-out file")]
+    outcome = red.run(case, fresh=None)
+    assert not outcome.ok and "audit blind" in outcome.verdict, outcome
 
 
 def test_the_red_team_is_what_was_asked_for():
@@ -110,7 +108,7 @@ def test_half_of_the_positions_lie_where_the_pass_beats_the_reference():
     """One document in which 30 symbols cost nothing, against a reference that pays for them: the aimed half goes there,
     the other half is spread over all."""
     lengths = [500, 500, 500]
-    nats = [np.full(length, 9.0) for length in lengths]
+    nats = [np.full(length, 20.0) for length in lengths]
     nats[1][100:130] = 0.0
     positions, uniform = auditor(lengths, nats)._draw_positions()
     assert uniform == 20 and len(positions) == len(set(positions)) == 40

@@ -86,17 +86,17 @@ class World:
                                "WGTS": coded.getvalue()})
         return str(path)
 
-    def score(self, case):
-        """eval.json's object, with quick audits and the fresh split. Raises ScoringError."""
+    def score(self, case, fresh):
+        """eval.json's object, with quick audits. Raises ScoringError."""
         return scoring_score.score(self.artifact(case), str(self.data), "dev", processes=1, time_limit=case.seconds,
-                                   audit="quick", fresh="gate")
+                                   audit="quick", fresh=fresh)
 
-    def run(self, case):
-        """The Outcome of a case."""
+    def run(self, case, fresh="gate"):
+        """The Outcome of a case; fresh: the split to compare with, or None."""
         verdict, result = "", None
         try:
             for _ in range(1 + case.twice):
-                result = self.score(case)
+                result = self.score(case, fresh)
         except scoring_score.AuditFailure as failure:
             verdict, result = str(failure), failure.result
         except ScoringError as failure:
