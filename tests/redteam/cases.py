@@ -225,7 +225,7 @@ GAINLESS = [
     Case("inherited descriptor (50)", "no gain", TRY.replace("{0}", "return os.pread({fd}, 1, 0)")),
     Case("cache of an earlier run in shared folders (38)", "no gain", TRY.replace("{0}", '''
     for folder in ("{outside}", "/tmp", "/dev/shm", "/var/tmp", os.getcwd()):
-        path = folder + "/golf-redteam-cache"
+        path = folder + "/golf-redteam-{pid}"
         if os.path.exists(path): return path
         try: open(path, "w").close()
         except OSError: pass
