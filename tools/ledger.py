@@ -6,7 +6,8 @@
 
 Training, packing and scoring know nothing of this log. `sync` reads what they leave in runs/<id>/ and the tools call it
 before they answer, so rows appear by themselves. A run whose train.log has been quiet for ten minutes without a
-run.json is a crash. The scripts are kept once each as runs/scripts/<sha256>.py. tools/ledger_store.py has the file format.
+run.json is a crash. The scripts are kept once each as runs/scripts/<sha256>.py. tools/ledger_store.py has the file
+format.
 
 Not covered: runs outside runs/; what a run did between two syncs, where a folder was used twice.
 """
@@ -293,7 +294,8 @@ def print_runs(rows: list[dict]) -> None:
         return "-" if value is None else format(value, form)
     table = Table()
     for name, justify in (("run", "left"), ("bpb", "right"), ("bytes", "right"), ("seed", "right"),
-                          ("seconds", "right"), ("ended by", "left"), ("verdict", "left"), ("who", "left"), ("hypothesis", "left")):
+                          ("seconds", "right"), ("ended by", "left"), ("verdict", "left"), ("who", "left"),
+                          ("hypothesis", "left")):
         table.add_column(name, justify=justify, no_wrap=name not in ("hypothesis", "run"))
     for row in rows:
         table.add_row(row["run"], number(row["bpb"], ".4f"), number(row["bytes"], ","), number(row["seed"], "d"),

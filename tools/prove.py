@@ -11,7 +11,6 @@ Not covered: whether the scores are true (tools/check_submission.py), and traini
 
 import argparse
 import json
-import statistics
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,12 +100,10 @@ def compare(new: Arm, old: Arm, margin: float, root: Path | None, variants: int 
     for source in sorted(set(sources)):
         rows = [i for i in everything if sources[i] == source]
         part = proof.test(a[:, rows], b[:, rows], [sizes[i] for i in rows], paired, 0.0)
-        slices[source] = {key: part[key] for key in ("new", "old", "gain", "interval", "p")} | {"documents": len(rows)}
+        slices[source] = {key: part[key] for key in ("new_bpb", "old_bpb", "gain", "interval", "p")} | {"documents": len(rows)}
     return {"new": new.name, "old": old.name, "track": new.track, "split": new.scores[0]["data"]["split"],
             "seeds": [len(new.seeds), len(old.seeds)], "paired": paired, "same_machine": len(
                 {*new.machines, *old.machines}) == 1, "documents": len(sizes), "margin": margin, **result,
-            "mean_new": statistics.mean(score["bpb"] for score in new.scores),
-            "mean_old": statistics.mean(score["bpb"] for score in old.scores),
             "variants_tried": tried, "rivals": rivals, "luck_of_the_best": luck,
             "p_of_the_best": min(1.0, rivals * result["p"]), "slices": slices,
             "slices_better": sum(part["gain"] > 0 for part in slices.values()) / len(slices)}
@@ -147,7 +144,7 @@ def print_claim(claim: dict) -> None:
         table.add_column(name, justify="left" if name == "slice" else "right", no_wrap=True)
     for name, part in claim["slices"].items():
         low, high = part["interval"]
-        table.add_row(name, f"{part['old']:.4f}", f"{part['new']:.4f}", f"{part['gain']:+.4f}",
+        table.add_row(name, f"{part['old_bpb']:.4f}", f"{part['new_bpb']:.4f}", f"{part['gain']:+.4f}",
                       f"{low:+.4f} .. {high:+.4f}", f"{part['p']:.2g}", f"{part['documents']:,}")
     table.add_section()
     low, high = claim["interval"]
@@ -158,7 +155,8 @@ def print_claim(claim: dict) -> None:
     tried = "unknown: no log here" if claim["variants_tried"] is None else f"{claim['variants_tried']:,}"
     for row in (("standard error from seeds", f"{claim['seed_error']:.5f} bpb, {claim['df']:.1f} degrees of freedom"),
                 ("standard error from documents", f"{claim['document_error']:.5f} bpb"),
-                (f"p, gain <= {claim['margin']:g}", f"Welch {claim['p_welch']:.3g}, bootstrap {claim['p_bootstrap']:.3g}"),
+                (f"p, gain <= {claim['margin']:g}", f"{claim['p']:.3g}"),
+                ("standard error, bootstrap of both", f"{claim['bootstrap_error']:.5f} bpb; the larger one counts"),
                 ("variants tried", tried), ("rivals", f"{claim['rivals']} that could have been shown instead"),
                 ("luck of the best of them", f"{claim['luck_of_the_best']:.4f} bpb expected"),
                 ("p over rivals, over claims", f"{claim['p_of_the_best']:.3g}, {claim['p_holm']:.3g} (limit "
