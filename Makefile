@@ -10,7 +10,7 @@ PY := $(VENV)/bin/python
 OMP_WAIT_POLICY ?= passive
 export OMP_WAIT_POLICY
 
-.PHONY: help run test venv
+.PHONY: help hook run test venv
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -22,6 +22,9 @@ run: $(VENV)/.run ## set up, then train for BUDGET seconds, pack and score the p
 
 test: $(VENV)/.test ## set up, then run all tests (under 10 minutes on two cores)
 	$(PY) -m pytest tests --timeout=600 --durations=10
+
+hook: $(VENV)/.run ## from now on, git push checks the records that are pushed
+	$(PY) tools/check_submission.py --install_hook
 
 venv: $(VENV)/.run $(VENV)/.test ## only make .venv and install what run and test need
 

@@ -117,7 +117,7 @@ def test_broken_run_hides_no_other(root, capsys):
     train(root, "a")
     (root / "runs/a/run.json").write_text("{")
     train(root, "b")
-    assert kinds(ledger.sync(root)) == [("run", "b")]
+    assert kinds(ledger.sync(root, loud=True)) == [("run", "b")]
     assert "left out a" in capsys.readouterr().err
 
 

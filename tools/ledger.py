@@ -145,10 +145,10 @@ class Scan:
                               "slices": {key: part["bpb"] for key, part in result.get("slices", {}).items()}})
 
 
-def sync(root: Path, ended: Path | None = None) -> list[dict]:
+def sync(root: Path, ended: Path | None = None, loud: bool = False) -> list[dict]:
     """Adds the rows that root/runs has none for; returns them. `ended`: a run's folder whose process is gone.
 
-    A folder that cannot be read is named on stderr and left out: a broken run must not hide the others.
+    A folder that cannot be read is left out, named on stderr if `loud`: a broken run must not hide the others.
     """
     if not (root / "runs").is_dir():
         return []
@@ -160,7 +160,8 @@ def sync(root: Path, ended: Path | None = None) -> list[dict]:
             try:
                 scan.folder(folder)
             except (Failure, OSError, KeyError, TypeError) as error:
-                print(f"ledger.py: left out {folder.name}: {error}", file=sys.stderr)
+                if loud:
+                    print(f"ledger.py: left out {folder.name}: {error}", file=sys.stderr)
         rows = ledger.append(scan.rows) if scan.rows else []
         database.commit()
     return rows
@@ -363,7 +364,7 @@ def run_command(options: argparse.Namespace) -> dict:
         row = note(ROOT, options.run, {key: getattr(options, key) for key in ("hypothesis", "verdict", "who")})
         print(f"row {row['n']}: {options.run}")
         return {"row": row}
-    new = sync(ROOT)
+    new = sync(ROOT, loud=True)
     if options.command == "sync":
         print(f"{len(new)} new rows" + "".join(f"\n{row['n']:6} {row['kind']:6} {row['run']}" for row in new))
         return {"rows": new}

@@ -100,7 +100,8 @@ def compare(new: Arm, old: Arm, margin: float, root: Path | None, variants: int 
     for source in sorted(set(sources)):
         rows = [i for i in everything if sources[i] == source]
         part = proof.test(a[:, rows], b[:, rows], [sizes[i] for i in rows], paired, 0.0)
-        slices[source] = {key: part[key] for key in ("new_bpb", "old_bpb", "gain", "interval", "p")} | {"documents": len(rows)}
+        slices[source] = {key: part[key] for key in ("new_bpb", "old_bpb", "gain", "interval", "p")}
+        slices[source]["documents"] = len(rows)
     return {"new": new.name, "old": old.name, "track": new.track, "split": new.scores[0]["data"]["split"],
             "seeds": [len(new.seeds), len(old.seeds)], "paired": paired, "same_machine": len(
                 {*new.machines, *old.machines}) == 1, "documents": len(sizes), "margin": margin, **result,
@@ -136,11 +137,12 @@ def sentence(claim: dict) -> str:
 
 def print_claim(claim: dict) -> None:
     """Tables of one claim."""
+    from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{claim['new']} against {claim['old']}", title_justify="left")
-    for name in ("slice", "old bpb", "new bpb", "gain", "95% interval", "p (gain <= 0)", "documents"):
+    table = Table(box=SIMPLE, title=f"{claim['new']} against {claim['old']}", title_justify="left")
+    for name in ("slice", "old bpb", "new bpb", "gain", "95% interval", "p, gain<=0", "docs"):
         table.add_column(name, justify="left" if name == "slice" else "right", no_wrap=True)
     for name, part in claim["slices"].items():
         low, high = part["interval"]
@@ -151,7 +153,7 @@ def print_claim(claim: dict) -> None:
     table.add_row("all", f"{claim['old_bpb']:.4f}", f"{claim['new_bpb']:.4f}", f"{claim['gain']:+.4f}",
                   f"{low:+.4f} .. {high:+.4f}", f"{claim['p_zero']:.2g}", f"{claim['documents']:,}", style="bold")
     Console().print(table)
-    table = Table(show_header=False)
+    table = Table(box=SIMPLE, show_header=False)
     tried = "unknown: no log here" if claim["variants_tried"] is None else f"{claim['variants_tried']:,}"
     for row in (("standard error from seeds", f"{claim['seed_error']:.5f} bpb, {claim['df']:.1f} degrees of freedom"),
                 ("standard error from documents", f"{claim['document_error']:.5f} bpb"),
