@@ -44,7 +44,7 @@ def commands(text: str) -> list[list[str]]:
             if line.startswith(("python ", "torchrun ", "make "))]
 
 
-COMMANDS = {shlex.join(words): words for name in ("README.md", "RULES.md", "CONTRIBUTING.md")
+COMMANDS = {shlex.join(words): words for name in ("README.md", "RULES.md", "CONTRIBUTING.md", "AGENTS.md")
             for words in commands((ROOT / name).read_text(encoding="utf-8"))}
 
 
@@ -73,7 +73,7 @@ def split(words: list[str]) -> tuple[tuple[str, ...], list[str]]:
         while words[0].startswith("--"):  # torchrun's own
             words = words[1:]
         target, words = words[:1], words[1:]
-    if target[-1] in ("compress", "tools/data.py", "tools/record.py") and words and not words[0].startswith("-"):
+    if target and target[-1] in ("compress", "tools/data.py", "tools/record.py", "tools/ledger.py", "tools/ladder.py") and words and not words[0].startswith("-"):
         target, words = [*target, words[0]], words[1:]
     return tuple(target), words
 
@@ -143,7 +143,7 @@ def test_the_two_commands_and_both_torchrun_lines_are_shown():
 
 
 def test_local_links_lead_somewhere():
-    for page in ("README.md", "RULES.md", "CONTRIBUTING.md"):
+    for page in ("README.md", "RULES.md", "CONTRIBUTING.md", "AGENTS.md"):
         text = (ROOT / page).read_text(encoding="utf-8")
         for link in re.findall(r"\]\(([^)#]+)", text):
             assert link.startswith("http") or (ROOT / link).exists(), f"{page} links to {link}"
