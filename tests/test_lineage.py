@@ -1,4 +1,4 @@
-"""tools/lineage.py on small families of scripts, and on the first record: what is inherited, changed, new; what falls."""
+"""tools/lineage.py on small families of scripts and on the first record: inherited, changed, new; what falls."""
 
 import json
 import re

@@ -73,7 +73,8 @@ def split(words: list[str]) -> tuple[tuple[str, ...], list[str]]:
         while words[0].startswith("--"):  # torchrun's own
             words = words[1:]
         target, words = words[:1], words[1:]
-    if target and target[-1] in ("compress", "tools/data.py", "tools/record.py", "tools/ledger.py", "tools/ladder.py") and words and not words[0].startswith("-"):
+    with_commands = ("compress", "tools/data.py", "tools/record.py", "tools/ledger.py", "tools/ladder.py")
+    if target[-1] in with_commands and words and not words[0].startswith("-"):
         target, words = [*target, words[0]], words[1:]
     return tuple(target), words
 
@@ -97,6 +98,7 @@ def problems(words: list[str]) -> list[str]:
     usage = text.split("\n\n")[0]
     while "[" in usage:
         usage = re.sub(r"\[[^][]*\]", "", usage)  # what is left are the arguments that must be given
+    usage = re.sub(r"\([^()]*\|[^()]*\)", "", usage)  # one of several: not any one of them
     required = set(re.findall(r"--\w+", usage)) if arguments and "..." not in arguments else set()
     unknown = [flag for flag in flags if not re.search(rf"{flag}\b", text)]
     return sorted(unknown + [f"no {flag}" for flag in required - flags])
