@@ -66,6 +66,7 @@ class Scan:
     def __init__(self, ledger: Ledger, database: sqlite3.Connection, ended: Path | None):
         self.ledger, self.database, self.ended = ledger, database, ended
         self.rows: list[dict] = []
+        self.seen = {row["path"]: (row["mtime_ns"], row["size"]) for row in database.execute("SELECT * FROM seen")}
         last = database.execute("SELECT body FROM rows WHERE kind IN ('run', 'crash') "
                                 "ORDER BY n DESC LIMIT 1").fetchone()
         self.parent = json.loads(last["body"])["code"] if last else None
@@ -82,8 +83,7 @@ class Scan:
         except OSError:
             return False
         key = f"{path.parent.name}/{path.name}"
-        seen = self.database.execute("SELECT mtime_ns, size FROM seen WHERE path = ?", (key,)).fetchone()
-        if seen is not None and tuple(seen) == (stat.st_mtime_ns, stat.st_size):
+        if self.seen.get(key) == (stat.st_mtime_ns, stat.st_size):
             return False
         self.database.execute("INSERT OR REPLACE INTO seen VALUES (?, ?, ?)", (key, stat.st_mtime_ns, stat.st_size))
         return True
