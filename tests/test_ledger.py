@@ -257,6 +257,8 @@ def test_variants_tried_and_rivals(root):
     ledger.sync(root, ended=failed)
     assert ledger.variants(root, "pocket", [11, 12]) == {"tried": 4, "rivals": 2}
     assert ledger.variants(root, "pocket", [5]) == {"tried": 4, "rivals": 4}
+    assert ledger.variants(root, "pocket", [5, 6, 7, 8]) == {"tried": 4, "rivals": 4}  # they share a seed
+    assert ledger.variants(root, "pocket", [6, 7, 8, 9]) == {"tried": 4, "rivals": 0}
 
 
 def test_csv_has_a_line_per_run(root, tmp_path):
