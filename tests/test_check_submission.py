@@ -141,7 +141,7 @@ DAMAGES = {
     "edited loss in the log": (edit_text("logs/*.log", "train_loss: 2", "train_loss: 1"), {"R4"}),
     "edited step in the log": (edit_text("logs/*.log", "loss 3.", "loss 2."), {"R4"}),
     "edited config in the log": (edit_text("logs/*.log", '"num_layers": 6', '"num_layers": 7'), {"R4"}),
-    "a line taken out of the log": (edit_text("logs/*.log", "\nstep     27 ", "\nstop     27 "), {"R4"}),
+    "a line taken out of the log": (edit_text("logs/*.log", "\nstep      1 ", "\nstop      1 "), {"R4"}),
     "missing log": (lambda f: next(f.glob("logs/*.log")).unlink(), {"R3", "R4"}),
     "edited script": (lambda f: (f / "train_gpt.py").write_text((f / "train_gpt.py").read_text() + "\n"), {"R3"}),
     "clock": (lambda f: edit(next(f.glob("logs/*.run.json")), lambda r: r["clock"].update(train=100.0)), {"R4"}),
