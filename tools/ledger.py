@@ -288,16 +288,17 @@ def plot(rows: list[dict], path: Path) -> None:
 
 def print_runs(rows: list[dict]) -> None:
     """A table of runs."""
+    from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
 
     def number(value, form):
         return "-" if value is None else format(value, form)
-    table = Table()
+    table = Table(box=SIMPLE, pad_edge=False)
     for name, justify in (("run", "left"), ("bpb", "right"), ("bytes", "right"), ("seed", "right"),
                           ("seconds", "right"), ("ended by", "left"), ("verdict", "left"), ("who", "left"),
                           ("hypothesis", "left")):
-        table.add_column(name, justify=justify, no_wrap=name not in ("hypothesis", "run"))
+        table.add_column(name, justify=justify, no_wrap=name != "hypothesis")
     for row in rows:
         table.add_row(row["run"], number(row["bpb"], ".4f"), number(row["bytes"], ","), number(row["seed"], "d"),
                       number(row["seconds"], ".1f"), *(row[key] or "-" for key in ("status", "verdict", "who",

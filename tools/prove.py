@@ -141,8 +141,8 @@ def print_claim(claim: dict) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=SIMPLE, title=f"{claim['new']} against {claim['old']}", title_justify="left")
-    for name in ("slice", "old bpb", "new bpb", "gain", "95% interval", "p, gain<=0", "docs"):
+    table = Table(box=SIMPLE, pad_edge=False, title=f"{claim['new']} against {claim['old']}", title_justify="left")
+    for name in ("slice", "old bpb", "new bpb", "gain", "95% interval", "p", "docs"):
         table.add_column(name, justify="left" if name == "slice" else "right", no_wrap=True)
     for name, part in claim["slices"].items():
         low, high = part["interval"]
