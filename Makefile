@@ -10,11 +10,11 @@ PY := $(VENV)/bin/python
 OMP_WAIT_POLICY ?= passive
 export OMP_WAIT_POLICY
 
-.PHONY: help run test venv
+.PHONY: help run test venv redteam fuzz hook
 .DELETE_ON_ERROR:
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' Makefile
 	@echo "Variables: BUDGET=$(BUDGET) (seconds of training), PYTHON=$(PYTHON) (makes $(VENV); 3.11 or newer)"
 
 run: $(VENV)/.run ## set up, then train for BUDGET seconds, pack and score the pocket model
@@ -22,6 +22,15 @@ run: $(VENV)/.run ## set up, then train for BUDGET seconds, pack and score the p
 
 test: $(VENV)/.test ## set up, then run all tests (under 10 minutes on two cores)
 	$(PY) -m pytest tests --timeout=600 --durations=10
+
+redteam: $(VENV)/.test ## score artifacts that cheat, and honest ones that look odd (under 10 minutes)
+	$(PY) -m tests.redteam
+
+fuzz: $(VENV)/.test ## 10,000 mutated artifacts through the scorer's reader
+	$(PY) -m tests.redteam.fuzz
+
+hook: $(VENV)/.run ## from now on, git push checks the records that are pushed
+	$(PY) tools/check_submission.py --install_hook
 
 venv: $(VENV)/.run $(VENV)/.test ## only make .venv and install what run and test need
 

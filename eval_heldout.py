@@ -1,13 +1,16 @@
 """Score one .golf file on held-out text: bits per byte, with its interval, by slice.
 
     python eval_heldout.py MODEL.golf --data data/embedded --split dev
+    python eval_heldout.py compare OLD.json [OLD.json ...] --new NEW.json [NEW.json ...]
 
 The artifact's code runs in a box and only turns tokens into logits; text, softmax, byte count and clock are this side's
 (scoring/score.py). Writes eval.json beside the artifact. Exit status: 0 scored; 1 no score, one line on standard error
 says why; 2 usage. The cap on the artifact's size is not checked here: `python -m compress size MODEL.golf` does that.
 
-NOT covered in this version: causality inside a chunk is promised by the artifact, not audited, and a subprocess is not
-by itself a security boundary; scoring/score.py and scoring/confine.py say what that leaves open.
+`--audit` samples what the pass does not show by construction; `--fresh` compares with a second split; `--certify`
+insists on every layer of the box. docs/audits.md says what each can and cannot find.
+
+NOT covered: whether the held-out text was in the training data; who ran the scorer, and where.
 """
 
 import argparse
@@ -16,8 +19,8 @@ import os
 import signal
 import sys
 
-from scoring import ScoringError, report
-from scoring.score import score
+from scoring import ScoringError, compare, report
+from scoring.score import read_artifact, read_documents, score, tokenise
 
 
 def parse(arguments):
@@ -33,10 +36,51 @@ def parse(arguments):
                         help="boxes (default: one per GPU, or one per CPU core)")
     parser.add_argument("--time_limit", type=_positive(float), default=600.0, metavar="S",
                         help="seconds for decoding and scoring (default: %(default)g)")
+    parser.add_argument("--audit", choices=("none", "quick", "full"), default="none",
+                        help="sample what the pass does not construct (docs/audits.md; default: %(default)s)")
+    parser.add_argument("--fresh", choices=("dev", "gate", "final"), metavar="SPLIT",
+                        help="score this split too, and compare")
+    parser.add_argument("--certify", action="store_true",
+                        help="no score unless every layer of the box is active on this machine")
     parser.add_argument("--out", metavar="F", help="where to write the result (default: eval.json beside the artifact)")
+    parser.add_argument("--overhead", action="store_true", help="only time the pass against a plain evaluation in this "
+                        "process, without a box: for artifacts of your own")
     parser.add_argument("--json", action="store_true",
                         help="the last line on standard output is the result without its documents")
     return parser.parse_args(arguments)
+
+
+def parse_compare(arguments):
+    """The command line after `compare`; exits with status 2 on a wrong one."""
+    parser = argparse.ArgumentParser(prog="eval_heldout.py compare",
+                                     description="Is the new artifact better than the old one? One file a seed.")
+    parser.add_argument("old", nargs="+", metavar="OLD.json", help="scores of the old artifact's seeds; without --new, "
+                        "the last file is the new one")
+    parser.add_argument("--new", nargs="+", metavar="NEW.json", default=[], help="scores of the new artifact's seeds")
+    parser.add_argument("--margin", type=float, default=compare.MARGIN, metavar="BPB",
+                        help="a gain below it is no claim (default: %(default)g)")
+    parser.add_argument("--json", action="store_true", help="the last line on standard output is the result")
+    options = parser.parse_args(arguments)
+    if not options.new:
+        if len(options.old) < 2:
+            parser.error("two files are needed, an old and a new one")
+        options.old, options.new = options.old[:-1], options.old[-1:]
+    return options
+
+
+def main_compare(arguments):
+    """The command `compare`; returns its exit status: 0 also where there is no gain."""
+    options = parse_compare(arguments)
+    try:
+        result = compare.compare(*([compare.read(path) for path in paths] for paths in (options.old, options.new)),
+                                 options.margin)
+    except ScoringError as error:
+        print(f"eval_heldout: {error}", file=sys.stderr)
+        return 1
+    report.print_comparison(result)
+    if options.json:
+        print(json.dumps(result))
+    return 0
 
 
 def _positive(kind):
@@ -62,19 +106,39 @@ def write_json(path, value):
             os.remove(temporary)
 
 
+def main_overhead(options):
+    """The command with --overhead; returns its exit status."""
+    from scoring import overhead  # torch, which the scorer itself does without
+
+    submission, tokenizer, _ = read_artifact(options.artifact)
+    documents, _ = read_documents(options.data, options.split)
+    tokenise(tokenizer, documents)
+    result = overhead.measure(submission, documents)
+    print(f"scorer {result['scorer_seconds']:.2f} s, plain evaluation {result['plain_seconds']:.2f} s, "
+          f"{result['threads']} threads: overhead {result['overhead']:.3f}")
+    if options.json:
+        print(json.dumps(result))
+    return 0
+
+
 def main(arguments=None):
     """The command; returns its exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["compare"]:
+        return main_compare(arguments[1:])
     options = parse(arguments)
     path = options.out or os.path.join(os.path.dirname(options.artifact), "eval.json")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that boxes are killed and directories removed
     try:
+        if options.overhead:
+            return main_overhead(options)
         folder = os.path.dirname(path) or "."
         if os.path.exists(options.artifact) and (os.path.isdir(path) or not os.access(folder, os.W_OK)):
             # Said now, not after minutes of scoring.
             raise ScoringError(f"cannot write {path}; name another file with --out")
         with report.ProgressBar() as progress:
             result = score(options.artifact, options.data, options.split, options.processes, options.time_limit,
-                           progress.phase, progress.tokens)
+                           options.certify, options.audit, options.fresh, progress.phase, progress.tokens)
         write_json(path, result)
     except ScoringError as error:
         print(f"eval_heldout: {error}", file=sys.stderr)

@@ -58,14 +58,20 @@ def gptq(
         groups.setdefault((columns, rows > restart), []).append(index)
     result = [torch.empty(0)] * len(targets)
     done = 0
-    for indices in groups.values():
-        group = [targets[index] for index in indices]
-        offset = done
-        codes = _gptq_group(group, trellis, restart, lambda weights, offset=offset: progress(offset + weights))
-        for index, matrix in zip(indices, codes, strict=True):
-            result[index] = matrix
-        done += sum(target.weight.numel() for target in group)
-        progress(done)
+    # Thousands of small operations: a second thread waits more than it works, 15 times so beside a busy process.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for indices in groups.values():
+            group = [targets[index] for index in indices]
+            offset = done
+            codes = _gptq_group(group, trellis, restart, lambda weights, offset=offset: progress(offset + weights))
+            for index, matrix in zip(indices, codes, strict=True):
+                result[index] = matrix
+            done += sum(target.weight.numel() for target in group)
+            progress(done)
+    finally:
+        torch.set_num_threads(threads)
     return result
 
 

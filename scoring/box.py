@@ -2,16 +2,17 @@
 
 The box is `python -I` in its own temporary directory, in its own session, with an environment of a few names, no
 inherited descriptor but its channels, and the layers of confine.py. Whatever it does (crash, hang, flood, a wrong
-shape, NaN) ends in one BoxFailure with a one-line verdict; the whole process group is then killed and the directory
-removed.
+shape, NaN) ends in one BoxFailure with a one-line verdict; the whole process group is then killed, with it a process
+namespace, and the directory removed. The directory of a scorer that was itself killed is removed by the next one.
 
-NOT covered: see confine.py; also a process that the artifact moves into a session of its own outlives the box, and the
-layers say nothing of a GPU's memory.
+NOT covered: see confine.py. Where the process namespace is missing and processes are allowed (on a GPU), one that the
+artifact moves into a session of its own outlives the box.
 """
 
 import collections
 import dataclasses
 import fcntl
+import glob
 import json
 import mmap
 import os
@@ -27,10 +28,11 @@ import time
 
 import numpy as np
 
-from scoring import ScoringError, protocol
+from scoring import ScoringError, packages, protocol
 
 BOX_FILES = ("worker.py", "protocol.py", "confine.py")
 CAPACITY_LOGITS = 1 << 27  # of one call: shared memory of 0.5 GiB, of which only what is used is real
+PREFIX, LOCK = "golf-box-", "lock"
 MAX_OUTPUT_BYTES = 1 << 23  # of stdout and stderr together; a training script prints far less
 TAIL_BYTES = 2000
 SCOPES = ("none", "document", "stream")
@@ -58,8 +60,9 @@ class Submission:
 class Box:
     """One running box. Call load() once, then start/logits/commit; always kill() and then close()."""
 
-    def __init__(self, submission, threads, time_limit, gpu=None):
-        """Start the interpreter with `threads` CPU threads; `time_limit` seconds from now everything must be done."""
+    def __init__(self, submission, threads, time_limit, gpu=None, memory_bytes=None):
+        """Start the interpreter with `threads` CPU threads; `time_limit` seconds from now everything must be done.
+        memory_bytes: limit on its private memory (not held with a GPU)."""
         self.vocab_size = submission.vocab_size
         self.capacity = CAPACITY_LOGITS // self.vocab_size  # tokens of one call
         self.time_limit = time_limit
@@ -67,13 +70,14 @@ class Box:
         self.layers, self.scope, self.chunk, self.device = [], None, 0, ""
         self.clock = {}
         self._tail, self._output_bytes, self._stage = collections.deque(), 0, "starting"
-        self.directory = tempfile.mkdtemp(prefix="golf-box-")
+        self.directory, self._lock = _make_directory()
         try:
             self._write_files(submission)
             self._make_memory()
-            self._launch(threads, gpu)
+            self._launch(threads, gpu, memory_bytes)
         except BaseException:
             shutil.rmtree(self.directory, ignore_errors=True)
+            os.close(self._lock)
             raise
 
     def _write_files(self, submission):
@@ -102,13 +106,15 @@ class Box:
         buffer = mmap.mmap(self.memory_fd, size)
         self._tokens, self._logits = protocol.memory_views(np, buffer, self.capacity, self.vocab_size)
 
-    def _launch(self, threads, gpu):
+    def _launch(self, threads, gpu, memory_bytes):
         command_in, self._command = os.pipe()
         self._reply, reply_out = os.pipe()
         self._output, output_in = os.pipe()
         options = {"command_fd": command_in, "reply_fd": reply_out, "memory_fd": self.memory_fd,
                    "capacity": self.capacity, "vocab_size": self.vocab_size, "threads": threads,
-                   "cpu_seconds": int((self.time_limit + 60) * (os.cpu_count() or 1))}
+                   "cpu_seconds": int((self.time_limit + 60) * (os.cpu_count() or 1)),
+                   "memory_bytes": memory_bytes if gpu is None else None, "processes": gpu is not None,
+                   "close": [command_in, reply_out, self.memory_fd], **packages.importable()}
         environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8",
                        "HOME": self.work, "TMPDIR": self.work,
                        "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive",
@@ -193,6 +199,15 @@ class Box:
         self._stage = "observing"
         self._send("committed")
 
+    def files(self):
+        """Paths that the box says it opened outside libraries and its own directory."""
+        self._stage = "asked for its files"
+        self._send("files")
+        files = self._receive("files").get("files")
+        if not isinstance(files, list):
+            raise BoxFailure("protocol", "the box sent no list of files")
+        return [_printable(str(path)) for path in files[:50]]
+
     def kill(self):
         """Kill the box's whole process group at once. May be called from any thread, more than once."""
         try:
@@ -211,6 +226,7 @@ class Box:
             os.close(self._output)
         del self._tokens, self._logits
         _remove_tree(self.directory)
+        os.close(self._lock)
 
     def _send(self, op, **fields):
         try:
@@ -258,8 +274,11 @@ class Box:
         except subprocess.TimeoutExpired:
             return BoxFailure("protocol", f"the box closed its channel while {self._stage}")
         self._drainer.join(timeout=1)
+        if 128 < code < 128 + signal.NSIG:  # as the guardian passes it on (confine.py)
+            code = 128 - code
         how = f"exit status {code}" if code >= 0 else signal.Signals(-code).name
-        hint = {-signal.SIGKILL: " (out of memory?)", -signal.SIGXCPU: " (limit on CPU time)"}.get(code, "")
+        hint = {-signal.SIGKILL: " (out of memory, or at the limit on CPU time?)",
+                -signal.SIGXCPU: " (limit on CPU time)"}.get(code, "")
         line = self.last_line()
         last = f"; last line: {line}" if line else ""
         return BoxFailure("crash", f"the box ended with {how}{hint} while {self._stage}{last}")
@@ -268,6 +287,38 @@ class Box:
 def _printable(text):
     """One line of at most 300 characters without control characters: what a box says may be meant for the terminal."""
     return "".join(c if c.isprintable() else " " for c in text).strip()[:300]
+
+
+def _make_directory():
+    """(a new directory for a box, descriptor that holds its lock as long as this process lives)."""
+    directory = tempfile.mkdtemp(prefix=PREFIX)
+    lock = os.open(os.path.join(directory, LOCK), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return directory, lock
+
+
+def remove_stale(older_than=60):
+    """Remove the directories of this user's scorers that were killed: nobody holds their lock any more.
+
+    older_than: seconds; a directory without a lock may be one that is just being made."""
+    for directory in glob.glob(os.path.join(tempfile.gettempdir(), PREFIX + "*")):
+        try:
+            status = os.stat(directory, follow_symlinks=False)
+            if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+                continue
+            try:
+                lock = os.open(os.path.join(directory, LOCK), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            except FileNotFoundError:
+                if time.time() - status.st_mtime > older_than:
+                    _remove_tree(directory)
+                continue
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _remove_tree(directory)
+            finally:
+                os.close(lock)
+        except OSError:  # it is in use, or gone
+            continue
 
 
 def _remove_tree(directory):

@@ -11,7 +11,6 @@ import hashlib
 import os
 import subprocess
 import sys
-import tempfile
 
 import numpy as np
 
@@ -27,9 +26,8 @@ def hashes(model_bytes, documents):
     lengths = np.array([len(ids) for ids in documents], dtype="<i8")
     request = b"".join([len(model_bytes).to_bytes(8, "little"), len(documents).to_bytes(8, "little"), model_bytes,
                         lengths.tobytes(), *(ids.astype("<u2").tobytes() for ids in documents)])
-    with tempfile.TemporaryDirectory(prefix="golf-lossless-") as directory:
-        done = subprocess.run([sys.executable, "-I", "-c", CHILD, ROOT], input=request, cwd=directory,
-                              env={"OMP_NUM_THREADS": "1", "LANG": "C.UTF-8"}, capture_output=True)
+    done = subprocess.run([sys.executable, "-I", "-c", CHILD, ROOT], input=request, cwd=os.sep,
+                          env={"OMP_NUM_THREADS": "1", "LANG": "C.UTF-8"}, capture_output=True)
     lines = done.stdout.decode("ascii", "replace").split()
     if done.returncode != 0 or len(lines) != len(documents):
         reason = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:] or [f"exit status {done.returncode}"]

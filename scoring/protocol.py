@@ -11,6 +11,7 @@ through one piece of shared memory: `capacity` int64 tokens, then `capacity` row
     chunk  {lanes, length}              logits   {shape}: the rows lie in shared memory
     committed {}                        -
     threads {count}                     -        (scope "stream": one box works, so it gets all cores)
+    files {}                            files    {files}: paths opened outside libraries and the box, as the box says
                                         error    {stage, error}: instead of any reply; the box then ends
 
 A chunk's tokens [lanes, length] lie in shared memory when `chunk` is sent. `committed` follows when the scorer has

@@ -12,7 +12,8 @@ from rich.table import Table
 PHASES = {"read": "reading artifact and documents", "tokenise": "tokenising",
           "lossless": "checking that tokens give back the text", "start": "starting the box",
           "decode": "decoding the weights", "build": "building the model", "score": "scoring (tokens)",
-          "interval": "bootstrap over documents", "total": "total"}
+          "interval": "bootstrap over documents", "again": "audits: documents again",
+          "blind": "audits: blind positions", "audits": "audits", "total": "total"}
 
 
 class ProgressBar:
@@ -71,18 +72,51 @@ def print_report(result, path):
     console.print(table)
 
     table = Table(title="sandbox", title_justify="left")
-    for heading in ("layer", "", "what it means"):
+    for heading in ("layer", "", "what it is, or what its absence leaves open"):
         table.add_column(heading)
     for row in result["sandbox"]:
         table.add_row(row["layer"], "active" if row["active"] else "[bold]missing[/bold]", escape(row["note"]))
     console.print(table)
 
+    table = Table(title="audits", title_justify="left")
+    for heading in ("audit", "verdict", "n", "what", "missed with 1%"):
+        table.add_column(heading, justify="right" if heading == "n" else "left")
+    for row in result["audits"]:
+        missed = row.get("misses")
+        table.add_row(row["audit"], row["verdict"], f"{row['n']:,}" if "n" in row else "", escape(row["detail"]),
+                      f"up to {missed['share']:.2%} of {missed['of']} ({missed['bpb']:.4f} bpb)" if missed else "")
+    console.print(table)
+
+    opened = ", ".join(result["files_opened"]) or "none"
+    console.print(escape(f"files opened outside libraries and box, or tried (the box's own word): {opened}"),
+                  highlight=False)
     console.print(f"scope {result['scope']}, {result['processes']} box(es) on {result['device']}, "
                   f"{result['tokens']:,} tokens at {result['tokens_per_second']:,.0f} per second. "
-                  "Causality inside a chunk is promised by the artifact, not audited.", highlight=False)
+                  + ("Causality inside a chunk was promised by the artifact, not audited: see --audit."
+                     if result["audit"] == "none" else "Causality inside a chunk was sampled: see audits."),
+                  highlight=False)
     if result["scope"] == "stream":
         console.print("The artifact adapts over the whole stream: its documents are not independent, "
                       "the interval is too narrow.")
     console.print(escape(f"wrote {path}"), highlight=False, soft_wrap=True)
     print(f"val_bpb: {result['bpb']:.4f}")
     print(f"artifact_bytes: {result['artifact']['bytes']}")
+
+
+def print_comparison(result):
+    """Print the tables of scoring/compare.py, and its sentence."""
+    console = Console()
+    table = Table(title="gain in bpb, old minus new", title_justify="left")
+    for heading in ("slice", "gain", "95% interval over documents", "documents"):
+        table.add_column(heading, justify="left" if heading == "slice" else "right", no_wrap=True)
+    whole = {"gain_bpb": result["gain_bpb"], "interval": result["gain_interval_documents"],
+             "documents": result["documents"]}
+    for name, part in [*result["slices"].items(), ("all", whole)]:
+        interval = part["interval"]
+        table.add_row(escape(name), f"{part['gain_bpb']:+.4f}",
+                      f"{interval[0]:+.4f} .. {interval[1]:+.4f}" if interval else "-", f"{part['documents']:,}")
+    console.print(table)
+    for name in ("old", "new"):
+        scores = result[f"{name}_bpb"]
+        console.print(f"{name}: {', '.join(f'{bpb:.4f}' for bpb in scores)}", highlight=False)
+    console.print(escape(result["sentence"]), highlight=False, soft_wrap=True)

@@ -7,47 +7,34 @@ symbol. A run scores every symbol exactly once or has no score: where a rule nee
 its bytes costs 8 bits.
 
 By construction here: a normalised distribution per symbol, one pass, score before update, no look at later chunks, the
-raw-byte denominator, the lossless tokenizer.
+raw-byte denominator, the lossless tokenizer. Sampled by audits.py: causality inside a chunk (a box is given the tokens
+of a chunk at once, teacher forcing), and that the scope is what it says.
 
-NOT covered in this version: causality inside a chunk. A box is given the tokens of a chunk at once (teacher forcing),
-and that row i uses nothing from token i on is promised by the artifact, not audited. The shape of a batch also tells a
-box roughly how long its documents are: lanes that have ended are padded with id 0. The box itself is no security
-boundary (confine.py).
+NOT covered: the shape of a batch tells a box roughly how long its documents are: lanes that have ended are padded with
+id 0.
 """
 
-import concurrent.futures
-import dataclasses
 import hashlib
 import json
-import math
 import os
-import queue
-import re
+import secrets
 import time
 
 import numpy as np
 
 from compress import container
 from compress import tokenizer as tokenizer_section
-from scoring import ScoringError, lossless, statistics
-from scoring.box import Box, BoxFailure, Submission
-from scoring.likelihood import Ledger, token_nats
+from scoring import ScoringError, audits, lossless, reference, statistics
+from scoring.box import Submission, remove_stale
+from scoring.passes import BOS, Document, score_documents
 from scoring.tokenizer import Tokenizer
 
-BOS = 1  # id of the document boundary, and so of the end symbol
-BATCH_TOKENS = 8192  # of one call; larger is no faster on a CPU, and a chunk longer than this is still one call
-MIN_FILL = 0.75  # a batch takes a document only if it has at least this share of the windows of the longest
+class AuditFailure(ScoringError):
+    """An audit found the score wrong. `.result`: what eval.json would have been."""
 
-
-@dataclasses.dataclass
-class Document:
-    """A held-out document; `tokens` int64 [T+1] ends with the end symbol."""
-
-    id: str
-    source: str
-    text: str
-    raw_bytes: int
-    tokens: np.ndarray = None
+    def __init__(self, text, result):
+        super().__init__(text)
+        self.result = result
 
 
 def read_artifact(path):
@@ -64,7 +51,7 @@ def read_artifact(path):
         train_source, decode_source = container.code_unpack(sections["CODE"])
         config = container.config_unpack(sections["CONF"])
         tokenizer = Tokenizer(tokenizer_section.rebuild(sections["TOKN"]))
-    except ValueError as error:  # FormatError is one
+    except (ValueError, RuntimeError) as error:  # FormatError is the first kind, SentencePiece raises the second
         raise ScoringError(f"{path} is not a usable artifact: {error}") from None
     submission = Submission(train_source, decode_source, config, sections["WGTS"], tokenizer.vocab_size)
     digest = hashlib.sha256(data).hexdigest()
@@ -111,152 +98,88 @@ def read_documents(data_dir, split):
     return documents, {"manifest_sha256": manifest_sha256, "docs_sha256": docs_sha256, "split": split}
 
 
-def plan(lengths, chunk, scope, batch_tokens):
-    """Batches of document numbers: of similar length and longest first, or one document each in order for scope
-    "stream".
-
-    No call has more than max(batch_tokens, chunk) tokens."""
-    if scope == "stream":
-        return [[number] for number in range(len(lengths))]
-    batches = []
-    windows = [math.ceil(length / chunk) for length in lengths]
-    for number in sorted(range(len(lengths)), key=lambda number: -lengths[number]):
-        longest = batches[-1][0] if batches else None
-        if (longest is not None and (len(batches[-1]) + 1) * min(chunk, lengths[longest]) <= batch_tokens
-                and windows[number] >= MIN_FILL * windows[longest]):
-            batches[-1].append(number)
-        else:
-            batches.append([number])
-    return batches
+def tokenise(tokenizer, documents):
+    """Fill in the tokens of documents, with the end symbol."""
+    for document in documents:
+        document.tokens = np.append(tokenizer.encode(document.text).astype(np.int64), BOS)
 
 
-def score_batch(box, box_number, batch, documents, ledger, on_tokens):
-    """Run one batch of documents through a box, chunk by chunk, and commit every symbol to the ledger. Raises
-    BoxFailure."""
-    tokens = [documents[number].tokens for number in batch]
-    longest = max(map(len, tokens))
-    box.start(len(batch))
-    for begin in range(0, longest, box.chunk):
-        length = min(box.chunk, longest - begin)
-        chunk = np.zeros((len(batch), length), dtype=np.int64)
-        for lane, symbols in enumerate(tokens):
-            part = symbols[begin:begin + length]
-            chunk[lane, :len(part)] = part
-        logits = box.logits(chunk)
-        for lane, number in enumerate(batch):
-            part = tokens[lane][begin:begin + length]
-            if not len(part):
-                continue
-            nats = token_nats(logits[lane * length:lane * length + len(part)], part)
-            if not np.isfinite(nats).all():
-                where = int(np.flatnonzero(~np.isfinite(nats))[0])
-                what = "give the symbol probability zero" if nats[where] == np.inf else "hold NaN or infinity"
-                raise BoxFailure("not-a-number", f"logits {what} at symbol {begin + where} of document "
-                                 f"{documents[number].id}")
-            ledger.commit(box_number, number, begin, nats)
-            on_tokens(len(part))
-        box.commit()
-
-
-def score_documents(submission, documents, processes, time_limit, on_phase, on_tokens):
-    """Start the boxes and score all documents. Returns (ledger, [box], clock); the boxes are gone by then, their fields
-    remain."""
-    cores, gpus = _cores(), _gpus()
-    count = min(processes or len(gpus) or cores, len(documents))
-    boxes, clock = [], {}
-    pool = concurrent.futures.ThreadPoolExecutor(count)
-    try:
-        on_phase("decode", None)
-        for number in range(count):
-            gpu = gpus[number % len(gpus)] if gpus else None
-            boxes.append(Box(submission, max(1, cores // count), time_limit, gpu))
-        _all(pool.submit(box.load) for box in boxes)
-        for phase in ("start", "decode", "build"):
-            clock[phase] = max(box.clock[phase] for box in boxes)
-        scope, chunk = boxes[0].scope, boxes[0].chunk
-        if any((box.scope, box.chunk) != (scope, chunk) for box in boxes):
-            raise BoxFailure("protocol", "boxes of one artifact disagree on scope or chunk")
-        working = boxes
-        if scope == "stream":
-            for box in boxes[1:]:
-                box.kill()
-            working = boxes[:1]
-            boxes[0].set_threads(cores)
-        lengths = [len(document.tokens) for document in documents]
-        ledger = Ledger(lengths)
-        batches = queue.SimpleQueue()
-        for batch in plan(lengths, chunk, scope, min(BATCH_TOKENS, boxes[0].capacity)):
-            batches.put(batch)
-        on_phase("score", sum(lengths))
-        begin = time.monotonic()
-        _all(pool.submit(_work, box, number, batches, documents, ledger, on_tokens)
-             for number, box in enumerate(working))
-        clock["score"] = time.monotonic() - begin
-    finally:
-        for box in boxes:  # first kill, so that the threads that wait for a box end; then take away what they use
-            box.kill()
-        pool.shutdown(wait=True, cancel_futures=True)
-        for box in boxes:
-            box.close()
-    return ledger, boxes, clock
-
-
-def _work(box, number, batches, documents, ledger, on_tokens):
-    while True:
-        try:
-            batch = batches.get_nowait()
-        except queue.Empty:
-            return
-        score_batch(box, number, batch, documents, ledger, on_tokens)
-
-
-def _all(futures):
-    """Wait for all, or raise what the first one that fails raises."""
-    done, _ = concurrent.futures.wait(list(futures), return_when=concurrent.futures.FIRST_EXCEPTION)
-    for future in done:
-        future.result()
-
-
-def _cores():
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _gpus():
-    """Names of the GPUs for CUDA_VISIBLE_DEVICES, without starting CUDA in the scorer."""
-    if "CUDA_VISIBLE_DEVICES" in os.environ:
-        return [name for name in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if name.strip() not in ("", "-1")]
-    names = os.listdir("/dev") if os.path.isdir("/dev") else []
-    return [str(index) for index in range(sum(bool(re.fullmatch(r"nvidia\d+", name)) for name in names))]
-
-
-def score(artifact_path, data_dir, split, processes=None, time_limit=600, on_phase=lambda name, total: None,
-          on_tokens=lambda count: None):
+def score(artifact_path, data_dir, split, processes=None, time_limit=600, certify=False, audit="none", fresh=None,
+          on_phase=lambda name, total: None, on_tokens=lambda count: None, seed=None):
     """The object of eval.json. `processes`: boxes (default: one per GPU, or per core); `time_limit`: seconds for
-    decoding and scoring.
+    decoding and scoring; `audit`: a level of audits.py; `fresh`: another split to compare with; `seed`: of the audits'
+    draws, by default one that nobody knew before.
 
-    on_phase(name, symbols or None) and on_tokens(symbols) report progress. Raises ScoringError with one line."""
+    on_phase(name, symbols or None) and on_tokens(symbols) report progress. Raises ScoringError with one line; if it is
+    an AuditFailure, it has the result."""
     begin = time.monotonic()
+    remove_stale()
     on_phase("read", None)
     submission, tokenizer, artifact = read_artifact(artifact_path)
     documents, data = read_documents(data_dir, split)
+    others = read_documents(data_dir, fresh)[0] if fresh else []
     clock = {"read": time.monotonic() - begin}
 
     started = time.monotonic()
     on_phase("tokenise", None)
-    for document in documents:
-        document.tokens = np.append(tokenizer.encode(document.text).astype(np.int64), BOS)
+    tokenise(tokenizer, documents + others)
     clock["tokenise"] = time.monotonic() - started
 
     started = time.monotonic()
     on_phase("lossless", None)
-    lossless.check(tokenizer, documents)
+    lossless.check(tokenizer, documents + others)
     clock["lossless"] = time.monotonic() - started
 
-    ledger, boxes, box_clock = score_documents(submission, documents, processes, time_limit, on_phase, on_tokens)
+    ledger, boxes, box_clock, files = score_documents(submission, documents, processes, time_limit, certify, on_phase,
+                                                      on_tokens)
     clock.update(box_clock)
 
     started = time.monotonic()
     on_phase("interval", None)
+    whole, slices, per_document = summarise(documents, ledger)
+    clock["interval"] = time.monotonic() - started
+
+    seed = secrets.randbits(64) if seed is None else seed
+    started = time.monotonic()
+    rows = [audits.plausibility(whole["bpb"], artifact["bytes"])]
+    if audit == "quick" and rows[0]["verdict"] == "note":
+        audit = "full"
+    if audit != "none":
+        auditor = audits.Auditor(submission, documents, ledger, boxes[0].scope, audit, time_limit, seed)
+        rows += auditor.run(on_phase)
+    if fresh:
+        rows.append(_fresh(submission, tokenizer, documents, others, whole, processes, time_limit, certify, fresh,
+                           on_phase, on_tokens))
+    clock["audits"] = time.monotonic() - started
+    clock["total"] = time.monotonic() - begin
+    tokens = sum(len(document.tokens) for document in documents)
+    result = {
+        "format": 1, **whole, "tokens": tokens, "slices": slices, "per_document": per_document,
+        "artifact": artifact, "data": data, "scorer_sha256": scorer_sha256(), "scope": boxes[0].scope,
+        "device": boxes[0].device, "processes": len(boxes),
+        "clock": {phase: round(seconds, 3) for phase, seconds in clock.items()},
+        "tokens_per_second": round(tokens / clock["score"], 1), "sandbox": boxes[0].layers,
+        "files_opened": files, "certified": certify, "audit": audit, "audit_seed": str(seed), "audits": rows,
+        "ledger": [head.hex() for _, head in sorted(ledger.heads.items())],
+    }
+    for row in reversed(rows):  # the last ones say most about the cause
+        if row["verdict"] == "fail":
+            raise AuditFailure(f"FAILED (audit {row['audit']}): {row['detail']}", result)
+    return result
+
+
+def _fresh(submission, tokenizer, documents, others, whole, processes, time_limit, certify, name, on_phase, on_tokens):
+    ledger, *_ = score_documents(submission, others, processes, time_limit, certify, on_phase, on_tokens)
+    part = summarise(others, ledger)[0]
+    simple = []
+    for texts in (documents, others):
+        nats = reference.adaptive_nats([document.tokens for document in texts], tokenizer.vocab_size)
+        simple.append(statistics.bits_per_byte(list(map(np.sum, nats)), [d.raw_bytes for d in texts[:len(nats)]]))
+    return audits.fresh(name, whole["bpb"], whole["bpb_interval"], part["bpb"], part["bpb_interval"], *simple)
+
+
+def summarise(documents, ledger):
+    """(the whole, {slice: part}, per-document rows) of a ledger that is complete."""
     nats = ledger.document_nats()
     if not np.isfinite(nats).all():
         # Cannot happen without a failure before; but never publish such a number.
@@ -265,20 +188,19 @@ def score(artifact_path, data_dir, split, processes=None, time_limit=600, on_pha
     sources = np.array([document.source for document in documents])
     slices = {source: _summary(nats[sources == source], raw_bytes[sources == source])
               for source in sorted(set(sources.tolist()))}
-    whole = _summary(nats, raw_bytes)
-    clock["interval"] = time.monotonic() - started
-    clock["total"] = time.monotonic() - begin
-    tokens = sum(len(document.tokens) for document in documents)
-    return {
-        "format": 1, **whole, "tokens": tokens, "slices": slices,
-        "per_document": [{"id": document.id, "source": document.source, "raw_bytes": document.raw_bytes,
-                          "tokens": len(document.tokens), "nats": float(value)}
-                         for document, value in zip(documents, nats)],
-        "artifact": artifact, "data": data, "scope": boxes[0].scope, "device": boxes[0].device, "processes": len(boxes),
-        "clock": {phase: round(seconds, 3) for phase, seconds in clock.items()},
-        "tokens_per_second": round(tokens / clock["score"], 1), "sandbox": boxes[0].layers,
-        "ledger": [head.hex() for _, head in sorted(ledger.heads.items())],
-    }
+    rows = [{"id": document.id, "source": document.source, "raw_bytes": document.raw_bytes,
+             "tokens": len(document.tokens), "nats": float(value)} for document, value in zip(documents, nats)]
+    return _summary(nats, raw_bytes), slices, rows
+
+
+def scorer_sha256():
+    """One hash over the scorer's own sources."""
+    folder, digest = os.path.dirname(os.path.abspath(__file__)), hashlib.sha256()
+    for name in sorted(name for name in os.listdir(folder) if name.endswith(".py")):
+        with open(os.path.join(folder, name), "rb") as file:
+            data = file.read()
+        digest.update(f"{name} {len(data)} ".encode() + data)
+    return digest.hexdigest()
 
 
 def _summary(nats, raw_bytes):

@@ -55,8 +55,8 @@ class PlainScorer:
 class Worker:
     """Loads the artifact's model, then answers `start`, `chunk` and `committed` until the pipe closes."""
 
-    def __init__(self, options, protocol):
-        self.options, self.protocol = options, protocol
+    def __init__(self, options, protocol, watch):
+        self.options, self.protocol, self.watch = options, protocol, watch
         self.stage = "starting"  # what is being done, for the message if it fails
 
     def send(self, op, **fields):
@@ -119,6 +119,8 @@ class Worker:
             elif message["op"] == "committed":
                 self.stage = "observe()"
                 self.scorer.observe()
+            elif message["op"] == "files":
+                self.send("files", files=[path[:200] for path in self.watch.files])
 
     def answer(self, tokens, logit_memory):
         """Write the logits for tokens [B, C] into shared memory; returns their shape, and writes nothing if it is not
@@ -142,11 +144,14 @@ def main():
     import protocol
 
     sys.path.pop(0)
-    layers = confine.confine(options["cpu_seconds"])  # before numpy and torch: namespaces need a single thread
-    worker = Worker(options, protocol)
+    watch = confine.Watch(options["names"], options["packages"])
+    layers = confine.confine(options)  # before numpy and torch: namespaces need a single thread
+    watch.limit_imports()
     import torch  # noqa: F401  (its import counts as starting the box, not as decoding)
 
+    worker = Worker(options, protocol, watch)
     worker.send("hello", layers=layers)
+    watch.log_files()
     try:
         worker.load()
         worker.serve()

@@ -29,7 +29,7 @@ TABLE = [
     ("eval_heldout.py", {"compress.container", "compress.tokenizer", "scoring", "torch", "numpy", "sentencepiece",
                          "scipy", "rich"}),
     ("tools/*.py", {"tools", "scoring.tokenizer", "scoring.statistics", "torch", "numpy", "rich", "scipy", "matplotlib",
-                    "sentencepiece", "huggingface_hub", "zstandard"}),
+                    "sentencepiece", "huggingface_hub", "zstandard", "jsonschema", "tensorboard"}),
 ]
 ONLY_IN_FUNCTIONS = [("compress/*.py", "matplotlib"), ("tools/*.py", "torch")]
 

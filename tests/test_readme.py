@@ -44,7 +44,7 @@ def commands(text: str) -> list[list[str]]:
             if line.startswith(("python ", "torchrun ", "make "))]
 
 
-COMMANDS = {shlex.join(words): words for name in ("README.md", "RULES.md", "CONTRIBUTING.md")
+COMMANDS = {shlex.join(words): words for name in ("README.md", "RULES.md", "CONTRIBUTING.md", "AGENTS.md")
             for words in commands((ROOT / name).read_text(encoding="utf-8"))}
 
 
@@ -73,7 +73,9 @@ def split(words: list[str]) -> tuple[tuple[str, ...], list[str]]:
         while words[0].startswith("--"):  # torchrun's own
             words = words[1:]
         target, words = words[:1], words[1:]
-    if target[-1] in ("compress", "tools/data.py", "tools/record.py") and words and not words[0].startswith("-"):
+    with_commands = ("compress", "tools/data.py", "tools/record.py", "tools/ledger.py", "tools/ladder.py")
+    is_command = target[-1] in with_commands or (*target, *words[:1]) == ("eval_heldout.py", "compare")
+    if is_command and words and not words[0].startswith("-"):
         target, words = [*target, words[0]], words[1:]
     return tuple(target), words
 
@@ -97,6 +99,7 @@ def problems(words: list[str]) -> list[str]:
     usage = text.split("\n\n")[0]
     while "[" in usage:
         usage = re.sub(r"\[[^][]*\]", "", usage)  # what is left are the arguments that must be given
+    usage = re.sub(r"\([^()]*\|[^()]*\)", "", usage)  # one of several: not any one of them
     required = set(re.findall(r"--\w+", usage)) if arguments and "..." not in arguments else set()
     unknown = [flag for flag in flags if not re.search(rf"{flag}\b", text)]
     return sorted(unknown + [f"no {flag}" for flag in required - flags])
@@ -143,7 +146,7 @@ def test_the_two_commands_and_both_torchrun_lines_are_shown():
 
 
 def test_local_links_lead_somewhere():
-    for page in ("README.md", "RULES.md", "CONTRIBUTING.md"):
+    for page in ("README.md", "RULES.md", "CONTRIBUTING.md", "AGENTS.md"):
         text = (ROOT / page).read_text(encoding="utf-8")
         for link in re.findall(r"\]\(([^)#]+)", text):
             assert link.startswith("http") or (ROOT / link).exists(), f"{page} links to {link}"

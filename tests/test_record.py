@@ -136,7 +136,11 @@ def test_record_folder(root, capsys):
         "seeds": [{"seed": seed, "bpb": bpb, "artifact_bytes": (run / "model.golf").stat().st_size,
                    "train_seconds": 599.5, "steps": 1000 + seed % 7, "tokens": 8192000}
                   for seed, bpb, run in zip(seeds, (1.92, 1.90, 1.97), runs)],
-        "seed_commit": head(root), "environment": ENVIRONMENT}
+        "seed_commit": head(root), "environment": ENVIRONMENT, "variants": 1,
+        "files": {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+                  for path in folder.rglob("*") if path.is_file() and path.name not in (
+                      "README.md", "record.json", "curves.png")}}
+    assert record.schema_errors(json.loads((folder / "record.json").read_text())) == []
 
 
 def test_record_readme_states_mean_spread_interval_and_the_command(root):

@@ -80,7 +80,7 @@ def tree(tmp_path) -> Path:
     """A copy of tools/run.py and what it imports, with stubs for the five stages."""
     (tmp_path / "tools").mkdir()
     (tmp_path / "compress").mkdir()
-    for name in ("__init__", "run", "files", "curves"):
+    for name in ("__init__", "run", "files", "curves", "ledger", "ledger_store"):
         shutil.copy(ROOT / f"tools/{name}.py", tmp_path / "tools")
     (tmp_path / "compress/__init__.py").touch()
     for name, text in {"tools/data.py": DATA, "train_gpt.py": TRAIN, "compress/__main__.py": PACK,
@@ -103,7 +103,7 @@ def calls(tree: Path) -> list[list[str]]:
 
 
 def run_folder(tree: Path) -> Path:
-    [folder] = (tree / "runs").iterdir()
+    [folder] = (tree / "runs").glob("pocket-*")
     return folder
 
 
@@ -170,7 +170,7 @@ def test_other_script_or_data_is_another_run(tree, path):
     with open(tree / path, "a") as file:
         file.write(" \n")
     run(tree)
-    assert len(list((tree / "runs").iterdir())) == 2
+    assert len(list((tree / "runs").glob("pocket-*"))) == 2
     assert [call[0] for call in calls(tree)] == ["train_gpt.py", "__main__.py", "eval_heldout.py"]
 
 
@@ -179,7 +179,7 @@ def test_stopped_run_is_trained_again(tree):
     assert [call[0] for call in calls(tree)] == ["data.py", "train_gpt.py", "__main__.py", "eval_heldout.py"]
     assert run(tree).returncode == 0
     assert [call[0] for call in calls(tree)] == ["train_gpt.py", "__main__.py", "eval_heldout.py"]
-    assert len(list((tree / "runs").iterdir())) == 1
+    assert len(list((tree / "runs").glob("pocket-*"))) == 1
 
 
 @pytest.mark.parametrize("script, stage", [("data.py", "data"), ("train_gpt.py", "train"), ("__main__.py", "pack"),

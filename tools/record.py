@@ -28,11 +28,12 @@ ROOT = Path(__file__).resolve().parent.parent
 if not __package__:  # run as a file: import from the repository's root, not from tools/
     sys.path[0] = str(ROOT)
 
-from tools import curves  # noqa: E402
+from tools import curves, ledger  # noqa: E402
 from tools.files import Failure, read_json, read_metrics, sha256_file, write_json  # noqa: E402
 
 CAP_BYTES = {"pocket": 250_000, "16mb": 16_000_000, "open": 16_000_000}
 CLOCK_SECONDS = {"pocket": 600, "16mb": 600}  # the open track has no training clock
+SCHEMA = ROOT / "docs" / "record.schema.json"
 COMMITTED_BYTES = 1_000_000  # a larger artifact is named by its hash and not committed
 
 
@@ -164,6 +165,15 @@ def parent_diff(parent: Path | None, name: str, source: bytes) -> str:
     return "".join(line if line.endswith("\n") else line + "\n\\ No newline at end of file\n" for line in lines)
 
 
+def schema_errors(record: dict) -> list[str]:
+    """Where a record.json departs from docs/record.schema.json; empty if nowhere."""
+    import jsonschema
+
+    validator = jsonschema.Draft202012Validator(read_json(SCHEMA))
+    return [f"{'.'.join(map(str, error.absolute_path)) or 'record.json'}: {error.message}"
+            for error in sorted(validator.iter_errors(record), key=lambda error: list(map(str, error.absolute_path)))]
+
+
 def interval(values: list[float]) -> tuple[float, float]:
     """95% interval of the mean by Student's t; at least two values."""
     from scipy import stats
@@ -236,6 +246,7 @@ def make(options: argparse.Namespace) -> dict:
     if parent is not None and not (parent / "train_gpt.py").is_file():
         raise Failure(f"{parent}: not a record's folder: it has no train_gpt.py")
     seed_commit = full_hash(options.seed_commit)
+    ledger.sync(ROOT)
     runs = [read_run(Path(folder)) for folder in options.runs]
     check_runs(runs, options.track, seed_commit)
     median = sorted(runs, key=lambda run: run.score["bpb"])[(len(runs) - 1) // 2]
@@ -254,6 +265,7 @@ def make(options: argparse.Namespace) -> dict:
         "seeds": [run.row() for run in runs], "seed_commit": seed_commit,
         "bpb_mean": statistics.mean(values), "bpb_sd": statistics.stdev(values) if len(values) > 1 else None,
         "environment": median.run["environment"],
+        "variants": ledger.variants(ROOT, options.track, drawn)["tried"] if (ROOT / "runs").is_dir() else None,
     }
     track_dir.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=track_dir))
@@ -272,6 +284,10 @@ def make(options: argparse.Namespace) -> dict:
             shutil.copyfile(median.folder / "model.golf", temporary / record["artifact"]["file"])
         curves.draw(temporary / "curves.png", f"{options.track}/{name}",
                     [(f"seed {run.run['seed']}", read_metrics(run.folder / "metrics.jsonl")) for run in runs])
+        record["files"] = {path.relative_to(temporary).as_posix(): sha256_file(path)
+                           for path in sorted(temporary.rglob("*")) if path.is_file() and path.suffix != ".png"}
+        if errors := schema_errors(record):
+            raise Failure(f"the runs make no valid record: {errors[0]}")
         write_json(temporary / "record.json", record)
         flags = overrides(temporary / "train_gpt.py", median.run)
         (temporary / "README.md").write_text(readme(record, name, median, flags), encoding="utf-8")

@@ -21,7 +21,7 @@ if not __package__:  # run as a file: import from the repository's root, not fro
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
-from tools import curves  # noqa: E402
+from tools import curves, ledger  # noqa: E402
 from tools.files import Failure, read_json, read_metrics, sha256_file, write_json  # noqa: E402
 
 CAP_BYTES = 250_000  # the pocket track's
@@ -107,8 +107,11 @@ def make(budget_seconds: float) -> dict:
         stages["train"] = None
     else:
         (folder / "run.json").unlink(missing_ok=True)  # of a run that was stopped: train_gpt.py keeps what has one
-        stages["train"] = stage("train", ["train_gpt.py", "--preset=pocket", f"--max_seconds={budget_seconds:g}",
-                                          f"--data_dir={DATA}", f"--run_dir={run_dir}"])
+        try:
+            stages["train"] = stage("train", ["train_gpt.py", "--preset=pocket", f"--max_seconds={budget_seconds:g}",
+                                              f"--data_dir={DATA}", f"--run_dir={run_dir}"])
+        finally:
+            ledger.sync(ROOT, ended=folder)  # a crash is a row too
 
     artifact = folder / "model.golf"
     packer = sorted((ROOT / "compress").glob("*.py"))
@@ -127,6 +130,8 @@ def make(budget_seconds: float) -> dict:
     else:
         stages["score"] = stage("score", ["eval_heldout.py", str(run_dir / "model.golf"), "--data", str(DATA),
                                           "--split", SPLIT])
+
+    ledger.sync(ROOT)
 
     curve = folder / "loss.png"
     if not up_to_date(curve, [folder / "metrics.jsonl"]):

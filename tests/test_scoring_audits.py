@@ -1,0 +1,171 @@
+"""scoring/audits.py: honest scorers pass, one line that looks ahead fails, and the numbers in the report are what they
+say. The many cheats are in tests/redteam/; a few of each kind run here.
+
+Not covered: the power against every cheat; docs/audits.md says what stays open.
+"""
+
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from compress import container
+from scoring import audits, box, reference
+from scoring import score as scoring_score
+from test_scoring import ADAPTIVE, lanes_of, world  # noqa: F401  (world is a fixture)
+from tests.redteam.cases import CHEATS, HONEST
+from tests.redteam.world import World
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.mark.parametrize("scope", ["document", "stream"])
+def test_honest_adaptive_scorer_passes_and_is_told_apart(world, scope):
+    result = world.score(world.artifact(ADAPTIVE.replace("SCOPE", scope)), audit="quick", seed=1)
+    rows = {row["audit"]: row for row in result["audits"]}
+    assert {row["verdict"] for row in result["audits"]} <= {"pass", "constructed", "note", "not applicable"}
+    assert rows["order"]["verdict"] == ("pass" if scope == "document" else "not applicable")
+    assert rows["softmax and sweep"]["verdict"] == rows["order of reveals"]["verdict"] == "constructed"
+    assert rows["blind"]["n"] == (200 if scope == "document" else 1) or result["audit"] == "full"
+    assert rows["blind"]["blind_bpb"] == pytest.approx(result["bpb"], abs=1e-6)
+    share = rows["blind"]["misses"]["share"]
+    uniform = (rows["blind"]["n"] + 1) // 2
+    assert (1 - share) ** uniform == pytest.approx(0.01)
+    assert rows["blind"]["misses"]["bpb"] == pytest.approx(share * result["bpb"])
+    assert rows["twice"]["tolerance_nats"] == 1e-3  # exact on a CPU
+
+
+def test_a_records_script_that_peeks_one_token_ahead_fails(world, tmp_path):
+    """The artifact of a record, scored here on a little text: as it is it passes; with one line of its script changed,
+    so that attention sees one more token, it fails, though these weights do not even gain by it."""
+    record = sorted((ROOT / "records").glob("*/*/*.golf"))[0]
+    sections = container.read(record.read_bytes())
+    script, decoder = container.code_unpack(sections["CODE"])
+    honest = scoring_score.score(str(record), str(world.data), "dev", 1, audit="quick", seed=2)
+    assert all(row["verdict"] != "fail" for row in honest["audits"])
+    name = re.search(r"(\w+)\.scaled_dot_product_attention\((\w+),", script)
+    ahead = (f"attn_mask=__import__('torch').ones({name[2]}.shape[-2], {name[2]}.shape[-2], "
+             "dtype=__import__('torch').bool).tril(1)")
+    changed, count = re.subn(r"is_causal=(True|1)\b", ahead, script)
+    assert count == 1 and changed.count("\n") == script.count("\n")
+    container.write(tmp_path / "peek.golf", {**sections, "CODE": container.code_pack(changed, decoder)})
+    with pytest.raises(scoring_score.AuditFailure, match=r"FAILED \(audit blind\): symbol \d+ of document") as caught:
+        scoring_score.score(str(tmp_path / "peek.golf"), str(world.data), "dev", 1, audit="quick", seed=2)
+    assert str(caught.value).isprintable()
+
+
+@pytest.fixture(scope="module")
+def red(tmp_path_factory):
+    return World(tmp_path_factory.mktemp("red"))
+
+
+@pytest.mark.parametrize("name", ["peeks only at the costliest", "evader: honest when", "a tiny leak",
+                                  "scope document, but learns", "renormalised n-gram", "noisy kernels"])
+def test_a_part_of_the_red_team(red, name):
+    """`make redteam` runs all of it."""
+    (case,) = [case for case in [*CHEATS, *HONEST] if case.name.startswith(name)]
+    outcome = red.run(case, fresh=None)
+    assert outcome.ok, outcome
+
+
+def test_a_trick_that_gains_nothing_works_where_its_wall_is_down(red, monkeypatch):
+    """Else the red team would prove little: without Landlock the held-out file can be read, and that is caught."""
+    real = box.shutil.copyfile
+
+    def without_landlock(source, target):
+        real(source, target)
+        if source.endswith("confine.py"):
+            with open(target, "a") as file:
+                file.write("\ndef _landlock(options):\n    return False, 'taken out'\n")
+
+    monkeypatch.setattr(box.shutil, "copyfile", without_landlock)
+    (case,) = [case for case in CHEATS if case.name.startswith("reads the held-out file")]
+    outcome = red.run(case, fresh=None)
+    assert not outcome.ok and "audit blind" in outcome.verdict, outcome
+
+
+def test_the_red_team_is_what_was_asked_for():
+    names = [case.name for case in [*CHEATS, *HONEST]]
+    assert len(names) == len(set(names)) and len(CHEATS) >= 24 and len(HONEST) >= 6
+    assert sum(case.must == "open" for case in CHEATS) <= 2
+    assert all(case.expect for case in CHEATS if case.must == "caught")
+
+
+def auditor(lengths, nats, positions=40, scope="document"):
+    documents = [scoring_score.Document(str(n), "a", "x" * length, length, np.arange(length) % 50 + 4)
+                 for n, length in enumerate(lengths)]
+    for document in documents:
+        document.tokens[-1] = 1
+    ledger = type("Ledger", (), {"nats": nats})
+    made = audits.Auditor(box.Submission("", "", {}, b"", 60), documents, ledger, scope, "quick", 1, seed=3)
+    made.positions = positions
+    return made
+
+
+def test_half_of_the_positions_lie_where_the_pass_beats_the_reference():
+    """One document in which 30 symbols cost nothing, against a reference that pays for them: the aimed half goes there,
+    the other half is spread over all."""
+    lengths = [500, 500, 500]
+    nats = [np.full(length, 20.0) for length in lengths]
+    nats[1][100:130] = 0.0
+    positions, uniform = auditor(lengths, nats)._draw_positions()
+    assert uniform == 20 and len(positions) == len(set(positions)) == 40
+    assert all(number == 1 and 100 <= place < 130 for number, place in positions[uniform:])
+    assert len({number for number, _ in positions[:uniform]}) == 3
+    assert all(0 <= place < 500 for _, place in positions)
+
+
+def test_rounds_go_from_left_to_right_once_a_document():
+    positions = [(0, 5), (1, 2), (0, 1), (0, 9), (1, 1)]
+    turns = audits.rounds(positions)
+    assert turns == [[(0, 1), (1, 1)], [(0, 5), (1, 2)], [(0, 9)]]
+
+
+@pytest.mark.parametrize("deltas, found", [
+    (np.full(40, -1e-4), True), (np.full(40, 1e-4), False), (np.tile([1e-4, -1e-4], 20), False),
+    (np.zeros(40), False), (np.full(5, -1e-4), False)])
+def test_noise_with_a_sign_is_found(deltas, found):
+    """Only differences that favour the record count, and five in a row prove nothing."""
+    drift = deltas.mean() / math.log(2) / 2
+    assert (audits.signed_noise(deltas, drift) is not None) == found
+
+
+def test_reference_equals_counting_by_hand_and_learns():
+    nats = reference.adaptive_nats([np.array([4, 5, 4, 5, 1])], 6)[0]
+    assert nats[0] == pytest.approx(math.log(6))  # nothing was counted yet
+    p0 = (0 + 0.5) / (1 + 3)  # 5 after a single 4, order 0; the contexts are new
+    assert nats[1] == pytest.approx(-math.log(p0))
+    # The fourth symbol, 5 after (5, 4): order 0 saw 4, 5, 4; order 1 saw 4 -> 5 once; order 2 saw nothing.
+    p0 = 1.5 / 6
+    assert nats[3] == pytest.approx(-math.log((1 + 2 * p0) / (1 + 2)))
+    rng = np.random.default_rng(1)
+    text = rng.integers(4, 40, 30)
+    assert reference.adaptive_nats([np.tile(text, 20)], 60)[0][300:].mean() < 0.7
+
+
+def test_decoys_avoid_the_truth_and_the_end_symbol(world):
+    documents = [np.array(lane) for lane in lanes_of(world)]
+    decoys = reference.Decoys(documents, np.random.default_rng(4))
+    pairs = {(a, b) for lane in documents for a, b in zip(lane, lane[1:])}
+    natural = []
+    for _ in range(60):
+        drawn = decoys.draw(12, int(documents[0][0]), not_first=int(documents[0][1]))
+        assert len(drawn) == 12 and drawn[0] != documents[0][1] and drawn.min() > 3
+        natural.append(np.mean([(a, b) in pairs for a, b in zip(drawn, drawn[1:])]))
+    assert 15 < sum(share > 0.8 for share in natural) < 45  # about half walk along pairs of the text
+
+
+def test_plausibility_and_fresh_text():
+    assert audits.plausibility(1.70, 250_000)["verdict"] == "pass"
+    assert audits.plausibility(1.05, 16_000_000)["verdict"] == "pass"
+    assert audits.plausibility(1.2, 250_000)["verdict"] == "note"
+    assert audits.plausibility(0.9, 16_000_000)["verdict"] == "note"
+    same = audits.fresh("gate", 1.7, (1.68, 1.72), 1.71, (1.69, 1.73), 2.5, 2.5)
+    assert same["verdict"] == "pass" and same["gap_bpb"] == pytest.approx(0.01)
+    assert same["gap_interval"] == pytest.approx([0.01 - 0.02 * math.sqrt(2), 0.01 + 0.02 * math.sqrt(2)])
+    assert audits.fresh("gate", 0.5, (0.48, 0.52), 1.7, (1.68, 1.72), 2.5, 2.5)["verdict"] == "fail"
+    harder = audits.fresh("gate", 1.7, (1.68, 1.72), 2.0, (1.98, 2.02), 2.5, 2.95)  # the text explains the gap
+    assert harder["verdict"] == "pass" and harder["expected_gap_bpb"] == pytest.approx(0.306)
+    assert audits.fresh("gate", 1.7, None, 2.0, None, 2.5, 2.5)["verdict"] == "note"

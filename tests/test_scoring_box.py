@@ -1,0 +1,220 @@
+"""The box's layers, each attacked from inside by an artifact: where the table says "active" the attack must fail, and
+the scorer's side stays clean. Also the allow-list of imports, the list of files, stale directories, --certify.
+
+Not covered: other kernels than the one the tests run on, arm64, and GPUs; the filter for arm64 is only interpreted.
+"""
+
+import fcntl
+import json
+import os
+import platform
+import struct
+import sys
+import tempfile
+import time
+
+import pytest
+
+from scoring import ScoringError, box, confine, packages
+from test_scoring import SCRIPT, world  # noqa: F401  (a fixture)
+
+PRELUDE = """
+import ctypes, os, platform
+libc = ctypes.CDLL(None, use_errno=True)
+def refused(layer, action, errors=(OSError,)):
+    try:
+        action()
+    except errors:
+        return
+    print("ESCAPED", layer)
+    raise RuntimeError("ESCAPED " + layer)
+def call(number, *arguments):
+    if libc.syscall(number, *arguments) < 0 and ctypes.get_errno() in (1, 13):
+        raise PermissionError
+"""
+
+# Layer -> what must be refused where it is active. {data}: a held-out file; {outside}: a folder that may be written by
+# the user who scores; {pid}: the scorer.
+ATTACKS = {
+    "Landlock: files": """
+refused("reads the held-out text", lambda: open({data!r}).read())
+refused("reads the account file", lambda: open("/etc/passwd").read())
+refused("reads a package off the list", lambda: open({package!r}).read())
+refused("lists a folder", lambda: os.listdir({outside!r}))
+refused("writes", lambda: open({outside!r} + "/x", "w"))
+refused("removes", lambda: os.remove({outside!r} + "/victim"))
+refused("writes its own worker", lambda: open("../worker.py", "w"))
+refused("removes the lock", lambda: os.remove("../lock"))
+refused("reads the scorer's memory", lambda: open("/proc/{pid}/mem", "rb"))
+refused("reads the scorer's environment", lambda: open("/proc/{pid}/environ").read())
+open("mine", "w").write("the box's own directory stays usable")
+""",
+    "own /proc": """
+names = [name for name in map(str, range(2, 70000)) if os.path.exists("/proc/" + name)
+         and not os.path.exists("/proc/self/task/" + name)]
+if names: raise RuntimeError("ESCAPED sees processes " + str(names))
+""",
+    "seccomp: system calls": "".join(f"""
+refused({name!r}, lambda: call({numbers[confine.MACHINES.get(platform.machine(), (0,))[0]]}, 0, 0, 0, 0, 0))
+""" for name, numbers in confine.DENIED.items()) + """
+import socket
+refused("socket", lambda: socket.socket(socket.AF_UNIX))
+refused("namespace by clone", lambda: call({clone}, 0x10000000 | 17, 0, 0, 0, 0))
+""",
+    "ends with the scorer": """
+refused("outlives the scorer", lambda: call({prctl}, 1, 0, 0, 0, 0))
+""",
+    "no new processes": """
+import subprocess, threading
+refused("fork", os.fork)
+refused("spawn", lambda: os.posix_spawn("/bin/true", ["true"], dict()))
+refused("subprocess", lambda: subprocess.run(["/bin/true"]))
+ran = []
+thread = threading.Thread(target=lambda: ran.append(1)); thread.start(); thread.join()
+if not ran: raise RuntimeError("threads must run")
+""",
+    "limit on memory": """
+refused("memory", lambda: bytearray({memory}), (MemoryError,))
+""",
+}
+
+
+def attack(world, name, tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir(exist_ok=True)
+    (outside / "victim").write_text("still here")
+    column = confine.MACHINES[platform.machine()][0]
+    import scipy
+
+    code = ATTACKS[name].format(data=str(world.data / "dev_docs.jsonl"), outside=str(outside), pid=os.getpid(),
+                                package=scipy.__file__, clone=confine.CLONE[column], prctl=confine.PRCTL[column],
+                                memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    return PRELUDE + code, outside
+
+
+@pytest.mark.skipif(sys.platform != "linux" or platform.machine() not in confine.MACHINES, reason="Linux only")
+def test_every_active_layer_stops_its_attacks(world, tmp_path):
+    """All attacks in one artifact. A layer that the kernel does not grant here is left out, and --certify refuses."""
+    plain = world.score(world.artifact())
+    active = {row["layer"]: row["active"] for row in plain["sandbox"]}
+    assert set(ATTACKS) <= set(active)
+    codes = [attack(world, name, tmp_path) for name in ATTACKS if active[name]]
+    if not codes:
+        pytest.skip("no layer is active here")
+    script = SCRIPT + "".join(code for code, _ in codes)
+    result = world.score(world.artifact(script, name="attack.golf"))
+    assert result["bpb"] == plain["bpb"]
+    assert os.listdir(codes[0][1]) == ["victim"]
+    assert str(world.data / "dev_docs.jsonl") in result["files_opened"] and "/etc/passwd" in result["files_opened"]
+    assert plain["files_opened"] == []
+
+
+def test_without_its_layers_the_box_is_as_open_as_the_table_says(world, monkeypatch, tmp_path):
+    """The attacks are real: with a layer taken out, the attack on it succeeds, and the table says missing."""
+    real = box.shutil.copyfile
+    if not {row["layer"]: row["active"] for row in world.score(world.artifact())["sandbox"]}["Landlock: files"]:
+        pytest.skip("Landlock is not active here")
+
+    def without_landlock(source, target):
+        real(source, target)
+        if source.endswith("confine.py"):
+            with open(target, "a") as file:
+                file.write("\ndef _landlock(options):\n    return False, 'taken out'\n")
+
+    monkeypatch.setattr(box.shutil, "copyfile", without_landlock)
+    code, _ = attack(world, "Landlock: files", tmp_path)
+    with pytest.raises(box.BoxFailure, match="ESCAPED reads the held-out text"):
+        world.score(world.artifact(SCRIPT + code, name="attack.golf"))
+    with pytest.raises(ScoringError, match="not certified: .*Landlock: files"):
+        world.score(world.artifact(), certify=True)
+
+
+def test_only_packages_on_the_list_can_be_imported(world):
+    listed = packages.importable()
+    assert {"torch", "numpy", "brotli", "sympy"} <= set(listed["names"])
+    assert not {"scipy", "pytest", "rich", "hypothesis"} & set(listed["names"])
+    script = SCRIPT + "\nimport numpy, brotli, zstandard, sentencepiece, decimal\nimport scipy\n"
+    with pytest.raises(box.BoxFailure, match="No module named 'scipy'"):
+        world.score(world.artifact(script, name="imports.golf"))
+    own = SCRIPT + "\nopen('helper.py', 'w').write('VALUE = 3')\nimport helper\nassert helper.VALUE == 3\n"
+    world.score(world.artifact(own, name="imports.golf"))
+
+
+def run_filter(program, arch, number, argument=0):
+    """What the seccomp filter answers, by an interpreter of the few classic BPF instructions it uses."""
+    instructions = [struct.unpack("<HBBI", program[i:i + 8]) for i in range(0, len(program), 8)]
+    data = {0: number, 4: arch, 16: argument}
+    at, accumulator = 0, 0
+    while True:
+        code, yes, no, value = instructions[at]
+        at += 1
+        if code == 0x20:
+            accumulator = data[value]
+        elif code == 0x06:
+            return value
+        else:
+            holds = {0x15: accumulator == value, 0x45: accumulator & value != 0, 0x35: accumulator >= value}[code]
+            at += yes if holds else no
+
+
+@pytest.mark.parametrize("machine", confine.MACHINES)
+@pytest.mark.parametrize("processes", [False, True])
+def test_filter_program(machine, processes):
+    """For every number up to 500: refused exactly if it is on the list; clone and prctl by their argument."""
+    column, arch = confine.MACHINES[machine]
+    program = confine.filter_program(machine, processes)
+    allow, refuse, missing, kill = 0x7FFF0000, 0x00050001, 0x00050026, 0x80000000
+    denied = {numbers[column] for numbers in confine.DENIED.values()}
+    forks = {numbers[column] for numbers in (confine.FORK, confine.VFORK)} - {None}
+    for number in range(500):
+        expected = refuse if number in denied or number in forks and not processes else allow
+        if number == confine.CLONE3[column]:
+            expected = missing
+        argument = 0x10000 | 0x100 if number == confine.CLONE[column] else 15
+        assert run_filter(program, arch, number, argument) == expected, number
+    assert run_filter(program, arch ^ 1, 0) == kill
+    clone, prctl = confine.CLONE[column], confine.PRCTL[column]
+    assert run_filter(program, arch, clone, 17) == (allow if processes else refuse)
+    assert run_filter(program, arch, clone, 0x10000 | confine.CLONE_NEWUSER) == refuse
+    assert run_filter(program, arch, prctl, confine.PR_SET_PDEATHSIG) == refuse
+    if machine == "x86_64":
+        assert run_filter(program, arch, 0x40000000 + 1) == refuse
+
+
+def test_filter_numbers_are_this_machines():
+    """The numbers of the first and some other calls against the C library's own header, where one is installed."""
+    header = "/usr/include/x86_64-linux-gnu/asm/unistd_64.h"
+    if platform.machine() != "x86_64" or not os.path.exists(header):
+        pytest.skip("no header of system call numbers")
+    with open(header) as file:
+        rows = [line.split() for line in file if line.startswith("#define __NR_")]
+    known = {name.removeprefix("__NR_"): int(number) for _, name, number in rows}
+    assert {name: numbers[0] for name, numbers in confine.DENIED.items()} == {
+        name: known.get(name, numbers[0]) for name, numbers in confine.DENIED.items()}
+    assert len(set(confine.DENIED) & set(known)) > 40
+
+
+def test_directories_of_killed_scorers_are_removed_and_no_others(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    dead, lock = box._make_directory()
+    os.mkdir(os.path.join(dead, "work"))
+    os.close(lock)  # as when the scorer dies
+    alive, held = box._make_directory()
+    old, new = tmp_path / "golf-box-old", tmp_path / "golf-box-new"
+    old.mkdir()
+    new.mkdir()
+    os.utime(old, (time.time() - 3600,) * 2)
+    (tmp_path / "golf-other").mkdir()
+    os.symlink(tmp_path / "golf-other", tmp_path / "golf-box-link")
+    box.remove_stale()
+    left = {os.path.join(tmp_path, name) for name in os.listdir(tmp_path)}
+    assert left == {alive, str(new), str(tmp_path / "golf-other"), str(tmp_path / "golf-box-link")}
+    with pytest.raises(BlockingIOError):
+        again = os.open(os.path.join(alive, box.LOCK), os.O_RDWR)
+        fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(held)
+
+
+def test_options_fit_one_argument():
+    """Linux takes at most 128 KiB in one argument of a command line."""
+    assert len(json.dumps(packages.importable())) < 65536

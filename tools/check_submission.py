@@ -1,0 +1,122 @@
+"""Holds a record's folder against RULES.md: one line per rule with what was measured, the limit and the fix.
+
+    python tools/check_submission.py records/pocket/0001_baseline
+    make hook                        # from now on `git push` checks the records that are pushed
+
+Re-scores the artifact and searches the data for shared text, about a minute for pocket; --quick leaves both out. Exit
+status: 0 no rule failed, 1 one did. tools/rules.py has the rules.
+
+Not covered: rules that need a person; they are SKIP.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+if not __package__:  # run as a file: import from the repository's root, not from tools/
+    sys.path[0] = str(ROOT)
+
+from tools import rules  # noqa: E402
+from tools.files import Failure  # noqa: E402
+
+HOOK = """#!/bin/sh
+# Written by `make hook`: checks the records that a push adds or changes. `git push --no-verify` goes past it.
+cd "$(git rev-parse --show-toplevel)" || exit 1
+python=python3
+[ -x .venv/bin/python ] && python=.venv/bin/python
+exec "$python" tools/check_submission.py --pushed
+"""
+
+
+def install_hook(root: Path) -> Path:
+    """Writes the pre-push hook. Failure if another hook is there."""
+    done = subprocess.run(["git", "rev-parse", "--git-path", "hooks"], cwd=root, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise Failure(f"{root}: not a git repository")
+    path = root / done.stdout.strip() / "pre-push"
+    if path.exists() and path.read_text() != HOOK:
+        raise Failure(f"{path}: there is another hook: add the line `python tools/check_submission.py --pushed` to it")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(HOOK)
+    path.chmod(0o755)
+    return path
+
+
+def pushed_records(root: Path, lines: list[str]) -> list[Path]:
+    """Records touched by a push. lines: a pre-push hook's input, "local-ref local-hash remote-ref remote-hash"."""
+    folders = set()
+    for line in lines:
+        _, local, _, remote = line.split()
+        if set(local) == {"0"}:  # a branch is removed
+            continue
+        known = set(remote) != {"0"} and subprocess.run(["git", "cat-file", "-e", remote], cwd=root,
+                                                        capture_output=True).returncode == 0
+        commits = [f"{remote}..{local}"] if known else [local, "--not", "--remotes"]
+        done = subprocess.run(["git", "log", "--format=", "--name-only", *commits, "--", "records/"], cwd=root,
+                              capture_output=True, text=True)
+        if done.returncode != 0:
+            raise Failure(f"git log {' '.join(commits)}: {done.stderr.strip()}")
+        folders |= {"/".join(name.split("/")[:3]) for name in done.stdout.splitlines() if name.count("/") >= 3}
+    return [root / folder for folder in sorted(folders) if (root / folder).is_dir()]
+
+
+def report(name: str, verdicts: dict[str, rules.Verdict]) -> None:
+    """Prints the table of one record."""
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    titles = {rule: title for rule, title, _ in rules.RULES}
+    table = Table(title=name, title_justify="left", box=SIMPLE)
+    for column in ("", "rule", "", "measured", "limit"):
+        table.add_column(column, no_wrap=column == "")
+    colours = {"PASS": "green", "FAIL": "bold red", "SKIP": "yellow"}
+    for rule, verdict in verdicts.items():
+        measured = verdict.measured + (f"\nfix: {verdict.fix}" if verdict.fix else "")
+        table.add_row(rule, titles[rule], Text(verdict.status, style=colours[verdict.status]), Text(measured),
+                      Text(verdict.limit))
+    Console().print(table)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit code: 0 if no rule failed."""
+    parser = argparse.ArgumentParser(prog="tools/check_submission.py", description="Hold a record against RULES.md.")
+    parser.add_argument("folders", nargs="*", type=Path, metavar="DIR", help="a record's folder")
+    parser.add_argument("--data", type=Path, metavar="SET", help="the data set (default: where the runs had it)")
+    parser.add_argument("--rule", action="append", metavar="R1", help="only this rule; may be repeated")
+    parser.add_argument("--quick", action="store_true", help="neither score again nor search the data for shared text")
+    parser.add_argument("--pushed", action="store_true", help="check what a pre-push hook's input names")
+    parser.add_argument("--install_hook", action="store_true", help="write .git/hooks/pre-push (make hook)")
+    parser.add_argument("--json", action="store_true", help="end with one JSON object")
+    options = parser.parse_args(argv)
+    unknown = set(options.rule or []) - {name for name, _, _ in rules.RULES}
+    if unknown or not (options.folders or options.pushed or options.install_hook):
+        parser.error(f"no rule {', '.join(sorted(unknown))}" if unknown else "name a record's folder")
+    results = {}
+    try:
+        if options.install_hook:
+            print(f"wrote {install_hook(ROOT)}")
+        folders = options.folders + (pushed_records(ROOT, sys.stdin.read().splitlines()) if options.pushed else [])
+        for folder in folders:
+            results[str(folder)] = rules.check(rules.Submission(folder, options.data, not options.quick), options.rule)
+            report(str(folder), results[str(folder)])
+    except Failure as failure:
+        print(f"check_submission.py: {failure}", file=sys.stderr)
+        return failure.code
+    failed = {folder: [rule for rule, verdict in verdicts.items() if verdict.status == "FAIL"]
+              for folder, verdicts in results.items()}
+    for folder, names in failed.items():
+        print(f"{folder}: {'FAIL ' + ' '.join(names) if names else 'no rule failed'}")
+    if options.json:
+        print(json.dumps({"format": 1, "records": {folder: {rule: asdict(verdict) for rule, verdict in verdicts.items()}
+                                                   for folder, verdicts in results.items()}}))
+    return 1 if any(failed.values()) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,417 @@
+"""The experiment log: what was run, packed and scored, what was tried for which reason, and what came of it.
+
+    python tools/ledger.py sync                       # rows for everything in runs/ that has none yet
+    python tools/ledger.py note RUN --hypothesis "a wider MLP helps" --verdict discard --who agent
+    python tools/ledger.py show | best | compare A B | plot | export --csv F | verify
+
+Training, packing and scoring know nothing of this log. `sync` reads what they leave in runs/<id>/ and the tools call it
+before they answer, so rows appear by themselves. A run whose train.log has been quiet for ten minutes without a
+run.json is a crash. The scripts are kept once each as runs/scripts/<sha256>.py. tools/ledger_store.py has the file
+format.
+
+Not covered: runs outside runs/; what a run did between two syncs, where a folder was used twice.
+"""
+
+import argparse
+import contextlib
+import csv
+import difflib
+import hashlib
+import io
+import json
+import re
+import sqlite3
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+if not __package__:  # run as a file: import from the repository's root, not from tools/
+    sys.path[0] = str(ROOT)
+
+from tools.files import Failure, read_json, sha256_file, write_atomic  # noqa: E402
+from tools.ledger_store import COLUMNS, Ledger  # noqa: E402
+
+QUIET_SECONDS = 600  # without a line in train.log: longer than any compilation seen, then the run counts as crashed
+NOT_THE_VARIANT = ("seed", "run_dir", "data_dir")  # fields in which runs of one variant may differ
+FROM_RUN = ("track", "preset", "seed", "world_size", "config", "environment", "clock", "steps", "tokens", "params",
+            "train_loss", "dev_bpb", "stopped")
+
+
+def variant_of(code: str, config: dict, data: str | None) -> str:
+    """12 hex digits: the same script, config (seed and folders aside) and data give the same variant."""
+    fields = {key: value for key, value in config.items() if key not in NOT_THE_VARIANT}
+    return hashlib.sha256(json.dumps([code, fields, data], sort_keys=True).encode()).hexdigest()[:12]
+
+
+def script_in_log(log: Path) -> bytes | None:
+    """The script at the head of train.log, up to the line `# source_sha256 HEX` that fits it; None if there is none."""
+    data = log.read_bytes()
+    for match in re.finditer(rb"\n# source_sha256 ([0-9a-f]{64})\n", data):
+        if hashlib.sha256(data[:match.start()]).hexdigest().encode() == match[1]:
+            return data[:match.start()]
+    return None
+
+
+def changed_lines(before: bytes, after: bytes) -> tuple[int, int]:
+    """(added, removed) lines of a diff."""
+    lines = list(difflib.unified_diff(before.decode(errors="replace").splitlines(),
+                                      after.decode(errors="replace").splitlines(), n=0))[2:]
+    return sum(line.startswith("+") for line in lines), sum(line.startswith("-") for line in lines)
+
+
+class Scan:
+    """One pass over runs/: the rows that the ledger lacks. Used under the ledger's lock."""
+
+    def __init__(self, ledger: Ledger, database: sqlite3.Connection, ended: Path | None):
+        self.ledger, self.database, self.ended = ledger, database, ended
+        self.rows: list[dict] = []
+        self.seen = {row["path"]: (row["mtime_ns"], row["size"]) for row in database.execute("SELECT * FROM seen")}
+        last = database.execute("SELECT body FROM rows WHERE kind IN ('run', 'crash') "
+                                "ORDER BY n DESC LIMIT 1").fetchone()
+        self.parent = json.loads(last["body"])["code"] if last else None
+
+    def known(self, run: str, kind: str, sha256: str) -> bool:
+        """Whether this run has a row of this kind for this content of its file."""
+        rows = self.database.execute("SELECT body FROM rows WHERE run = ? AND kind = ?", (run, kind))
+        return any(json.loads(row["body"])["file_sha256"] == sha256 for row in rows)
+
+    def fresh(self, path: Path) -> bool:
+        """Whether the file is there and was not looked at before with this size and time."""
+        try:
+            stat = path.stat()
+        except OSError:
+            return False
+        key = f"{path.parent.name}/{path.name}"
+        if self.seen.get(key) == (stat.st_mtime_ns, stat.st_size):
+            return False
+        self.database.execute("INSERT OR REPLACE INTO seen VALUES (?, ?, ?)", (key, stat.st_mtime_ns, stat.st_size))
+        return True
+
+    def code(self, folder: Path) -> dict:
+        """Hash of the run's script and how far it is from the run before; keeps the script."""
+        log = folder / "train.log"
+        source = script_in_log(log) if log.is_file() else None
+        if source is None:
+            return {"code": None, "parent_code": self.parent, "lines_added": None, "lines_removed": None}
+        scripts = self.ledger.runs / "scripts"
+        scripts.mkdir(exist_ok=True)
+        code = hashlib.sha256(source).hexdigest()
+        if not (scripts / f"{code}.py").exists():
+            write_atomic(scripts / f"{code}.py", source)
+        before = scripts / f"{self.parent}.py"
+        added, removed = changed_lines(before.read_bytes(), source) if before.exists() else (None, None)
+        row = {"code": code, "parent_code": self.parent, "lines_added": added, "lines_removed": removed}
+        self.parent = code
+        return row
+
+    def folder(self, folder: Path) -> None:
+        """Collects the rows of one run's folder."""
+        name, done, log = folder.name, folder / "run.json", folder / "train.log"
+        if done.exists():
+            if self.fresh(done) and not self.known(name, "run", sha256_file(done)):
+                run = read_json(done)
+                code = self.code(folder)
+                data = (run.get("data") or {}).get("manifest_sha256")
+                self.rows.append({"kind": "run", "run": name, "file_sha256": sha256_file(done), **code,
+                                  **{key: run.get(key) for key in FROM_RUN}, "data": data,
+                                  "seconds": run.get("training_seconds"), "finished": done.stat().st_mtime,
+                                  "source_matches": code["code"] == run.get("source_sha256"),
+                                  "variant": variant_of(code["code"] or "", run.get("config") or {}, data)})
+        elif log.exists() and (folder == self.ended or time.time() - log.stat().st_mtime > QUIET_SECONDS):
+            if self.fresh(log) and not self.known(name, "crash", sha256_file(log)):
+                lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+                config = next((line for line in lines if line.startswith("config {")), "config {}")
+                try:
+                    config = json.loads(config.removeprefix("config "))
+                except ValueError:
+                    config = {}
+                self.rows.append({"kind": "crash", "run": name, "file_sha256": sha256_file(log), **self.code(folder),
+                                  "config": config, "track": config.get("track"), "preset": config.get("preset"),
+                                  "seed": config.get("seed"), "last_line": lines[-1][:200] if lines else "",
+                                  "finished": log.stat().st_mtime})
+        artifact, score = folder / "model.golf", folder / "eval.json"
+        if self.fresh(artifact):
+            sha256 = sha256_file(artifact)
+            if not self.known(name, "pack", sha256):
+                self.rows.append({"kind": "pack", "run": name, "file_sha256": sha256, "artifact": sha256,
+                                  "bytes": artifact.stat().st_size})
+        if self.fresh(score) and not self.known(name, "score", sha256_file(score)):
+            result = read_json(score, ("bpb", "artifact", "data", "scope"))
+            self.rows.append({"kind": "score", "run": name, "file_sha256": sha256_file(score), "bpb": result["bpb"],
+                              "artifact": result["artifact"]["sha256"], "split": result["data"]["split"],
+                              "scope": result["scope"], "bpb_interval": result.get("bpb_interval"),
+                              "docs": result["data"]["docs_sha256"], "clock": result.get("clock"),
+                              "slices": {key: part["bpb"] for key, part in result.get("slices", {}).items()}})
+
+
+def sync(root: Path, ended: Path | None = None, loud: bool = False) -> list[dict]:
+    """Adds the rows that root/runs has none for; returns them. `ended`: a run's folder whose process is gone.
+
+    A folder that cannot be read is left out, named on stderr if `loud`: a broken run must not hide the others.
+    """
+    if not (root / "runs").is_dir():
+        return []
+    ledger = Ledger(root / "runs")
+    with ledger.locked(), contextlib.closing(ledger.index()) as database:
+        scan = Scan(ledger, database, ended)
+        folders = [path for path in (root / "runs").iterdir() if path.is_dir() and path.name != "scripts"]
+        for folder in sorted(folders, key=lambda path: path.stat().st_mtime):
+            try:
+                scan.folder(folder)
+            except (Failure, OSError, KeyError, TypeError) as error:
+                if loud:
+                    print(f"ledger.py: left out {folder.name}: {error}", file=sys.stderr)
+        rows = ledger.append(scan.rows) if scan.rows else []
+        database.commit()
+    return rows
+
+
+def note(root: Path, run: str, values: dict) -> dict:
+    """Adds a row of what a person or an agent says about a run; the run may still be planned."""
+    return Ledger(root / "runs").append([{"kind": "note", "run": run, **values}])[0]
+
+
+def query(root: Path, text: str, values: tuple = ()) -> list[dict]:
+    """Rows of the index as dicts."""
+    if not (root / "runs").is_dir():
+        raise Failure("no runs/ here: nothing was logged yet")
+    with contextlib.closing(Ledger(root / "runs").index()) as database:
+        return [dict(row) for row in database.execute(text, values)]
+
+
+def best(root: Path, track: str | None, count: int) -> list[dict]:
+    """The `count` runs with the lowest dev score whose scored artifact is the packed one."""
+    return query(root, "SELECT * FROM runs WHERE bpb IS NOT NULL AND (?1 IS NULL OR track = ?1) ORDER BY bpb, finished "
+                       "LIMIT ?2", (track, count))
+
+
+def variants(root: Path, track: str, seeds: list[int]) -> dict:
+    """How many variants of a track the log holds: {"tried", "rivals"}.
+
+    Rivals could have been shown in place of the one with these seeds: they have a number (of the training script or of
+    the scorer) on one of these seeds, or on as many seeds. A search on other seeds adds no rivals: it chose, and the
+    claim was then made on new seeds.
+    """
+    rows = query(root, "SELECT variant, seed FROM runs WHERE track = ? AND variant IS NOT NULL AND "
+                       "(bpb IS NOT NULL OR dev_bpb IS NOT NULL)", (track,))
+    by_variant: dict[str, set] = {}
+    for row in rows:
+        by_variant.setdefault(row["variant"], set()).add(row["seed"])
+    rivals = [name for name, used in by_variant.items() if used & set(seeds) or len(used) >= len(set(seeds))]
+    return {"tried": len(by_variant), "rivals": len(rivals)}
+
+
+def rows_of(root: Path, run: str) -> list[dict]:
+    """All rows of a run, oldest first. Failure, with the nearest names, if there are none."""
+    rows = [json.loads(row["body"]) for row in query(root, "SELECT body FROM rows WHERE run = ? ORDER BY n", (run,))]
+    if not rows:
+        names = [row["run"] for row in query(root, "SELECT run FROM runs")]
+        near = difflib.get_close_matches(run, names, n=1)
+        raise Failure(f"no row of a run {run!r}" + (f": did you mean {near[0]}?" if near else ""))
+    return rows
+
+
+def compare(root: Path, first: str, second: str) -> dict:
+    """What differs between two runs: fields of the config, lines of the script, numbers."""
+    trained = [next((row for row in reversed(rows_of(root, run)) if row["kind"] in ("run", "crash")), None)
+               for run in (first, second)]
+    if None in trained:
+        raise Failure(f"{(first, second)[trained.index(None)]}: it was never trained, so there is nothing to compare")
+    a, b = (row["config"] for row in trained)
+    sources = [root / "runs" / "scripts" / f"{row['code']}.py" for row in trained]
+    diff = "" if trained[0]["code"] == trained[1]["code"] else "".join(difflib.unified_diff(
+        *(path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else [] for path in sources),
+        first, second))
+    numbers = [query(root, "SELECT * FROM runs WHERE run = ?", (run,))[0] for run in (first, second)]
+    return {"config": {key: [a.get(key), b.get(key)] for key in sorted({**a, **b}) if a.get(key) != b.get(key)},
+            "numbers": {key: [row[key] for row in numbers] for key in COLUMNS if key != "config"}, "diff": diff}
+
+
+def export_csv(rows: list[dict], path: Path) -> None:
+    """One line per run, columns as in the index."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS)
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomic(path, text.getvalue().encode())
+
+
+def export_tensorboard(root: Path, rows: list[dict], folder: Path) -> None:
+    """Loss and dev bpb of every run by step as TensorBoard event files. Failure if the package is not installed."""
+    try:
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+    except ImportError:
+        raise Failure("the package tensorboard is not installed: pip install tensorboard") from None
+    from tools.files import read_metrics
+
+    for row in rows:
+        metrics = root / "runs" / row["run"] / "metrics.jsonl"
+        if not metrics.exists():
+            continue
+        writer = EventFileWriter(str(folder / row["run"]))
+        start = (row["finished"] or 0) - (row["seconds"] or 0)
+        for point in read_metrics(metrics):
+            for key in ("loss", "dev_bpb", "tokens_per_second", "lr_scale"):
+                if point.get(key) is not None:
+                    value = Summary.Value(tag=key, simple_value=point[key])
+                    writer.add_event(Event(wall_time=start + point["elapsed"], step=point["step"],
+                                           summary=Summary(value=[value])))
+        writer.close()
+
+
+def plot(rows: list[dict], path: Path) -> None:
+    """PNG: dev bpb of every scored run in the order they finished, and the best so far."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    scored = sorted((row for row in rows if row["bpb"] is not None), key=lambda row: row["finished"])
+    if not scored:
+        raise Failure("no run has a score yet: pack and score one first")
+    values = [row["bpb"] for row in scored]
+    figure = Figure(figsize=(8, 4), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axis = figure.subplots()
+    axis.plot(range(1, len(values) + 1), values, "o", markersize=4, alpha=0.5, label="a run")
+    axis.step(range(1, len(values) + 1), [min(values[:i + 1]) for i in range(len(values))], where="post",
+              label=f"best so far: {min(values):.4f}")
+    axis.set(xlabel="scored runs, oldest first", ylabel="bpb (dev)")
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(alpha=0.3)
+    axis.legend(frameon=False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    write_atomic(path, buffer.getvalue())
+
+
+def print_runs(rows: list[dict]) -> None:
+    """A table of runs."""
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+
+    def number(value, form):
+        return "-" if value is None else format(value, form)
+    table = Table(box=SIMPLE, pad_edge=False)
+    for name, justify in (("run", "left"), ("bpb", "right"), ("bytes", "right"), ("seed", "right"),
+                          ("seconds", "right"), ("ended by", "left"), ("verdict", "left"), ("who", "left"),
+                          ("hypothesis", "left")):
+        table.add_column(name, justify=justify, no_wrap=name != "hypothesis")
+    for row in rows:
+        table.add_row(row["run"], number(row["bpb"], ".4f"), number(row["bytes"], ","), number(row["seed"], "d"),
+                      number(row["seconds"], ".1f"), *(row[key] or "-" for key in ("status", "verdict", "who",
+                                                                                "hypothesis")))
+    Console().print(table)
+
+
+def print_run(root: Path, rows: list[dict]) -> None:
+    """Every row of one run, and the script's difference from the run before it."""
+    for row in rows:
+        shown = {key: value for key, value in row.items() if key not in ("hash", "previous", "config", "run")}
+        print(json.dumps(shown, ensure_ascii=False))
+    trained = [row for row in rows if row["kind"] in ("run", "crash")]
+    if trained and trained[-1]["lines_added"]:
+        before, after = ((root / "runs" / "scripts" / f"{trained[-1][key]}.py").read_text(encoding="utf-8")
+                         for key in ("parent_code", "code"))
+        print(*difflib.unified_diff(before.splitlines(), after.splitlines(), "the run before", rows[0]["run"],
+                                    lineterm=""), sep="\n")
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The command line; exits with 2 on bad usage."""
+    parser = argparse.ArgumentParser(prog="tools/ledger.py", description="The experiment log of runs/.")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def add(name: str, text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("--json", action="store_true", help="end with one JSON object")
+        return command
+    add("sync", "add rows for runs, packs and scores that have none")
+    add("verify", "read every row; exit with 1 if one was edited, moved or removed")
+    command = add("note", "write down a hypothesis or a verdict")
+    command.add_argument("run")
+    command.add_argument("--hypothesis", help="what should get better, and why, in one sentence")
+    command.add_argument("--verdict", choices=("keep", "discard", "crash"))
+    command.add_argument("--who", choices=("person", "agent", "both"), required=True)
+    command = add("show", "the latest runs, or everything about one")
+    command.add_argument("run", nargs="?")
+    command.add_argument("--count", type=int, default=20)
+    command = add("best", "the lowest dev scores")
+    command.add_argument("--track", choices=("pocket", "16mb", "open"))
+    command.add_argument("--count", type=int, default=10)
+    command = add("compare", "config, script and numbers of two runs")
+    command.add_argument("first")
+    command.add_argument("second")
+    command = add("plot", "dev bpb over the runs as a PNG")
+    command.add_argument("--out", type=Path, default=ROOT / "runs" / "ledger.png")
+    command = add("export", "the runs as CSV, or their curves for TensorBoard")
+    kinds = command.add_mutually_exclusive_group(required=True)
+    kinds.add_argument("--csv", type=Path, metavar="FILE")
+    kinds.add_argument("--tensorboard", type=Path, metavar="DIR")
+    return parser.parse_args(argv)
+
+
+def run_command(options: argparse.Namespace) -> dict:
+    """Does what was asked, prints it, and returns what --json shows."""
+    if options.command == "verify":
+        count, last = Ledger(ROOT / "runs").verify()
+        print(f"{count} rows, all as they were written; the last hash is {last}")
+        return {"rows": count, "last_hash": last}
+    if options.command == "note":
+        if not (options.hypothesis or options.verdict):
+            raise Failure("a note needs --hypothesis or --verdict", code=2)
+        row = note(ROOT, options.run, {key: getattr(options, key) for key in ("hypothesis", "verdict", "who")})
+        print(f"row {row['n']}: {options.run}")
+        return {"row": row}
+    new = sync(ROOT, loud=True)
+    if options.command == "sync":
+        print(f"{len(new)} new rows" + "".join(f"\n{row['n']:6} {row['kind']:6} {row['run']}" for row in new))
+        return {"rows": new}
+    if options.command == "show" and options.run:
+        rows = rows_of(ROOT, options.run)
+        print_run(ROOT, rows)
+        return {"rows": rows}
+    if options.command == "compare":
+        result = compare(ROOT, options.first, options.second)
+        for part in ("numbers", "config"):
+            for key, (a, b) in result[part].items():
+                if a != b:
+                    print(f"{key:>20}  {a}  ->  {b}")
+        print(result["diff"] or "the scripts are the same")
+        return result
+    if options.command == "best":
+        runs = best(ROOT, options.track, options.count)
+    else:
+        runs = query(ROOT, "SELECT * FROM runs ORDER BY finished DESC" + (
+            f" LIMIT {options.count}" if options.command == "show" else ""))
+    if options.command == "plot":
+        plot(runs, options.out)
+        print(options.out)
+    elif options.command == "export":
+        export_csv(runs, options.csv) if options.csv else export_tensorboard(ROOT, runs, options.tensorboard)
+        print(options.csv or options.tensorboard)
+    else:
+        print_runs(runs)
+    return {"runs": runs}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit code: 0, or 1 when a row was edited or the input is bad."""
+    options = parse(argv)
+    try:
+        result = run_command(options)
+    except Failure as failure:
+        print(f"ledger.py: {failure}", file=sys.stderr)
+        return failure.code
+    except OSError as error:
+        print(f"ledger.py: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 1
+    if options.json:
+        print(json.dumps({"format": 1, **result}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,205 @@
+"""The file under the experiment log: runs/ledger.jsonl, a JSON object per line, each with the hash of the line before.
+
+A row is {"n", "time", "kind", "run", ..., "previous", "hash"}; hash = SHA-256 of the row's canonical JSON without
+"hash", previous = the hash of row n - 1 ("" for row 1). Writers take turns by a lock on the file. runs/ledger.sqlite is
+an index that can be made again from the file; it also remembers the rows it saw, so that a cut end is noticed.
+
+Not covered: somebody who edits a row, hashes all rows after it again and removes the index. Publish the last hash
+(`ledger verify` prints it) where others see it, and that is covered too.
+"""
+
+import contextlib
+import datetime
+import fcntl
+import hashlib
+import json
+import math
+import os
+import sqlite3
+from pathlib import Path
+
+from tools.files import Failure
+
+COLUMNS = ("run", "status", "track", "preset", "seed", "code", "variant", "finished", "steps", "seconds", "train_loss",
+           "dev_bpb", "bytes", "bpb", "artifact", "hypothesis", "verdict", "who")
+
+
+def canonical(row: dict) -> bytes:
+    """The row's JSON as it is hashed and stored: sorted keys, no spaces, UTF-8, one line."""
+    return json.dumps(row, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+
+
+def row_hash(row: dict) -> str:
+    """SHA-256 of the row without its "hash"."""
+    return hashlib.sha256(canonical({key: value for key, value in row.items() if key != "hash"})).hexdigest()
+
+
+def finite(value):
+    """`value` with every NaN and infinity inside it replaced by None: JSON has neither."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def check_chain(data: bytes) -> tuple[int, str]:
+    """(rows, last hash) of a whole ledger. Failure names the first row that is damaged, edited, moved or missing."""
+    number, previous = 0, ""
+    for number, line in enumerate(data.splitlines(), start=1):
+        try:
+            row = json.loads(line)
+            good = row["n"] == number and row["previous"] == previous and row["hash"] == row_hash(row)
+            previous = row["hash"]
+        except (ValueError, KeyError, TypeError):
+            raise Failure(f"ledger.jsonl:{number}: not a row of the ledger") from None
+        if not good:
+            raise Failure(f"ledger.jsonl:{number}: this row was edited, moved, or a row before it removed: its hash or "
+                          "its link to the row before does not match")
+    return number, previous
+
+
+class Ledger:
+    """The ledger of one folder of runs. Raises Failure where the file contradicts its index."""
+
+    def __init__(self, runs: Path):
+        self.runs, self.path, self.index_path = runs, runs / "ledger.jsonl", runs / "ledger.sqlite"
+        self._file = None  # open and locked while this process writes
+
+    @contextlib.contextmanager
+    def locked(self):
+        """Holds the lock that writers share; may be nested."""
+        if self._file is not None:
+            yield self._file
+            return
+        self.runs.mkdir(parents=True, exist_ok=True)
+        with open(self.path, "a+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            self._file = file
+            try:
+                yield file
+            finally:
+                self._file = None
+
+    def append(self, bodies: list[dict]) -> list[dict]:
+        """Adds a row per body ({"kind", "run", ...}) and returns the rows as written."""
+        with self.locked() as file:
+            number, previous = self._end(file)
+            rows = []
+            for body in bodies:
+                number += 1
+                row = finite(body) | {"n": number, "previous": previous,
+                                      "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
+                row["hash"] = previous = row_hash(row)
+                rows.append(row)
+            file.write(b"".join(canonical(row) + b"\n" for row in rows))
+            file.flush()
+        return rows
+
+    @staticmethod
+    def _end(file) -> tuple[int, str]:
+        """(n, hash) of the last whole row; a part of a row that a killed writer left is cut off."""
+        size = file.seek(0, os.SEEK_END)
+        tail, step = b"", 65536
+        while len(tail) < size and tail[:-1].count(b"\n") < 2:
+            start = max(0, size - step)
+            file.seek(start)
+            tail, step = file.read(size - start), step * 2
+        whole = tail[:tail.rfind(b"\n") + 1]
+        if len(whole) < len(tail):
+            file.truncate(size - len(tail) + len(whole))
+        if not whole:
+            return 0, ""
+        try:
+            row = json.loads(whole.splitlines()[-1])
+            return row["n"], row["hash"]
+        except (ValueError, KeyError, TypeError):
+            raise Failure("ledger.jsonl: its last row is damaged (python tools/ledger.py verify)") from None
+
+    def verify(self) -> tuple[int, str]:
+        """(rows, last hash) after reading every row. Failure names what was edited, or says that the end was cut."""
+        if not self.path.exists():
+            raise Failure(f"{self.path}: no ledger yet (python tools/ledger.py sync)")
+        with self.locked() as file:
+            file.seek(0)
+            data = file.read()
+            result = check_chain(data)
+            with contextlib.closing(self.index()) as database:  # rehashing all rows after an edit makes a good chain
+                for line, row in zip(data.splitlines(keepends=True), database.execute("SELECT * FROM rows ORDER BY n")):
+                    if line.decode() != row["body"]:
+                        raise Failure(f"ledger.jsonl:{row['n']}: not the row that was here when it was last read")
+        return result
+
+    def index(self) -> sqlite3.Connection:
+        """The index, brought up to date: tables rows(n, kind, run, body), runs(COLUMNS), seen(path, mtime_ns, size)."""
+        with self.locked() as file:
+            database = sqlite3.connect(self.index_path, timeout=60)
+            database.row_factory = sqlite3.Row
+            try:
+                self._catch_up(database, file)
+            except sqlite3.DatabaseError as error:
+                raise Failure(f"{self.index_path}: {error}: remove this file, it is made again") from None
+            return database
+
+    def _catch_up(self, database: sqlite3.Connection, file) -> None:
+        database.executescript(f"""
+            CREATE TABLE IF NOT EXISTS state (id INTEGER PRIMARY KEY CHECK (id = 1), n, start, end, hash);
+            CREATE TABLE IF NOT EXISTS rows (n INTEGER PRIMARY KEY, kind, run, body);
+            CREATE INDEX IF NOT EXISTS rows_run ON rows (run);
+            CREATE INDEX IF NOT EXISTS rows_kind ON rows (kind);
+            CREATE TABLE IF NOT EXISTS runs ({', '.join(COLUMNS)}, PRIMARY KEY (run));
+            CREATE INDEX IF NOT EXISTS runs_best ON runs (track, bpb);
+            CREATE TABLE IF NOT EXISTS seen (path PRIMARY KEY, mtime_ns, size);
+            INSERT OR IGNORE INTO state VALUES (1, 0, 0, 0, '');""")
+        number, start, end, previous = database.execute("SELECT n, start, end, hash FROM state").fetchone()
+        file.seek(start)
+        data = file.read()
+        last, data = data[:end - start], data[end - start:]  # the row that was last when this index was last used
+        if number:
+            try:
+                same = last.endswith(b"\n") and row_hash(json.loads(last)) == previous
+            except ValueError:
+                same = False
+            if not same:
+                raise Failure(f"ledger.jsonl: its end was cut or edited: {number} rows were there when it was last "
+                              f"read, and row {number} had the hash {previous[:12]}...")
+        for line in data[:data.rfind(b"\n") + 1].splitlines(keepends=True):
+            try:
+                row = json.loads(line)
+                linked = row["previous"] == previous and row["n"] == number + 1
+            except (ValueError, KeyError, TypeError):
+                linked = False
+            if not linked:
+                raise Failure(f"ledger.jsonl:{number + 1}: does not follow the row before it "
+                              "(python tools/ledger.py verify)")
+            number, previous, start, end = row["n"], row["hash"], end, end + len(line)
+            database.execute("INSERT INTO rows VALUES (?, ?, ?, ?)", (number, row["kind"], row["run"], line.decode()))
+            self._fold(database, row)
+        database.execute("UPDATE state SET n = ?, start = ?, end = ?, hash = ?", (number, start, end, previous))
+        database.commit()
+
+    @staticmethod
+    def _fold(database: sqlite3.Connection, row: dict) -> None:
+        """Brings the run's line in `runs` up to date with one more row."""
+        kind = row["kind"]
+        if kind == "question":
+            return
+        if kind in ("run", "crash"):  # trained anew: what was packed and scored before belongs to other weights
+            keep = database.execute("SELECT hypothesis, verdict, who FROM runs WHERE run = ?", (row["run"],)).fetchone()
+            values = {key: row.get(key) for key in COLUMNS} | dict(keep or {})
+            values |= {"status": row.get("stopped") or kind, "bytes": None, "bpb": None, "artifact": None}
+        elif kind == "pack":
+            values = {"bytes": row["bytes"], "artifact": row["artifact"], "bpb": None}
+        elif kind == "score":
+            current = database.execute("SELECT artifact FROM runs WHERE run = ?", (row["run"],)).fetchone()
+            if row["split"] != "dev" or current is None or current["artifact"] != row["artifact"]:
+                return
+            values = {"bpb": row["bpb"]}
+        else:
+            values = {key: row[key] for key in ("hypothesis", "verdict", "who") if row.get(key)}
+        database.execute("INSERT OR IGNORE INTO runs (run) VALUES (?)", (row["run"],))
+        names = [key for key in values if key != "run"]
+        if not names:
+            return
+        database.execute(f"UPDATE runs SET {', '.join(f'{key} = ?' for key in names)} WHERE run = ?",
+                         [*(values[key] for key in names), row["run"]])

@@ -1,0 +1,274 @@
+"""The family tree of the records: which lines each script inherits, changes and adds, and what falls with an ancestor.
+
+    python tools/lineage.py                             # the tree, with lines and the gain of each step
+    python tools/lineage.py --lines records/pocket/0002_wider   # where each line comes from
+    python tools/lineage.py --invalid 0002_wider        # what must be verified again if this record is found invalid
+
+Lines are compared as statements of the syntax tree, with names replaced by the order in which a statement uses them, so
+renaming, reformatting and comments make nothing new. A statement that has a near counterpart at its place is changed.
+
+Not covered: ideas taken without code; code taken from outside the records.
+"""
+
+import argparse
+import ast
+import collections
+import copy
+import difflib
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+if not __package__:  # run as a file: import from the repository's root, not from tools/
+    sys.path[0] = str(ROOT)
+
+from tools import prove  # noqa: E402
+from tools.files import Failure, read_json  # noqa: E402
+
+KINDS = ("inherited", "changed", "new")
+
+
+@dataclass
+class Statement:
+    """One statement (of a compound one the head): its lines in the file, its normal form and where it comes from."""
+
+    lines: range
+    form: str
+    kind: str = "new"
+    origin: str = ""
+
+
+@dataclass
+class Record:
+    """One record in the tree."""
+
+    name: str
+    folder: Path
+    data: dict
+    parent: "Record | None" = None
+    children: list["Record"] = field(default_factory=list)
+    statements: list[Statement] = field(default_factory=list)
+
+    def count(self, kind: str) -> int:
+        """Lines of this kind."""
+        return sum(len(statement.lines) for statement in self.statements if statement.kind == kind)
+
+
+class Rename(ast.NodeTransformer):
+    """Replaces the names that a script is free to choose by the order in which the statement uses them.
+
+    Attributes and keywords stay: they belong to libraries."""
+
+    def __init__(self):
+        self.names: dict[str, str] = {}
+
+    def name(self, text: str) -> str:
+        return self.names.setdefault(text, f"n{len(self.names)}")
+
+    def visit_Name(self, node):
+        node.id = self.name(node.id)
+        return node
+
+    def visit_arg(self, node):
+        node.arg, node.annotation = self.name(node.arg), None
+        return node
+
+    def visit_ClassDef(self, node):
+        node.name = self.name(node.name)
+        return self.generic_visit(node)
+
+    def visit_FunctionDef(self, node):
+        node.returns = None
+        return self.visit_ClassDef(node)
+
+    visit_AsyncFunctionDef = visit_FunctionDef
+
+
+def statements(source: str, name: str) -> list[Statement]:
+    """The statements of a script in order, docstrings left out. Failure if it does not parse."""
+    try:
+        tree = ast.parse(source)
+    except SyntaxError as error:
+        raise Failure(f"{name}: line {error.lineno}: {error.msg}") from None
+    found = []
+
+    def visit(body: list[ast.stmt]) -> None:
+        for index, node in enumerate(body):
+            if index == 0 and isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(
+                    node.value.value, str):
+                continue
+            blocks = [(key, value) for key, value in ast.iter_fields(node) if isinstance(value, list) and value
+                      and isinstance(value[0], (ast.stmt, ast.ExceptHandler, ast.match_case))]
+            head = copy.copy(node)
+            for key, _ in blocks:
+                setattr(head, key, [])
+            start = min([node.lineno, *(item.lineno for item in getattr(node, "decorator_list", []))])
+            inner = [item for _, block in blocks for item in block]
+            end = min((getattr(item, "lineno", None) or item.pattern.lineno for item in inner), default=None)
+            last = node.end_lineno if end is None else max(start, min(end - 1, node.end_lineno))
+            form = ast.dump(Rename().visit(copy.deepcopy(head)))
+            found.append(Statement(range(start, last + 1), form))
+            for _, block in blocks:
+                if isinstance(block[0], ast.stmt):
+                    visit(block)
+                else:
+                    for part in block:
+                        visit(part.body)
+    visit(tree.body)
+    return found
+
+
+def trace(record: Record) -> None:
+    """Sets kind and origin of each statement of a record whose parent was traced before."""
+    if record.parent is None:
+        for statement in record.statements:
+            statement.origin = record.name
+        return
+    before = record.parent.statements
+    matcher = difflib.SequenceMatcher(None, [s.form for s in before], [s.form for s in record.statements], False)
+    gone = collections.defaultdict(list)  # statements of the parent that moved
+    rest = []
+    for operation, i1, i2, j1, j2 in matcher.get_opcodes():
+        if operation == "equal":
+            for old, new in zip(before[i1:i2], record.statements[j1:j2]):
+                new.kind, new.origin = "inherited", old.origin
+        else:
+            rest.append((before[i1:i2], record.statements[j1:j2]))
+            for old in before[i1:i2]:
+                gone[old.form].append(old)
+    for old_block, new_block in rest:
+        for new in new_block:
+            new.origin = record.name
+            if gone[new.form]:
+                new.kind, new.origin = "inherited", gone[new.form].pop().origin
+        left = [new for new in new_block if new.kind == "new"]
+        for old in old_block:
+            near = max(left, key=lambda new: similarity(old.form, new.form), default=None)
+            if near is not None and similarity(old.form, near.form) >= 0.6:
+                near.kind = "changed"
+                left.remove(near)
+
+
+def similarity(a: str, b: str) -> float:
+    """0 to 1, of two normal forms."""
+    matcher = difflib.SequenceMatcher(None, a, b, False)
+    return matcher.ratio() if min(matcher.real_quick_ratio(), matcher.quick_ratio()) >= 0.6 else 0.0
+
+
+def read_tree(root: Path) -> list[Record]:
+    """All records, parents before children. Failure for a parent that is not there, or a circle."""
+    records: dict[str, Record] = {}
+    for path in sorted(root.glob("records/*/*/record.json")):
+        name = f"{path.parent.parent.name}/{path.parent.name}"
+        records[name] = Record(name, path.parent, read_json(path, ("track", "parent", "bpb_mean", "authors")))
+    for record in records.values():
+        parent = record.data["parent"]
+        if parent is None:
+            continue
+        track = record.data["track"]
+        same = [name for name in (f"{track}/{parent}", *records) if name in records and name.endswith(f"/{parent}")]
+        if not same:
+            raise Failure(f"{record.folder}/record.json: its parent {parent} is not in records/")
+        record.parent = records[same[0]]
+        record.parent.children.append(record)
+    ordered, waiting = [], [record for record in records.values() if record.parent is None]
+    while waiting:
+        record = waiting.pop(0)
+        source = (record.folder / "train_gpt.py").read_text(encoding="utf-8")
+        record.statements = statements(source, f"{record.folder}/train_gpt.py")
+        trace(record)
+        ordered.append(record)
+        waiting = record.children + waiting
+    if len(ordered) < len(records):
+        raise Failure(f"records/{min(set(records) - {record.name for record in ordered})}: its parents form a circle")
+    return ordered
+
+
+def gain(record: Record) -> dict | None:
+    """Gain over the parent in bpb with its 95% interval; None for a root or where the two cannot be compared."""
+    if record.parent is None:
+        return None
+    try:
+        claim = prove.compare(*(prove.read_arm(str(r.folder)) for r in (record, record.parent)), 0.0, None)
+    except (Failure, OSError):
+        return None
+    return {"gain": claim["gain"], "interval": claim["interval"]}
+
+
+def find(records: list[Record], name: str) -> Record:
+    """The record of this name, with or without its track. Failure if there is none, or more than one."""
+    name = name.rstrip("/").removeprefix("records/")
+    found = [record for record in records if name in (record.name, record.folder.name)]
+    if len(found) != 1:
+        raise Failure(f"{name}: {'several records' if found else 'no record'} of this name: "
+                      f"{', '.join(record.name for record in found or records)}")
+    return found[0]
+
+
+def fallen(record: Record, invalid: Record) -> dict | None:
+    """What a record loses if `invalid` falls: lines that came from it; None if it does not descend from it."""
+    ancestor = record
+    while ancestor is not None and ancestor is not invalid:
+        ancestor = ancestor.parent
+    if ancestor is None:
+        return None
+    return {"record": record.name, "status": "invalid" if record is invalid else "re-verify",
+            "lines": sum(len(s.lines) for s in record.statements if s.origin == invalid.name)}
+
+
+def run(options: argparse.Namespace) -> dict:
+    """Prints what was asked and returns what --json shows."""
+    records = read_tree(ROOT)
+    if options.invalid:
+        invalid = find(records, options.invalid)
+        rows = [row for record in records if (row := fallen(record, invalid))]
+        for row in rows:
+            print(f"{row['record']}: {row['status']}, {row['lines']} of its lines are from {invalid.name}")
+        return {"fallen": rows}
+    if options.lines:
+        record = find(records, options.lines)
+        rows = [{"first": s.lines.start, "last": s.lines.stop - 1, "kind": s.kind, "origin": s.origin}
+                for s in record.statements]
+        for row in rows:
+            print(f"{row['first']:5}-{row['last']:<5} {row['kind']:9} {row['origin']}")
+        return {"statements": rows}
+    rows = []
+    for record in records:
+        step, depth, ancestor = gain(record), 0, record.parent
+        while ancestor is not None:
+            depth, ancestor = depth + 1, ancestor.parent
+        counts = {kind: record.count(kind) for kind in KINDS}
+        text = f"gain {step['gain']:+.4f} ({step['interval'][0]:+.4f} .. {step['interval'][1]:+.4f})" if step else ""
+        print(f"{'  ' * depth}{record.name}  {record.data['bpb_mean']:.4f} bpb  {text}  lines: "
+              + ", ".join(f"{count} {kind}" for kind, count in counts.items())
+              + f"  by {', '.join(record.data['authors'])}")
+        rows.append({"record": record.name, "parent": record.parent.name if record.parent else None,
+                     "bpb_mean": record.data["bpb_mean"], "lines": counts, "step": step})
+    return {"records": rows}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit code: 0, or 1 for bad input."""
+    parser = argparse.ArgumentParser(prog="tools/lineage.py", description="The family tree of the records.")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--lines", metavar="RECORD", help="where each statement of this record's script comes from")
+    what.add_argument("--invalid", metavar="RECORD", help="what falls if this record is invalid")
+    parser.add_argument("--json", action="store_true", help="end with one JSON object")
+    options = parser.parse_args(argv)
+    try:
+        result = run(options)
+    except Failure as failure:
+        print(f"lineage.py: {failure}", file=sys.stderr)
+        return failure.code
+    except OSError as error:
+        print(f"lineage.py: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 1
+    if options.json:
+        print(json.dumps({"format": 1, **result}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

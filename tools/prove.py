@@ -1,0 +1,209 @@
+"""Is A better than B, or was it luck? Prints a table and one sentence that says proven or not proven.
+
+    python tools/prove.py records/pocket/0002_wider records/pocket/0001_baseline
+    python tools/prove.py runs/a1,runs/a2,runs/a3 runs/b1,runs/b2,runs/b3 [A2 B2 ...]
+
+A and B are records, or lists of scored runs (one per seed). Both must be scored on the same documents. tools/proof.py
+has the statistics; the exit status is 0 if every claim is proven, 3 if one is not, 1 for bad input.
+
+Not covered: whether the scores are true (tools/check_submission.py), and training on the held-out text.
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+if not __package__:  # run as a file: import from the repository's root, not from tools/
+    sys.path[0] = str(ROOT)
+
+from tools import ledger, proof  # noqa: E402
+from tools.files import Failure, read_json  # noqa: E402
+
+ALPHA, MARGIN = 0.01, 0.0015  # one-sided level; bpb that a gain must exceed (smaller ones are called ties)
+NOT_PROVEN = 3
+MACHINE = ("platform", "device", "threads", "torch", "compute", "compiled", "world_size")  # of run.json's environment
+
+
+@dataclass
+class Arm:
+    """One side of a claim: the same experiment with several seeds."""
+
+    name: str
+    track: str
+    seeds: list[int]
+    machines: list[tuple]
+    scores: list[dict]  # eval.json of each seed
+
+    def nats(self, rows: list[int]):
+        """Nats [seeds, documents] of the documents with these positions."""
+        import numpy as np
+
+        return np.array([[score["per_document"][row]["nats"] for row in rows] for score in self.scores])
+
+
+def read_arm(text: str) -> Arm:
+    """A record's folder, or folders of runs with commas between. Raises Failure."""
+    folders = [Path(part) for part in text.split(",")]
+    if len(folders) == 1 and (folders[0] / "record.json").exists():
+        seeds = [row["seed"] for row in read_json(folders[0] / "record.json", ("seeds",))["seeds"]]
+        pairs = [(folders[0] / f"logs/seed{seed}.run.json", folders[0] / f"eval/seed{seed}.json") for seed in seeds]
+        name = folders[0].resolve().name
+    else:
+        pairs = [(folder / "run.json", folder / "eval.json") for folder in folders]
+        name = folders[0].resolve().name + (f" and {len(folders) - 1} more" if len(folders) > 1 else "")
+    runs = [read_json(run, ("track", "seed", "environment", "source_sha256", "config")) for run, _ in pairs]
+    scores = [read_json(score, ("bpb", "per_document", "data")) for _, score in pairs]
+    for run, folder in zip(runs, pairs):
+        if run["source_sha256"] != runs[0]["source_sha256"]:
+            raise Failure(f"{folder[0]}: another script than {pairs[0][0]}: a side is one experiment")
+    seeds = [run["seed"] for run in runs]
+    if len(set(seeds)) != len(seeds):
+        raise Failure(f"{text}: two runs have the same seed")
+    machines = [tuple(run["environment"].get(key) for key in MACHINE) for run in runs]
+    return Arm(name, runs[0]["track"], seeds, machines, scores)
+
+
+def documents(arms: list[Arm]) -> tuple[list[str], list[int]]:
+    """(sources, raw bytes) of the documents that all scores share. Failure if they are not the same."""
+    first = arms[0].scores[0]
+    key = [(row["id"], row["raw_bytes"]) for row in first["per_document"]]
+    for arm in arms:
+        for seed, score in zip(arm.seeds, arm.scores):
+            if score["data"] != first["data"] or [(r["id"], r["raw_bytes"]) for r in score["per_document"]] != key:
+                raise Failure(f"{arm.name}, seed {seed}: scored on other documents than {arms[0].name}: score both on "
+                              "the same data and split")
+    return [row["source"] for row in first["per_document"]], [size for _, size in key]
+
+
+def compare(new: Arm, old: Arm, margin: float, root: Path | None, variants: int | None = None) -> dict:
+    """One claim, not yet corrected for the others. root: where the experiment log is (None: look in none)."""
+    for arm in (new, old):
+        if len(arm.seeds) < 2:
+            raise Failure(f"{arm.name}: one seed has no spread: a side needs at least two, a record three")
+    sources, sizes = documents([new, old])
+    machine_of = dict(zip(old.seeds, old.machines))
+    paired = set(new.seeds) == set(old.seeds) and all(
+        machine_of[seed] == machine for seed, machine in zip(new.seeds, new.machines))
+    order = [old.seeds.index(seed) for seed in new.seeds] if paired else range(len(old.seeds))
+    everything = list(range(len(sizes)))
+    a, b = new.nats(everything), old.nats(everything)[list(order)]
+    result = proof.test(a, b, sizes, paired, margin)
+    tried, rivals = None, variants or 1
+    if variants is None and root is not None and (root / "runs/ledger.jsonl").exists():
+        found = ledger.variants(root, new.track, new.seeds)
+        tried, rivals = found["tried"], max(1, found["rivals"])
+    luck = proof.expected_maximum(rivals) * result["standard_error"]
+    slices = {}
+    for source in sorted(set(sources)):
+        rows = [i for i in everything if sources[i] == source]
+        part = proof.test(a[:, rows], b[:, rows], [sizes[i] for i in rows], paired, 0.0)
+        slices[source] = {key: part[key] for key in ("new_bpb", "old_bpb", "gain", "interval", "p")}
+        slices[source]["documents"] = len(rows)
+    return {"new": new.name, "old": old.name, "track": new.track, "split": new.scores[0]["data"]["split"],
+            "seeds": [len(new.seeds), len(old.seeds)], "paired": paired, "same_machine": len(
+                {*new.machines, *old.machines}) == 1, "documents": len(sizes), "margin": margin, **result,
+            "variants_tried": tried, "rivals": rivals, "luck_of_the_best": luck,
+            "p_of_the_best": min(1.0, rivals * result["p"]), "slices": slices,
+            "slices_better": sum(part["gain"] > 0 for part in slices.values()) / len(slices)}
+
+
+def conclude(claims: list[dict], alpha: float) -> list[dict]:
+    """Adds Holm's p over the claims, the decision, the seeds needed if undecided, and the sentence."""
+    for claim, p in zip(claims, proof.holm([claim["p_of_the_best"] for claim in claims])):
+        claim |= {"alpha": alpha, "p_holm": p}
+        claim["proven"] = p <= alpha and claim["gain"] - claim["luck_of_the_best"] > claim["margin"]
+        level = alpha / (claim["rivals"] * len(claims))
+        claim["seeds_needed"] = None if claim["proven"] else proof.seeds_needed(claim, level, claim["luck_of_the_best"])
+        claim["sentence"] = sentence(claim)
+    return claims
+
+
+def sentence(claim: dict) -> str:
+    """The one sentence."""
+    what = (f"{claim['new']} against {claim['old']}: gain {claim['gain']:+.4f} bpb on {claim['split']} "
+            f"({'paired' if claim['paired'] else 'unpaired'}, {claim['seeds'][0]} and {claim['seeds'][1]} seeds, "
+            f"{claim['documents']:,} documents), p = {claim['p_holm']:.2g} for a gain of at most {claim['margin']:g}")
+    if claim["proven"]:
+        return f"proven: {what}"
+    if claim["seeds_needed"] is None:
+        more = f"the gain seen does not exceed the margin and the luck of the best of {claim['rivals']}"
+    else:
+        more = f"if the gain seen is the true one, {claim['seeds_needed']} seeds a side would show it (power 80%)"
+    return f"not proven: {what}; {more}"
+
+
+def print_claim(claim: dict) -> None:
+    """Tables of one claim."""
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=SIMPLE, pad_edge=False, title=f"{claim['new']} against {claim['old']}", title_justify="left")
+    for name in ("slice", "old bpb", "new bpb", "gain", "95% interval", "p", "docs"):
+        table.add_column(name, justify="left" if name == "slice" else "right", no_wrap=True)
+    for name, part in claim["slices"].items():
+        low, high = part["interval"]
+        table.add_row(name, f"{part['old_bpb']:.4f}", f"{part['new_bpb']:.4f}", f"{part['gain']:+.4f}",
+                      f"{low:+.4f} .. {high:+.4f}", f"{part['p']:.2g}", f"{part['documents']:,}")
+    table.add_section()
+    low, high = claim["interval"]
+    table.add_row("all", f"{claim['old_bpb']:.4f}", f"{claim['new_bpb']:.4f}", f"{claim['gain']:+.4f}",
+                  f"{low:+.4f} .. {high:+.4f}", f"{claim['p_zero']:.2g}", f"{claim['documents']:,}", style="bold")
+    Console().print(table)
+    table = Table(box=SIMPLE, show_header=False)
+    tried = "unknown: no log here" if claim["variants_tried"] is None else f"{claim['variants_tried']:,}"
+    for row in (("standard error from seeds", f"{claim['seed_error']:.5f} bpb, {claim['df']:.1f} degrees of freedom"),
+                ("standard error from documents", f"{claim['document_error']:.5f} bpb"),
+                (f"p, gain <= {claim['margin']:g}", f"{claim['p']:.3g}"),
+                ("standard error, bootstrap of both", f"{claim['bootstrap_error']:.5f} bpb; the larger one counts"),
+                ("variants tried", tried), ("rivals", f"{claim['rivals']} that could have been shown instead"),
+                ("luck of the best of them", f"{claim['luck_of_the_best']:.4f} bpb expected"),
+                ("p over rivals, over claims", f"{claim['p_of_the_best']:.3g}, {claim['p_holm']:.3g} (limit "
+                                               f"{claim['alpha']:g})"),
+                ("slices that gain", f"{claim['slices_better']:.0%}"),
+                ("machines", "the same" if claim["same_machine"] else "not the same: speed may differ, not the idea")):
+        table.add_row(*row)
+    Console().print(table)
+
+
+def fraction(text: str) -> float:
+    """argparse type of --alpha."""
+    value = float(text)
+    if not 0 < value < 1:
+        raise ValueError
+    return value
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit code: 0 all proven, 3 not all, 1 bad input."""
+    parser = argparse.ArgumentParser(prog="tools/prove.py", description="Is A better than B beyond luck?")
+    parser.add_argument("sides", nargs="+", metavar="A B", help="pairs of records, or of RUN,RUN,... lists")
+    parser.add_argument("--margin", type=float, default=MARGIN, metavar="BPB", help="default: %(default)s")
+    parser.add_argument("--alpha", type=fraction, default=ALPHA, help="over all claims (default: %(default)s)")
+    parser.add_argument("--rivals", type=int, help="variants A was chosen from (default: counted in the log)")
+    parser.add_argument("--json", action="store_true", help="end with one JSON object")
+    options = parser.parse_args(argv)
+    if len(options.sides) % 2:
+        parser.error("give pairs: A B, or A B A2 B2 for two claims")
+    try:
+        ledger.sync(ROOT)
+        arms = [read_arm(side) for side in options.sides]
+        claims = conclude([compare(new, old, options.margin, ROOT, options.rivals)
+                           for new, old in zip(arms[::2], arms[1::2])], options.alpha)
+    except Failure as failure:
+        print(f"prove.py: {failure}", file=sys.stderr)
+        return failure.code
+    for claim in claims:
+        print_claim(claim)
+    for claim in claims:
+        print(claim["sentence"])
+    if options.json:
+        print(json.dumps({"format": 1, "claims": claims}))
+    return 0 if all(claim["proven"] for claim in claims) else NOT_PROVEN
+
+
+if __name__ == "__main__":
+    sys.exit(main())
