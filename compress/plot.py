@@ -29,7 +29,8 @@ def plot_curves(result: dict, path: Path) -> None:
     axes[1].set(title="our coder, a part off at a time")
     widest = max(point["bytes"] / 1000 for point in result["points"] if point["coder"].startswith("gptq"))
     for axis in axes:
-        axis.set_xlim(right=1.05 * widest)
+        axis.set_xlim(right=1.05 * widest)  # and coders that break down would squeeze the rest
+        axis.set_ylim(top=min(axis.get_ylim()[1], 0.2))
     _save(figure, path)
 
 
