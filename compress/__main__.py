@@ -167,6 +167,8 @@ def inspect(options) -> int:
 def bench(options) -> int:
     from compress.bench import bench, newest_run
 
+    if options.plot and not options.plot.parent.is_dir():
+        raise ValueError(f"{options.plot.parent} is not a folder; make it first")  # now, not after minutes
     run = options.run or newest_run(Path("runs"))
     with report.Reporter() as reporter:
         result = bench(run, options.data, reporter)

@@ -108,7 +108,7 @@ def summary(points: list[Point], weights: int) -> dict:
     extrapolated = [f"{name} at {level}" for name in names for level in LEVELS if not at[name][str(level)][1]]
     peers = [name for name in names if not name.startswith("ours")]
     return {
-        "points": [vars(point) for point in points],
+        "points": [vars(point) for name in names for point in curves[name]],
         "bytes_at": {name: {level: size for level, (size, _) in row.items()} for name, row in at.items()},
         "extrapolated": extrapolated,
         "savings": {name: {str(level): saving(name, level) for level in LEVELS} for name in peers},

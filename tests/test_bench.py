@@ -344,6 +344,11 @@ def test_bad_input_is_one_line(command, run, tmp_path, capfd):
     assert found.err.count("\n") == 1 and "statistics.pt" in found.err and not found.out
 
 
+def test_a_folder_for_the_picture_that_is_not_there_is_found_first(run, tmp_path, capfd):
+    assert main(["bench", "--run", str(run), "--data", str(tmp_path), "--plot", str(tmp_path / "no" / "x.png")]) == 1
+    assert "is not a folder; make it first" in capfd.readouterr().err
+
+
 def test_the_decoder_counts_only_for_us(run):
     from compress.checkpoint import load_checkpoint
 
