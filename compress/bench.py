@@ -27,7 +27,7 @@ import torch
 from compress import container, decode, tokenizer
 from compress.allocate import Forecast, Parts, profile
 from compress.checkpoint import Checkpoint, Statistics, load_checkpoint, load_statistics
-from compress.decode import STEPS, VECTORS
+from compress.decode import STEPS
 from compress.entropy import Matrix, Vector, encode_weights, frequencies, layout, magnitudes, rans, symbols
 from compress.measure import dev_shard, measure_sets
 from compress.minify import minify
