@@ -10,7 +10,6 @@ Not covered: what is counted for a peer's decoder (nothing: it costs them some h
 chosen (compress/bench.py).
 """
 
-import importlib
 import json
 import lzma
 import shutil
@@ -25,6 +24,7 @@ from pathlib import Path
 import brotli
 import numpy as np
 import torch
+import zstandard
 
 from compress.checkpoint import Statistics
 from compress.gptq import Target, descending, gptq, inverse_factor
@@ -133,22 +133,20 @@ class Coder:
 
 
 def coders() -> dict[str, Coder]:
-    """The archivers that are here: brotli, zlib, lzma always, the others if their package or program is installed."""
+    """The archivers that are here: brotli, zlib, lzma and zstd always, the others where they are installed."""
     found = [
         Coder("zlib", lambda data: zlib.compress(data, 9), zlib.decompress),
         Coder("brotli", lambda data: brotli.compress(data, quality=11, lgwin=24), brotli.decompress),
         Coder("lzma", _lzma, lambda data: lzma.decompress(data, lzma.FORMAT_RAW, filters=LZMA)),
     ]
-    if zstandard := _optional("zstandard"):
-        found.append(
-            Coder(
-                "zstd",
-                zstandard.ZstdCompressor(level=22).compress,
-                lambda data: zstandard.ZstdDecompressor().decompress(data),
-            )
-        )
-    if zpaq := _optional("zpaq"):
+    zstd = zstandard.ZstdCompressor(level=22), zstandard.ZstdDecompressor()
+    found.append(Coder("zstd", zstd[0].compress, zstd[1].decompress))
+    try:
+        import zpaq  # pip install zpaq
+
         found.append(Coder("zpaq", lambda data: zpaq.compress(data, level=5, threads=1), zpaq.decompress))
+    except ImportError:
+        pass
     if shutil.which("lrzip"):
         found.append(Coder("lrzip", lambda data: min(_lrzip(data), _lrzip(data, "-T"), key=len), _unlrzip, True))
     return {coder.name: coder for coder in found}
@@ -160,13 +158,6 @@ LZMA = [{"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "lc": 0, "l
 
 def _lzma(data: bytes) -> bytes:
     return lzma.compress(data, lzma.FORMAT_RAW, filters=LZMA)
-
-
-def _optional(name: str):
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        return None
 
 
 def _lrzip(data: bytes, *options: str) -> bytes:

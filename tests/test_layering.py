@@ -20,6 +20,7 @@ TABLE = [
     ("compress/decode.py", {"numpy", "torch", "brotli", "zstandard"}),
     ("compress/container.py", {"brotli"}),
     ("compress/tokenizer.py", {"brotli", "compress.container"}),
+    ("compress/peers.py", {"compress", "torch", "numpy", "brotli", "zstandard", "zpaq"}),
     ("compress/*.py", {"compress", "torch", "numpy", "brotli", "rich", "matplotlib", "python_minifier"}),
     ("scoring/protocol.py", set()),  # these three are copied into the box and run there, beside the artifact's files
     ("scoring/confine.py", set()),
