@@ -16,7 +16,7 @@ from scoring import audits, box, reference
 from scoring import score as scoring_score
 from test_scoring import ADAPTIVE, lanes_of, world  # noqa: F401  (world is a fixture)
 from tests.redteam.cases import CHEATS, HONEST
-from tests.redteam.world import World
+from tests.redteam.world import World, take_out_landlock
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -72,15 +72,7 @@ def test_a_part_of_the_red_team(red, name):
 
 def test_a_trick_that_gains_nothing_works_where_its_wall_is_down(red, monkeypatch):
     """Else the red team would prove little: without Landlock the held-out file can be read, and that is caught."""
-    real = box.shutil.copyfile
-
-    def without_landlock(source, target):
-        real(source, target)
-        if source.endswith("confine.py"):
-            with open(target, "a") as file:
-                file.write("\ndef _landlock(options):\n    return False, 'taken out'\n")
-
-    monkeypatch.setattr(box.shutil, "copyfile", without_landlock)
+    take_out_landlock(monkeypatch)
     (case,) = [case for case in CHEATS if case.name.startswith("reads the held-out file")]
     outcome = red.run(case, fresh=None)
     assert not outcome.ok and "audit blind" in outcome.verdict, outcome

@@ -17,6 +17,7 @@ import pytest
 
 from scoring import ScoringError, box, confine, packages
 from test_scoring import SCRIPT, world  # noqa: F401  (a fixture)
+from tests.redteam.world import take_out_landlock
 
 PRELUDE = """
 import ctypes, os, platform
@@ -111,17 +112,10 @@ def test_every_active_layer_stops_its_attacks(world, tmp_path):
 
 def test_without_its_layers_the_box_is_as_open_as_the_table_says(world, monkeypatch, tmp_path):
     """The attacks are real: with a layer taken out, the attack on it succeeds, and the table says missing."""
-    real = box.shutil.copyfile
     if not {row["layer"]: row["active"] for row in world.score(world.artifact())["sandbox"]}["Landlock: files"]:
         pytest.skip("Landlock is not active here")
 
-    def without_landlock(source, target):
-        real(source, target)
-        if source.endswith("confine.py"):
-            with open(target, "a") as file:
-                file.write("\ndef _landlock(options):\n    return False, 'taken out'\n")
-
-    monkeypatch.setattr(box.shutil, "copyfile", without_landlock)
+    take_out_landlock(monkeypatch)
     code, _ = attack(world, "Landlock: files", tmp_path)
     with pytest.raises(box.BoxFailure, match="ESCAPED reads the held-out text"):
         world.score(world.artifact(SCRIPT + code, name="attack.golf"))

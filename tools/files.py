@@ -6,6 +6,7 @@ Not covered: shards and artifacts, whose formats belong to tools/data.py and to 
 import hashlib
 import json
 import os
+import sys
 from pathlib import Path
 
 
@@ -15,6 +16,13 @@ class Failure(Exception):
     def __init__(self, message: str, code: int = 1):
         super().__init__(message)
         self.code = code
+
+
+def explain(program: str, error: Failure | OSError) -> int:
+    """Prints one line about what ended a program on stderr; returns its exit code."""
+    text = str(error) if isinstance(error, Failure) else f"{error.filename}: {error.strerror}"
+    print(f"{program}: {text}", file=sys.stderr)
+    return error.code if isinstance(error, Failure) else 1
 
 
 def read_json(path: Path, keys: tuple[str, ...] = ()) -> dict:

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 if not __package__:  # run as a file: import from the repository's root, not from tools/
     sys.path[0] = str(ROOT)
 
-from tools.files import Failure, read_json, write_atomic  # noqa: E402
+from tools.files import Failure, explain, read_json, write_atomic  # noqa: E402
 
 BEGIN, END = "<!-- leaderboard -->", "<!-- /leaderboard -->"
 TRACKS = ("16mb", "pocket", "open")
@@ -77,12 +77,8 @@ def main(argv: list[str] | None = None) -> int:
         after = rewrite(before, records)
         if after != before and not options.check:
             write_atomic(path, after.encode())
-    except Failure as failure:
-        print(f"leaderboard.py: {failure}", file=sys.stderr)
-        return failure.code
-    except OSError as error:
-        print(f"leaderboard.py: {error.filename}: {error.strerror}", file=sys.stderr)
-        return 1
+    except (Failure, OSError) as error:
+        return explain("leaderboard.py", error)
     stale = after != before
     if options.check and stale:
         print("leaderboard.py: README.md is out of date: run python tools/leaderboard.py", file=sys.stderr)

@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 if not __package__:  # run as a file: import from the repository's root, not from tools/
     sys.path[0] = str(ROOT)
 
-from tools.files import Failure, read_json, sha256_file, write_atomic  # noqa: E402
+from tools.files import Failure, explain, read_json, sha256_file, write_atomic  # noqa: E402
 from tools.ledger_store import COLUMNS, Ledger  # noqa: E402
 
 QUIET_SECONDS = 600  # without a line in train.log: longer than any compilation seen, then the run counts as crashed
@@ -402,12 +402,8 @@ def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
     try:
         result = run_command(options)
-    except Failure as failure:
-        print(f"ledger.py: {failure}", file=sys.stderr)
-        return failure.code
-    except OSError as error:
-        print(f"ledger.py: {error.filename}: {error.strerror}", file=sys.stderr)
-        return 1
+    except (Failure, OSError) as error:
+        return explain("ledger.py", error)
     if options.json:
         print(json.dumps({"format": 1, **result}))
     return 0

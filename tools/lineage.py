@@ -25,7 +25,7 @@ if not __package__:  # run as a file: import from the repository's root, not fro
     sys.path[0] = str(ROOT)
 
 from tools import prove  # noqa: E402
-from tools.files import Failure, read_json  # noqa: E402
+from tools.files import Failure, explain, read_json  # noqa: E402
 
 KINDS = ("inherited", "changed", "new")
 
@@ -259,12 +259,8 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     try:
         result = run(options)
-    except Failure as failure:
-        print(f"lineage.py: {failure}", file=sys.stderr)
-        return failure.code
-    except OSError as error:
-        print(f"lineage.py: {error.filename}: {error.strerror}", file=sys.stderr)
-        return 1
+    except (Failure, OSError) as error:
+        return explain("lineage.py", error)
     if options.json:
         print(json.dumps({"format": 1, **result}))
     return 0

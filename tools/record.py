@@ -29,7 +29,7 @@ if not __package__:  # run as a file: import from the repository's root, not fro
     sys.path[0] = str(ROOT)
 
 from tools import curves, ledger  # noqa: E402
-from tools.files import Failure, read_json, read_metrics, sha256_file, write_json  # noqa: E402
+from tools.files import Failure, explain, read_json, read_metrics, sha256_file, write_json  # noqa: E402
 
 CAP_BYTES = {"pocket": 250_000, "16mb": 16_000_000, "open": 16_000_000}
 CLOCK_SECONDS = {"pocket": 600, "16mb": 600}  # the open track has no training clock
@@ -353,12 +353,8 @@ def main(argv: list[str] | None = None) -> int:
             spread = "" if result["bpb_sd"] is None else f" (standard deviation {result['bpb_sd']:.4f})"
             print(f"records/{options.track}/{options.number}_{options.slug}: {result['bpb_mean']:.4f} bpb{spread}, "
                   f"{len(result['seeds'])} seeds; now run python tools/leaderboard.py")
-    except Failure as failure:
-        print(f"record.py: {failure}", file=sys.stderr)
-        return failure.code
-    except OSError as error:
-        print(f"record.py: {error.filename}: {error.strerror}", file=sys.stderr)
-        return 1
+    except (Failure, OSError) as error:
+        return explain("record.py", error)
     if options.json:
         print(json.dumps(result))
     return 0

@@ -14,7 +14,7 @@ import numpy as np
 
 from compress import container
 from compress import tokenizer as tokenizer_section
-from scoring import ScoringError
+from scoring import ScoringError, box
 from scoring import score as scoring_score
 from scoring.tokenizer import Tokenizer
 from tests.redteam.cases import BASE, STORED, Case
@@ -116,3 +116,16 @@ class World:
         if case.must == "no gain":
             return not verdict and claimed > self.plain - GAIN
         return not verdict or case.must == "open"
+
+
+def take_out_landlock(monkeypatch):
+    """From here on in this test, boxes get a confine.py whose Landlock layer does nothing."""
+    real = box.shutil.copyfile
+
+    def copyfile(source, target):
+        real(source, target)
+        if source.endswith("confine.py"):
+            with open(target, "a") as file:
+                file.write("\ndef _landlock(options):\n    return False, 'taken out'\n")
+
+    monkeypatch.setattr(box.shutil, "copyfile", copyfile)
