@@ -52,36 +52,54 @@ class Config:
     """Every knob. The defaults are the 16mb preset; `--field=value` overrides any of them."""
 
     # Model. These fields, where they differ from the defaults, travel in the artifact for `build_model`.
-    vocab_size: int = 1024
-    seq_len: int = 1024  # tokens of context in training, and of a window in plain scoring
-    num_layers: int = 9
+    vocab_size: int = 8192
+    seq_len: int = 2048  # tokens of context in training, and of a window in plain scoring
+    num_layers: int = 11
     model_dim: int = 512
     num_heads: int = 8
     num_kv_heads: int = 4
-    mlp_mult: float = 2.0
+    mlp_mult: float = 4.0
     rope_base: float = 10000.0
     logit_softcap: float = 30.0
+    # Techniques of the public challenge; False or 0 turns one off
+    rope_dims: int = 16  # of a head that rotate, 0: all (PR #315)
+    ln_scale: bool = True  # layer l reads its normalised input times 1 / sqrt(l + 1) (PR #315)
+    leaky_slope: float = 0.5  # of the activation LeakyReLU^2 for negative inputs; 0 is ReLU^2 (PR #493)
+    xsa: bool = True  # heads lose what points along the token's own value (arXiv:2603.09078, PR #478)
+    attn_gate: int = 12  # channels that decide how much of each head goes on (PR #1787)
+    smear_gate: int = 12  # channels that decide how much of the previous token's embedding is added (PR #1667, #1851)
+    gated_skips: bool = True  # U-Net skips mix in by a gate per channel (PR #1089)
+    parallel_start: int = 8  # from this layer on, attention and MLP have a lane each (PR #1530)
+    loops: int = 2  # extra passes through layers loop_first to loop_last (PR #1394, #1493)
+    loop_first: int = 3
+    loop_last: int = 5
+    value_dims: int = 0  # width of a table of values that the last two layers share (PR #374)
+    bigram_buckets: int = 0  # rows of a hashed table of token pairs (PR #162, #549)
+    bigram_dims: int = 128
+    document_mask: bool = True  # training rows hold several documents, which do not see each other (PR #1530)
     # Initialisation
-    qk_gain_init: float = 1.5
+    qk_gain_init: float = 5.0
     embed_init_std: float = 0.005
-    # Optimiser: Muon for the matrices of the blocks, Adam for the embedding and for gains, mixes and skips
-    matrix_lr: float = 0.04
-    embed_lr: float = 0.05
-    scalar_lr: float = 0.04
-    muon_momentum: float = 0.95
-    muon_momentum_start: float = 0.85
-    muon_momentum_steps: int = 500
+    embed_spectrum: float = 0.0  # singular value k of the embedding starts at k^-this times the first (overtone: 0.5)
+    ortho_init: bool = True
+    # Optimiser: Muon for the matrices, Adam for the embedding and for gains, mixes and skips
+    matrix_lr: float = 0.026
+    embed_lr: float = 0.03
+    scalar_lr: float = 0.02
+    muon_momentum: float = 0.97
+    muon_momentum_start: float = 0.92
+    muon_momentum_steps: int = 1500
     muon_iterations: int = 5
-    weight_decay: float = 0.0
+    weight_decay: float = 0.095
     adam_beta1: float = 0.9
-    adam_beta2: float = 0.95
+    adam_beta2: float = 0.99
     # Schedule, by elapsed fraction of the clock: constant, then linear down to `min_lr` over the last `warmdown`
-    warmdown: float = 0.4
-    min_lr: float = 0.0
-    ema_decay: float = 0.997
+    warmdown: float = 0.85
+    min_lr: float = 0.1
+    ema_decay: float = 0.9965
     # Batch, in tokens: of a step over all ranks, and of one forward on one rank
-    batch_tokens: int = 524_288
-    micro_batch_tokens: int = 65_536
+    batch_tokens: int = 786_432
+    micro_batch_tokens: int = 98_304
     # The clock. Zero means no limit; one of the two must be set
     max_seconds: float = 600.0
     max_steps: int = 0
@@ -92,14 +110,23 @@ class Config:
     preset: str = "16mb"
     track: str = "16mb"
     seed: int = 1337
-    data_dir: str = "data/fineweb_sp1024"
+    data_dir: str = "data/fineweb_sp8192"
     run_dir: str = ""  # default: runs/<preset>-<time>-s<seed>
     compile: bool = True
 
 
-MODEL_FIELDS = """vocab_size seq_len num_layers model_dim num_heads num_kv_heads mlp_mult rope_base
-    logit_softcap""".split()
-POCKET = dict(
+MODEL_FIELDS = """vocab_size seq_len num_layers model_dim num_heads num_kv_heads mlp_mult rope_base logit_softcap rope_dims
+    ln_scale leaky_slope xsa attn_gate smear_gate gated_skips parallel_start loops loop_first loop_last value_dims
+    bigram_buckets bigram_dims""".split()
+# The public challenge's baseline: everything that came later is off
+PLAIN = dict(
+    vocab_size=1024, seq_len=1024, num_layers=9, mlp_mult=2.0, rope_dims=0, ln_scale=False, leaky_slope=0.0, xsa=False,
+    attn_gate=0, smear_gate=0, gated_skips=False, parallel_start=0, loops=0, document_mask=False, qk_gain_init=1.5,
+    ortho_init=False, matrix_lr=0.04, embed_lr=0.05, scalar_lr=0.04, muon_momentum=0.95, muon_momentum_start=0.85,
+    muon_momentum_steps=500, weight_decay=0.0, adam_beta2=0.95, warmdown=0.4, min_lr=0.0, ema_decay=0.997,
+    batch_tokens=524_288, micro_batch_tokens=65_536, data_dir="data/fineweb_sp1024",
+)  # fmt: skip
+POCKET = PLAIN | dict(
     track="pocket", data_dir="data/embedded", seq_len=512, num_layers=6, model_dim=96, num_heads=3, num_kv_heads=1,
     batch_tokens=4096, micro_batch_tokens=4096, muon_momentum_steps=300, ema_decay=0.99, calibration_tokens=32_768,
     dev_tokens=65_536,
@@ -154,12 +181,20 @@ def parse_config(argv: list[str], environment: dict[str, str]) -> Config:
     c = config
     sizes = (c.vocab_size, c.seq_len, c.num_layers, c.model_dim, c.num_heads, c.num_kv_heads, c.batch_tokens,
              c.micro_batch_tokens)  # fmt: skip
+    counts = c.attn_gate, c.smear_gate, c.parallel_start, c.loops, c.value_dims, c.bigram_buckets, c.bigram_dims
+    looped = c.parallel_start or c.num_layers  # only layers before the two lanes can be passed again
     for bad, why in (
         (min(sizes) < 1, "sizes of the model and of the batch must be at least 1"),
+        (min(counts) < 0, "what 0 turns off must not be negative"),
         (c.vocab_size > 65_536, "--vocab_size must fit in the shards' 16 bits"),
         (c.model_dim % (2 * c.num_heads), "--model_dim must be an even multiple of --num_heads"),
         (c.num_heads % c.num_kv_heads, "--num_heads must be a multiple of --num_kv_heads"),
         (round(c.mlp_mult * c.model_dim) < 1, "--mlp_mult is too small"),
+        (c.rope_dims % 2 or not 0 <= c.rope_dims <= c.model_dim // c.num_heads, "--rope_dims is even, within a head"),
+        (max(c.attn_gate, c.smear_gate) > c.model_dim, "--attn_gate and --smear_gate are at most --model_dim"),
+        (c.parallel_start >= c.num_layers, "--parallel_start must be a layer"),
+        (c.loops and not 0 <= c.loop_first <= c.loop_last < looped, "--loop_first to --loop_last must be layers"),
+        (c.bigram_buckets == 1, "--bigram_buckets must be 0 or at least 2"),
         (c.micro_batch_tokens % c.seq_len, "--micro_batch_tokens must be a multiple of --seq_len"),
         (c.max_seconds <= 0 and c.max_steps <= 0, "set --max_seconds or --max_steps"),
         (not 0 <= c.ema_decay < 1, "--ema_decay must be in [0, 1)"),
@@ -179,18 +214,54 @@ def norm(x: Tensor) -> Tensor:
     return F.rms_norm(x, (x.size(-1),))
 
 
-def rotate(x: Tensor, base: float) -> Tensor:
-    """RoPE on [B, N, T, K], pairing the first half of K with the second (Su et al. 2021)."""
-    half, exact = x.size(-1) // 2, torch.promote_types(x.dtype, torch.float32)
+def rotate(x: Tensor, base: float, dims: int) -> Tensor:
+    """RoPE on the first `dims` of K in [B, N, T, K], pairing their first half with their second (Su et al. 2021)."""
+    half, exact = dims // 2, torch.promote_types(x.dtype, torch.float32)
     frequency = base ** (-torch.arange(half, device=x.device, dtype=exact) / half)
-    angle = torch.outer(torch.arange(x.size(2), device=x.device, dtype=exact), frequency)  # [T, K/2]
+    angle = torch.outer(torch.arange(x.size(2), device=x.device, dtype=exact), frequency)  # [T, dims/2]
     cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
-    a, b = x[..., :half], x[..., half:]
-    return torch.cat((a * cos + b * sin, b * cos - a * sin), -1)
+    a, b, rest = x.split((half, half, x.size(-1) - dims), -1)
+    return torch.cat((a * cos + b * sin, b * cos - a * sin, rest), -1)
+
+
+def document_mask(tokens: Tensor) -> Tensor:
+    """[B, 1, T, T] of packed rows [B, T]: true where position i may read j, in the same document, which starts at BOS."""
+    document = (tokens == BOS).cumsum(1)
+    return (document[:, :, None] == document[:, None]).tril()[:, None]
+
+
+def document_cuts(tokens: Tensor) -> Tensor:
+    """The same for kernels of variable length: where segments of the flattened batch start, int32, and its end.
+
+    Their number is fixed, so that shapes are static: spare ones are empty and lie at the end, and documents beyond one
+    in 128 tokens, which no corpus has, stay with the one before.
+    """
+    (B, T), end = tokens.shape, tokens.numel()
+    position = torch.arange(end, device=tokens.device).view(B, T)
+    order = torch.where(tokens == BOS, position + end, 2 * end)
+    order[:, 0] = position[:, 0]  # rows come first: without their starts a segment could be longer than T
+    cuts = order.flatten().sort().values[: B + end // 128]
+    return F.pad(torch.where(cuts < 2 * end, cuts % end, end).sort().values, (0, 1), value=end).int()
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, documents: Tensor | None) -> Tensor:
+    """Causal attention of q [B, H, T, K] over k, v [B, G, T, K]; within documents if given their mask or their cuts."""
+    if documents is None or documents.ndim == 4:
+        causal = documents is None
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=documents, is_causal=causal, enable_gqa=True)
+    from torch.nn.attention.varlen import varlen_attn
+
+    (B, H, T, K), flat = q.shape, [x.transpose(1, 2).flatten(0, 1) for x in (q, k, v)]
+    y = varlen_attn(*flat, documents, documents, T, T, window_size=(-1, 0), enable_gqa=True)
+    return y.view(B, T, H, K).transpose(1, 2)
 
 
 class Attention(nn.Module):
-    """Causal grouped-query attention with QK-norm, RoPE and a learned gain per query head."""
+    """Causal grouped-query attention with QK-norm, RoPE and a learned gain per query head.
+
+    xsa removes from a head's output its part along the token's own value vector; the gate scales each head's output
+    by a sigmoid of a few channels of the input.
+    """
 
     def __init__(self, config: Config):
         super().__init__()
@@ -199,75 +270,169 @@ class Attention(nn.Module):
             config.num_kv_heads,
             config.model_dim // config.num_heads,
         )
-        self.rope_base = config.rope_base
+        self.rope_base, self.rope_dims, self.xsa = config.rope_base, config.rope_dims or self.width, config.xsa
         self.qkv = nn.Linear(config.model_dim, (self.heads + 2 * self.kv_heads) * self.width, bias=False)
         self.proj = nn.Linear(config.model_dim, config.model_dim, bias=False)
         self.gain = nn.Parameter(torch.full((self.heads,), config.qk_gain_init))
+        self.gate = nn.Parameter(torch.zeros(self.heads, config.attn_gate)) if config.attn_gate else None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, value: Tensor | None, documents: Tensor | None) -> Tensor:
+        """x [B, T, D]; value [B, T, G K] is added to the values; documents: for attend."""
         B, T, D = x.shape
         heads = self.qkv(x).view(B, T, -1, self.width).transpose(1, 2)  # [B, H+2G, T, K]
         q, k, v = heads.split((self.heads, self.kv_heads, self.kv_heads), 1)
-        q, k = rotate(norm(q), self.rope_base), rotate(norm(k), self.rope_base)
+        if value is not None:
+            v = v + value.view(B, T, -1, self.width).transpose(1, 2)
+        q, k = (rotate(norm(z), self.rope_base, self.rope_dims) for z in (q, k))
         q = q * self.gain.to(q.dtype)[:, None, None]
-        y = F.scaled_dot_product_attention(q, k.to(q.dtype), v.to(q.dtype), is_causal=True, enable_gqa=True)
+        v = v.to(q.dtype)
+        y = attend(q, k.to(q.dtype), v, documents)
+        if self.xsa:
+            own = F.normalize(v, dim=-1)[:, :, None]  # [B, G, 1, T, K]: one for the H / G heads of its group
+            y = y.view(B, self.kv_heads, -1, T, self.width)
+            y = (y - (y * own).sum(-1, keepdim=True) * own).flatten(1, 2)
+        if self.gate is not None:
+            gate = torch.sigmoid(0.5 * F.linear(x[..., : self.gate.size(1)], self.gate))  # [B, T, H]; 0.5: PR #1855
+            y = y * gate.transpose(1, 2)[..., None]
         return self.proj(y.transpose(1, 2).reshape(B, T, D))
 
 
 class MLP(nn.Module):
-    """Two projections around ReLU^2 (So et al. 2021)."""
+    """Two projections around LeakyReLU^2; with slope 0 it is ReLU^2 (So et al. 2021)."""
 
     def __init__(self, config: Config):
         super().__init__()
         hidden = round(config.mlp_mult * config.model_dim)
         self.up = nn.Linear(config.model_dim, hidden, bias=False)
         self.down = nn.Linear(hidden, config.model_dim, bias=False)
+        self.slope = config.leaky_slope
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.relu(self.up(x)).square())
+        return self.down(F.leaky_relu(self.up(x), self.slope).square())
 
 
 class Block(nn.Module):
-    """x, x0 -> x: mixes the embedding back in, then adds attention and MLP, each with a gain per channel."""
+    """x, x0 -> x: mixes the embedding back in, then adds attention and MLP, each with a gain per channel.
 
-    def __init__(self, config: Config):
+    From `parallel_start` on there are two lanes: attention reads the first, the MLP at the same time the second, and
+    both add to both, weighted by `route` [lane, (lane itself, attention, MLP)].
+    """
+
+    def __init__(self, config: Config, layer: int):
         super().__init__()
         self.attn, self.mlp = Attention(config), MLP(config)
         self.mix = nn.Parameter(torch.stack((torch.ones(config.model_dim), torch.zeros(config.model_dim))))
         self.attn_gain = nn.Parameter(torch.ones(config.model_dim))
         self.mlp_gain = nn.Parameter(torch.ones(config.model_dim))
+        self.scale = (layer + 1) ** -0.5 if config.ln_scale else 1.0
+        self.parallel = 0 < config.parallel_start <= layer
+        if self.parallel:
+            self.route = nn.Parameter(torch.tensor([[1.1, 1.0, 1.0]] * 2))
 
-    def forward(self, x: Tensor, x0: Tensor) -> Tensor:
-        x = self.mix[0] * x + self.mix[1] * x0
-        x = x + self.attn_gain * self.attn(norm(x))
-        return x + self.mlp_gain * self.mlp(norm(x))
+    def forward(self, x: Tensor, lane: Tensor | None, x0: Tensor, value: Tensor | None, documents: Tensor | None):
+        """Returns both lanes, the second None before parallel_start."""
+        u = self.mix[0] * x + self.mix[1] * x0
+        attention = self.attn_gain * self.attn(norm(u) * self.scale, value, documents)
+        if not self.parallel:
+            u = u + attention
+            return u + self.mlp_gain * self.mlp(norm(u) * self.scale), None
+        mlp = self.mlp_gain * self.mlp(norm(lane) * self.scale)
+        return tuple(r[0] * old + r[1] * attention + r[2] * mlp for r, old in zip(self.route, (x, lane)))
+
+
+VALUE_LAYERS = 2  # the last ones read the shared table of values
 
 
 class GPT(nn.Module):
-    """The public challenge's baseline model: tied embedding, U-Net skips between the two halves, softcapped logits."""
+    """Tied embedding, U-Net skips between the two halves of the layers as they are passed, softcapped logits.
+
+    `loops` is the number of extra passes that are on; training starts with none. In training mode documents that share
+    a row do not see each other (`document_mask`); in evaluation a row is one document.
+    """
 
     def __init__(self, config: Config):
         super().__init__()
-        self.config = config
-        self.embed = nn.Embedding(config.vocab_size, config.model_dim)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
-        self.skip = nn.Parameter(torch.ones(config.num_layers // 2, config.model_dim))
-        nn.init.normal_(self.embed.weight, std=config.embed_init_std)
+        c = self.config = config
+        self.loops = c.loops
+        self.embed = nn.Embedding(c.vocab_size, c.model_dim)
+        self.blocks = nn.ModuleList(Block(c, layer) for layer in range(c.num_layers))
+        slots = len(self.order()) // 2
+        self.skip = nn.Parameter(torch.ones(slots, c.model_dim))
+        self.skip_gate = nn.Parameter(torch.zeros(slots, c.model_dim)) if c.gated_skips else None
+        nn.init.normal_(self.embed.weight, std=c.embed_init_std)
+        if c.embed_spectrum:
+            u, s, vt = torch.linalg.svd(self.embed.weight.detach(), full_matrices=False)
+            s = s[0] * torch.arange(1, len(s) + 1, device=s.device) ** -c.embed_spectrum
+            self.embed.weight.data.copy_(u * s @ vt)
+        if c.smear_gate:
+            self.smear = nn.Parameter(torch.zeros(1, c.smear_gate))
+            self.smear_scale = nn.Parameter(torch.zeros(1))
+        if c.bigram_buckets:
+            self.bigram_embed = nn.Embedding(c.bigram_buckets, c.bigram_dims)
+            self.bigram_proj = nn.Linear(c.bigram_dims, c.model_dim, bias=False)
+            self.bigram_scale = nn.Parameter(torch.full((1,), 0.05))
+            nn.init.zeros_(self.bigram_embed.weight)
+        if c.value_dims:
+            self.value_embed = nn.Embedding(c.vocab_size, c.value_dims)
+            self.value_proj = nn.Linear(c.value_dims, c.num_kv_heads * c.model_dim // c.num_heads, bias=False)
+            self.value_scale = nn.Parameter(torch.full((VALUE_LAYERS,), 0.1))
+            nn.init.normal_(self.value_embed.weight, std=0.01)
+        if c.ortho_init:
+            for name, p in self.named_parameters():
+                for rows in matrix_parts(name, p, c):
+                    nn.init.orthogonal_(p.data[rows])
         for block in self.blocks:  # each block starts as the identity
             nn.init.zeros_(block.attn.proj.weight)
             nn.init.zeros_(block.mlp.down.weight)
+        if c.value_dims:
+            nn.init.zeros_(self.value_proj.weight)
+
+    def order(self) -> list[int]:
+        """The layers in the order in which they are passed."""
+        layers, first, end = list(range(self.config.num_layers)), self.config.loop_first, self.config.loop_last + 1
+        return layers[:first] + layers[first:end] * (1 + self.loops) + layers[end:]
+
+    def embedding(self, tokens: Tensor) -> Tensor:
+        """tokens [B, T] -> [B, T, D], before the first norm."""
+        c, x, inside = self.config, self.embed(tokens), tokens != BOS  # at BOS there is no token before
+        inside[:, 0] = False
+        if c.bigram_buckets:
+            now = tokens.long()
+            pair = ((36313 * now) ^ (27191 * now.roll(1, 1))) % (c.bigram_buckets - 1)
+            pair = torch.where(inside, pair, c.bigram_buckets - 1)
+            x = x + self.bigram_scale * self.bigram_proj(self.bigram_embed(pair))
+        if c.smear_gate:
+            gate = self.smear_scale * torch.sigmoid(F.linear(x[..., : c.smear_gate], self.smear))
+            x = x + gate * inside[..., None] * x.roll(1, 1)
+        return x
+
+    def hidden(self, tokens: Tensor) -> Tensor:
+        """tokens [B, T] -> what the output head reads [B, T, D]."""
+        c, order = self.config, self.order()
+        documents = None
+        if c.document_mask and self.training:  # no CPU has kernels of variable length
+            documents = (document_mask if tokens.device.type == "cpu" else document_cuts)(tokens)
+        value = self.value_proj(self.value_embed(tokens)) if c.value_dims else None
+        x = x0 = norm(self.embedding(tokens))
+        half, saved, lane = len(order) // 2, [], None
+        for i, layer in enumerate(order):
+            block, late, extra = self.blocks[layer], layer - c.num_layers + VALUE_LAYERS, None
+            if block.parallel and lane is None:
+                lane = x
+            if i >= len(order) - half:  # the second half reads the first half's outputs, last one first
+                slot = len(saved) - 1
+                back = self.skip[slot] * saved.pop()
+                x = x + back if self.skip_gate is None else torch.lerp(back, x, torch.sigmoid(self.skip_gate[slot]))
+            if value is not None and late >= 0:
+                extra = self.value_scale[late] * value
+            x, lane = block(x, lane, x0, extra, documents)
+            if i < half:
+                saved.append(x)
+        return norm(x if lane is None else (x + lane) / 2)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """tokens [B, T] -> logits [B, T, V] in float32; logits[:, i] predicts tokens[:, i + 1]."""
-        x = x0 = norm(self.embed(tokens))
-        half, saved = len(self.skip), []
-        for i, block in enumerate(self.blocks):
-            if i >= len(self.blocks) - half:  # the second half reads the first half's outputs, last one first
-                x = x + self.skip[len(saved) - 1] * saved.pop()
-            x = block(x, x0)
-            if i < half:
-                saved.append(x)
-        z = F.linear(norm(x), self.embed.weight)
+        z = F.linear(self.hidden(tokens), self.embed.weight)
         z = z.to(torch.promote_types(z.dtype, torch.float32))
         return self.config.logit_softcap * torch.tanh(z / self.config.logit_softcap)
 
@@ -276,14 +441,29 @@ class GPT(nn.Module):
         return F.cross_entropy(self(tokens).flatten(0, 1), targets.flatten().long())
 
 
+def matrix_parts(name: str, p: Tensor, config: Config) -> list[slice]:
+    """The matrices in a parameter as slices of its rows: none in a table or a vector, three in a fused projection."""
+    if not name.endswith(".weight") or "embed" in name:
+        return []
+    width = config.model_dim // config.num_heads
+    parts = [config.num_heads * width] + [config.num_kv_heads * width] * 2 if "qkv" in name else [p.size(0)]
+    return [slice(end - n, end) for end, n in zip(np.cumsum(parts).tolist(), parts)]
+
+
 def build_model(config: Config) -> nn.Module:
     return GPT(config)
 
 
-def flops_per_token(model: nn.Module, config: Config) -> int:
+def multiplied_weights(model: GPT) -> int:
+    """Matrix weights that one token meets: looped layers count once per pass, the tied embedding once, as the head."""
+    block = sum(p.numel() for name, p in model.blocks[0].named_parameters() if name.endswith(".weight"))
+    outside = sum(m.weight.numel() for name, m in model.named_children() if isinstance(m, nn.Linear))
+    return len(model.order()) * block + outside + model.embed.weight.numel()
+
+
+def flops_per_token(model: GPT, config: Config) -> int:
     """Training FLOPs of one token: 6 per matrix weight, and the causal half of attention's 12 T D per layer."""
-    matrices = sum(p.numel() for name, p in model.named_parameters() if name.endswith(".weight"))
-    return 6 * matrices + 6 * config.num_layers * config.seq_len * config.model_dim
+    return 6 * multiplied_weights(model) + 6 * len(model.order()) * config.seq_len * config.model_dim
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -350,18 +530,16 @@ class Optimizers:
         self.names, self.params = zip(*model.named_parameters())
         matrices, self.adam_params = [], []
         for name, p in zip(self.names, self.params):
-            if name.startswith("blocks.") and name.endswith(".weight"):
-                width = config.model_dim // config.num_heads
-                parts = [config.num_heads * width] + [config.num_kv_heads * width] * 2 if "qkv" in name else [p.size(0)]
-                ends = np.cumsum(parts).tolist()  # q, k and v are fused for speed and orthogonalised apart
-                matrices += [(p, slice(end - n, end)) for end, n in zip(ends, parts)]
-            else:
+            parts = matrix_parts(name, p, config)  # q, k and v are fused for speed and orthogonalised apart
+            matrices += [(p, rows) for rows in parts]
+            if not parts:
                 self.adam_params.append(p)
         self.muon = Muon(matrices, config, dtype, world, rank)
-        scalars = [p for p in self.adam_params if p is not model.embed.weight]
+        tables = [m.weight for m in model.modules() if isinstance(m, nn.Embedding)]
+        scalars = [p for p in self.adam_params if all(p is not table for table in tables)]
         self.adam = torch.optim.Adam(
             [
-                dict(params=[model.embed.weight], base_lr=config.embed_lr),
+                dict(params=tables, base_lr=config.embed_lr),
                 dict(params=scalars, base_lr=config.scalar_lr),
             ],
             lr=0.0,
@@ -616,8 +794,8 @@ class SecondMoments(torch.overrides.TorchFunctionMode):
         self.linear: dict[str, dict] = {}
         self.embedding: dict[str, dict] = {}
         self.tokens = 0
-        self.seen: dict[int, str] = {}  # of one forward: id of an input -> its tap
-        self.alive: list[Tensor] = []  # inputs must outlive the forward, or an id could come back
+        self.seen: dict[tuple, str] = {}  # of one forward: address and shape of an input -> its tap
+        self.alive: list[Tensor] = []  # inputs must outlive the forward, or an address could come back
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
@@ -631,7 +809,7 @@ class SecondMoments(torch.overrides.TorchFunctionMode):
         store[key] = store[key] + value if key in store else value
 
     def watch_linear(self, name: str, x: Tensor, out: Tensor):
-        tap = self.seen.setdefault(x.data_ptr(), name.removesuffix(".weight"))
+        tap = self.seen.setdefault((x.data_ptr(), x.shape), name.removesuffix(".weight"))
         entry = self.linear.setdefault(name, {"tap": tap})
         if name.removesuffix(".weight") == tap:
             flat = x.flatten(0, -2)
@@ -1120,9 +1298,7 @@ def dry_run(config: Config, source: str) -> dict:
             model.loss(tokens, tokens).backward()
         peak = next(iter(tracker.get_tracker_snapshot("peak").values()))["Total"]
     params = sum(p.numel() for p in model.parameters())
-    matrices = sum(
-        p.numel() for name, p in model.named_parameters() if name.startswith("blocks.") and name.endswith(".weight")
-    )
+    matrices = sum(p.numel() for name, p in model.named_parameters() if matrix_parts(name, p, config))
     optimiser = 4 * (params + 2 * (params - matrices) + matrices // world)  # EMA, Adam's moments, this rank's momentum
     # Gaussian rows on the packer's grids (PR #1394): a matrix weight costs 3.32 bits, one of the embedding 4.7
     weights = (3.32 * matrices + 4.7 * (params - matrices)) / 8

@@ -2,9 +2,13 @@
 against explicit sums. Not covered here: whole runs (test_train_run.py)."""
 
 import cmath
+import functools
+import importlib.util
 import math
 import socket
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,9 +16,25 @@ import torch.multiprocessing as mp
 
 import train_gpt as t
 
-SMALL = replace(
-    t.Config(), vocab_size=29, seq_len=12, num_layers=3, model_dim=16, num_heads=4, num_kv_heads=2, compile=False
-)
+SIZES = dict(vocab_size=29, seq_len=12, num_layers=3, model_dim=16, num_heads=4, num_kv_heads=2, compile=False)
+SMALL = replace(t.Config(), **t.PLAIN | SIZES)
+# every technique alone, then all of them
+TECHNIQUES = {
+    "rope_dims": dict(rope_dims=2),
+    "ln_scale": dict(ln_scale=True),
+    "leaky_slope": dict(leaky_slope=0.5),
+    "xsa": dict(xsa=True),
+    "attn_gate": dict(attn_gate=5),
+    "smear_gate": dict(smear_gate=6),
+    "gated_skips": dict(gated_skips=True),
+    "parallel_start": dict(parallel_start=2),
+    "loops": dict(loops=2, loop_first=0, loop_last=1),
+    "value_dims": dict(value_dims=5),
+    "bigram_buckets": dict(bigram_buckets=11, bigram_dims=6),
+    "document_mask": dict(document_mask=True),
+}
+ALL = functools.reduce(dict.__or__, TECHNIQUES.values())
+VARIANTS = {"none": {}} | TECHNIQUES | {"all": ALL}
 
 
 def small_model(config=SMALL, seed=0, dtype=torch.float64):
@@ -27,89 +47,208 @@ def small_model(config=SMALL, seed=0, dtype=torch.float64):
     return model
 
 
-def naive_rope(vector, position, base):
-    """Rotates pairs (i, i + K/2) as complex numbers by position * base^(-2i/K)."""
-    half = len(vector) // 2
-    turned = [
-        complex(vector[i], vector[i + half]) * cmath.exp(-1j * position * base ** (-i / half)) for i in range(half)
-    ]
-    return torch.tensor([z.real for z in turned] + [z.imag for z in turned], dtype=torch.float64)
+@functools.cache
+def rope_matrix(position, width, dims, base):
+    """A rotation of pairs (i, i + dims/2) as complex numbers by position * base^(-2i/dims), the rest left alone."""
+    columns = []
+    for vector in torch.eye(width, dtype=torch.float64).tolist():
+        turned = [
+            complex(vector[i], vector[i + dims // 2]) * cmath.exp(-1j * position * base ** (-2 * i / dims))
+            for i in range(dims // 2)
+        ]
+        columns.append([z.real for z in turned] + [z.imag for z in turned] + vector[dims:])
+    return torch.tensor(columns, dtype=torch.float64).T
 
 
-def rope_matrix(position, width, base):
-    """The same rotation as a matrix, so that gradients flow through it."""
-    return torch.stack([naive_rope(row.tolist(), position, base) for row in torch.eye(width, dtype=torch.float64)]).T
-
-
-def naive_loss(weights, config, tokens, targets):
-    """The forward pass of techniques' baseline, one token, one head and one document row at a time."""
+def naive_loss(weights, c, tokens, targets):
+    """The forward pass as docs and papers state it, in float64: one token, one head and one document row at a time."""
 
     def rms(x):
         return x / torch.sqrt((x * x).mean() + torch.finfo(torch.float64).eps)
 
-    K, group = config.model_dim // config.num_heads, config.num_heads // config.num_kv_heads
-    H, G, L = config.num_heads, config.num_kv_heads, config.num_layers
-    total = 0.0
+    def sigmoid(x):
+        return 1 / (1 + torch.exp(-x))
+
+    K, group = c.model_dim // c.num_heads, c.num_heads // c.num_kv_heads
+    H, G, L, rope = c.num_heads, c.num_kv_heads, c.num_layers, c.rope_dims or c.model_dim // c.num_heads
+    order = list(range(L))
+    for _ in range(c.loops):
+        order[c.loop_last + 1 : c.loop_last + 1] = range(c.loop_first, c.loop_last + 1)
+    half, total = len(order) // 2, 0.0
     for row, goal in zip(tokens.tolist(), targets.tolist()):
-        x0 = [rms(weights["embed.weight"][token]) for token in row]
-        x, saved = list(x0), []
-        for layer in range(L):
+        x = [weights["embed.weight"][token] for token in row]
+        first = [max(j for j in range(i + 1) if j == 0 or row[j] == t.BOS) for i in range(len(row))]  # of its document
+        if c.bigram_buckets:
+            for i, token in enumerate(row):
+                index = c.bigram_buckets - 1
+                if i > first[i]:
+                    index = (36313 * token ^ 27191 * row[i - 1]) % (c.bigram_buckets - 1)
+                pair = weights["bigram_proj.weight"] @ weights["bigram_embed.weight"][index]
+                x[i] = x[i] + weights["bigram_scale"] * pair
+        if c.smear_gate:
+            raw = list(x)
+            for i in range(len(row)):
+                if i > first[i]:
+                    gate = sigmoid(weights["smear"][0] @ raw[i][: c.smear_gate])
+                    x[i] = raw[i] + weights["smear_scale"] * gate * raw[i - 1]
+        x = x0 = [rms(a) for a in x]
+        lane, saved = None, []
+        for place, layer in enumerate(order):
             w = {k.removeprefix(f"blocks.{layer}."): v for k, v in weights.items() if k.startswith(f"blocks.{layer}.")}
-            if layer >= L - L // 2:
+            if c.parallel_start and layer >= c.parallel_start and lane is None:
+                lane = x
+            if place >= len(order) - half:
                 source = saved.pop()
-                x = [a + weights["skip"][len(saved)] * b for a, b in zip(x, source)]
-            x = [w["mix"][0] * a + w["mix"][1] * b for a, b in zip(x, x0)]
-            heads = [(w["attn.qkv.weight"] @ rms(a)).view(-1, K) for a in x]
-            new = []
-            for i in range(len(x)):
-                out = []
+                back = [weights["skip"][len(saved)] * b for b in source]
+                if c.gated_skips:
+                    g = sigmoid(weights["skip_gate"][len(saved)])
+                    x = [g * a + (1 - g) * b for a, b in zip(x, back)]
+                else:
+                    x = [a + b for a, b in zip(x, back)]
+            mixed = [w["mix"][0] * a + w["mix"][1] * b for a, b in zip(x, x0)]
+            scale = 1 / math.sqrt(layer + 1) if c.ln_scale else 1
+            read = [rms(a) * scale for a in mixed]
+            heads = [(w["attn.qkv.weight"] @ a).view(-1, K) for a in read]
+            values = [a[H + G :] for a in heads]
+            if c.value_dims and layer >= L - 2:
+                table, proj = weights["value_embed.weight"], weights["value_proj.weight"]
+                s = weights["value_scale"][layer - L + 2]
+                values = [v + s * (proj @ table[token]).view(G, K) for v, token in zip(values, row)]
+            attention = []
+            for i in range(len(row)):
+                out, start = [], first[i] if c.document_mask else 0
                 for h in range(H):
-                    q = rope_matrix(i, K, config.rope_base) @ rms(heads[i][h]) * w["attn.gain"][h]
-                    scores = torch.stack(
-                        [
-                            q @ (rope_matrix(j, K, config.rope_base) @ rms(heads[j][H + h // group]))
-                            for j in range(i + 1)
-                        ]
-                    )
-                    p = torch.softmax(scores / math.sqrt(K), 0)
-                    out.append(sum(p[j] * heads[j][H + G + h // group] for j in range(i + 1)))
-                new.append(x[i] + w["attn_gain"] * (w["attn.proj.weight"] @ torch.cat(out)))
-            x = new
-            x = [
-                a + w["mlp_gain"] * (w["mlp.down.weight"] @ torch.clamp(w["mlp.up.weight"] @ rms(a), min=0) ** 2)
-                for a in x
-            ]
-            if layer < L // 2:
+                    q = rope_matrix(i, K, rope, c.rope_base) @ rms(heads[i][h]) * w["attn.gain"][h]
+                    keys = [
+                        rope_matrix(j, K, rope, c.rope_base) @ rms(heads[j][H + h // group])
+                        for j in range(start, i + 1)
+                    ]
+                    p = torch.softmax(torch.stack([q @ k for k in keys]) / math.sqrt(K), 0)
+                    y = sum(p[j - start] * values[j][h // group] for j in range(start, i + 1))
+                    if c.xsa:
+                        own = values[i][h // group] / values[i][h // group].norm()
+                        y = y - (y @ own) * own
+                    if c.attn_gate:
+                        y = y * sigmoid(0.5 * (w["attn.gate"][h] @ read[i][: c.attn_gate]))
+                    out.append(y)
+                attention.append(w["attn_gain"] * (w["attn.proj.weight"] @ torch.cat(out)))
+
+            def mlp(a):
+                u = w["mlp.up.weight"] @ (rms(a) * scale)
+                return w["mlp_gain"] * (w["mlp.down.weight"] @ torch.where(u > 0, u, c.leaky_slope * u) ** 2)
+
+            if lane is None:
+                x = [a + b for a, b in zip(mixed, attention)]
+                x = [a + mlp(a) for a in x]
+            else:
+                r, wide = w["route"], [mlp(a) for a in lane]
+                x, lane = (
+                    [r[j][0] * a + r[j][1] * b + r[j][2] * d for a, b, d in zip(old, attention, wide)]
+                    for j, old in ((0, x), (1, lane))
+                )
+            if place < half:
                 saved.append(x)
+        if lane is not None:
+            x = [(a + b) / 2 for a, b in zip(x, lane)]
         for a, y in zip(x, goal):
-            z = config.logit_softcap * torch.tanh(weights["embed.weight"] @ rms(a) / config.logit_softcap)
+            z = c.logit_softcap * torch.tanh(weights["embed.weight"] @ rms(a) / c.logit_softcap)
             total = total + torch.logsumexp(z, 0) - z[y]
     return total / targets.numel()
 
 
-def test_loss_and_gradients_equal_a_naive_model():
-    model = small_model()
-    tokens = torch.randint(0, SMALL.vocab_size, (2, 7))
-    targets = torch.randint(0, SMALL.vocab_size, (2, 7))
+def packed_tokens(rows, length, seed=0):
+    """Rows of several documents: BOS at the start of the first row, in the middle of all, twice running in the last."""
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(2, SMALL.vocab_size, (rows, length), generator=generator)
+    tokens[0, 0] = tokens[:, length // 2] = tokens[-1, length // 2 + 1] = t.BOS
+    return tokens
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_loss_and_gradients_equal_a_naive_model(name):
+    config = replace(SMALL, **VARIANTS[name])
+    model = small_model(config)
+    tokens, targets = packed_tokens(2, 7), packed_tokens(2, 7, seed=1)
     loss = model.loss(tokens, targets)
     loss.backward()
     weights = {n: p.detach().clone().requires_grad_() for n, p in model.named_parameters()}
-    reference = naive_loss(weights, SMALL, tokens, targets)
+    reference = naive_loss(weights, config, tokens, targets)
     reference.backward()
     assert abs(loss.item() - reference.item()) < 1e-9
     for name, p in model.named_parameters():
         torch.testing.assert_close(p.grad, weights[name].grad, rtol=1e-6, atol=1e-9, msg=lambda m: f"{name}: {m}")
 
 
-def test_logits_do_not_read_the_future():
-    model = small_model()
-    tokens = torch.randint(0, SMALL.vocab_size, (1, 12))
+@pytest.mark.parametrize("name", VARIANTS)
+def test_logits_read_neither_the_future_nor_another_document(name):
+    """A changed token moves its own logits, nothing before it and, with the mask, nothing in another document."""
+    model = small_model(replace(SMALL, **VARIANTS[name] | {"document_mask": True}))
+    tokens = packed_tokens(2, 12)
     logits = model(tokens)
-    for position in range(1, 12):
+    for position in (*range(1, 6), *range(8, 12)):  # not a BOS
         changed = tokens.clone()
-        changed[:, position] = (changed[:, position] + 1) % SMALL.vocab_size
-        moved = (model(changed) - logits).abs().amax((0, 2))
-        assert torch.all(moved[:position] == 0) and moved[position] > 0
+        changed[:, position] = 2 + (changed[:, position] - 1) % (SMALL.vocab_size - 2)
+        moved = (model(changed) - logits).abs().amax(2)
+        assert torch.all(moved[:, :position] == 0) and torch.all(moved[:, position] > 0)
+        if position < 6:
+            assert torch.all(moved[:, 6:] < 1e-12) and moved[:, position + 1 : 6].sum() > 0
+    plain = small_model(replace(SMALL, **VARIANTS[name] | {"document_mask": False}))
+    moved = (plain(changed) - plain(tokens)).abs().amax(2)
+    assert torch.equal(plain.eval()(tokens), model.eval()(tokens))  # where a row is one document no mask is needed
+    assert torch.all(moved[:, :11] == 0)
+
+
+def test_segments_of_packed_rows_are_those_of_a_naive_search(monkeypatch):
+    """The kernel for variable lengths gets the same documents as the dense mask, and gives the same attention."""
+    tokens = packed_tokens(3, 256)
+    tokens[1, [5, 6, 7, 8, 9]] = t.BOS
+    cuts = t.document_cuts(tokens).tolist()
+    naive = sorted({i for i, token in enumerate(tokens.flatten().tolist()) if token == t.BOS or i % 256 == 0})
+    limit = 3 + 3 * 256 // 128
+    assert len(naive) > limit and len(cuts) == limit + 1 and cuts[-1] == 768  # overfull: what was dropped is interior
+    assert set(cuts) <= set(naive) | {768} and {0, 256, 512} <= set(cuts)
+    tokens = packed_tokens(2, 256)
+    cuts = t.document_cuts(tokens)
+    assert cuts.tolist() == [0, 128, 256, 384, 385, 512, 512] and cuts.dtype == torch.int32
+
+    def naive_varlen(q, k, v, starts, _, longest, __, window_size, enable_gqa):
+        assert window_size == (-1, 0) and enable_gqa and longest == 256
+        out = torch.zeros_like(q)
+        for low, high in zip(starts.tolist(), starts.tolist()[1:]):
+            if high > low:
+                part = [x[low:high].transpose(0, 1)[None] for x in (q, k, v)]
+                y = torch.nn.functional.scaled_dot_product_attention(*part, is_causal=True, enable_gqa=True)
+                out[low:high] = y[0].transpose(0, 1)
+        return out
+
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", naive_varlen)
+    q, k, v = (torch.randn(2, n, 256, 4, dtype=torch.float64) for n in (4, 2, 2))
+    torch.testing.assert_close(t.attend(q, k, v, cuts), t.attend(q, k, v, t.document_mask(tokens)))
+
+
+def test_without_techniques_the_model_trains_like_record_0001(monkeypatch):
+    """PLAIN is the baseline to the bit: the script of the record and this one give the same losses."""
+    path = Path(t.__file__).parent / "records/pocket/0001_baseline/train_gpt.py"
+    spec = importlib.util.spec_from_file_location("record_0001", path)
+    record = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "record_0001", record)  # dataclasses look the module up
+    spec.loader.exec_module(record)
+    losses = []
+    for script, plain in ((record, {}), (t, t.PLAIN)):
+        changes = {k: v for k, v in record.POCKET.items() if k != "num_layers"} | dict(num_layers=3, compile=False)
+        config = replace(script.Config(), **plain | changes)
+        torch.manual_seed(config.seed)
+        model = script.build_model(config)
+        optimizers = script.Optimizers(model, config, torch.float32, 1, 0)
+        generator, found = torch.Generator().manual_seed(3), []
+        for step in range(3):
+            tokens = torch.randint(0, config.vocab_size, (2, 65), generator=generator)
+            loss = model.loss(tokens[:, :-1], tokens[:, 1:])
+            loss.backward()
+            optimizers.step(step, 0.9)
+            found.append(loss.item())
+        losses.append(found)
+    assert losses[0] == losses[1] and len(set(losses[0])) == 3
 
 
 def test_newton_schulz_pulls_singular_values_to_one_and_keeps_the_vectors():
@@ -266,18 +405,24 @@ def test_warm_up_is_undone_exactly():
         assert torch.equal(p, q)
 
 
-@pytest.mark.parametrize("preset", ["16mb", "pocket", "tiny"])
+@pytest.mark.parametrize("preset", ["plain", "16mb", "pocket", "tiny"])
 def test_parameter_counts_and_flops_by_formula(preset):
-    c = t.parse_config([f"--preset={preset}"], {})
+    c = replace(t.Config(), **t.PLAIN) if preset == "plain" else t.parse_config([f"--preset={preset}"], {})
     with torch.device("meta"):
         model = t.build_model(c)
     K = c.model_dim // c.num_heads
-    matrices = c.num_layers * (
-        2 * c.model_dim**2 + 2 * c.model_dim * c.num_kv_heads * K + 2 * c.model_dim * round(c.mlp_mult * c.model_dim)
+    passes = c.num_layers + c.loops * (c.loop_last - c.loop_first + 1)
+    matrices = 2 * c.model_dim**2 + 2 * c.model_dim * c.num_kv_heads * K + 2 * c.model_dim * round(
+        c.mlp_mult * c.model_dim
     )
-    vectors = c.num_layers * (4 * c.model_dim + c.num_heads) + c.num_layers // 2 * c.model_dim
-    assert sum(p.numel() for p in model.parameters()) == matrices + vectors + c.vocab_size * c.model_dim
-    attention = 6 * c.num_layers * c.seq_len * c.model_dim  # 12 T D for the full square, the causal half of it
-    assert t.flops_per_token(model, c) == 6 * (matrices + c.vocab_size * c.model_dim) + attention
-    if preset == "16mb":
+    layer = matrices + 4 * c.model_dim + c.num_heads * (1 + c.attn_gate)
+    lanes = (c.num_layers - c.parallel_start) * 6 if c.parallel_start else 0
+    smear = c.smear_gate + 1 if c.smear_gate else 0
+    count = c.num_layers * layer + lanes + smear + passes // 2 * c.model_dim * (1 + c.gated_skips)
+    assert sum(p.numel() for p in model.parameters()) == count + c.vocab_size * c.model_dim
+    attention = 6 * passes * c.seq_len * c.model_dim  # 12 T D for the full square, the causal half of it
+    assert t.flops_per_token(model, c) == 6 * (passes * matrices + c.vocab_size * c.model_dim) + attention
+    if preset == "plain":
         assert sum(p.numel() for p in model.parameters()) == 17_059_912  # the public baseline's own count
+    if preset == "16mb":  # PR #1855's own count, but for the routes of the eight layers that have one lane
+        assert sum(p.numel() for p in model.parameters()) == 35_945_671 - 8 * 6
