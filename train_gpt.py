@@ -90,7 +90,11 @@ class Config:
     muon_momentum_start: float = 0.92
     muon_momentum_steps: int = 1500
     muon_iterations: int = 5
-    weight_decay: float = 0.095
+    muon_polar: bool = True  # coefficients of Polar Express (arXiv:2505.16932, PR #1344), not one fixed polynomial
+    muon_row_norm: bool = True  # MuonEq-R: rows of equal length first (arXiv:2603.28254, PR #1260)
+    weight_decay: float = 0.095  # of Muon; decoupled, times the learning rate
+    embed_decay: float = 0.085
+    decay_taper: float = 0.0  # share of both decays that goes, linearly over the last 30% of the run (PR #1729: 0.5)
     adam_beta1: float = 0.9
     adam_beta2: float = 0.99
     # Schedule, by elapsed fraction of the clock: constant, then linear down to `min_lr` over the last `warmdown`
@@ -123,8 +127,9 @@ PLAIN = dict(
     vocab_size=1024, seq_len=1024, num_layers=9, mlp_mult=2.0, rope_dims=0, ln_scale=False, leaky_slope=0.0, xsa=False,
     attn_gate=0, smear_gate=0, gated_skips=False, parallel_start=0, loops=0, document_mask=False, qk_gain_init=1.5,
     ortho_init=False, matrix_lr=0.04, embed_lr=0.05, scalar_lr=0.04, muon_momentum=0.95, muon_momentum_start=0.85,
-    muon_momentum_steps=500, weight_decay=0.0, adam_beta2=0.95, warmdown=0.4, min_lr=0.0, ema_decay=0.997,
-    batch_tokens=524_288, micro_batch_tokens=65_536, data_dir="data/fineweb_sp1024",
+    muon_momentum_steps=500, muon_polar=False, muon_row_norm=False, weight_decay=0.0, embed_decay=0.0, adam_beta2=0.95,
+    warmdown=0.4, min_lr=0.0, ema_decay=0.997, batch_tokens=524_288, micro_batch_tokens=65_536,
+    data_dir="data/fineweb_sp1024",
 )  # fmt: skip
 POCKET = PLAIN | dict(
     track="pocket", data_dir="data/embedded", seq_len=512, num_layers=6, model_dim=96, num_heads=3, num_kv_heads=1,
@@ -470,12 +475,22 @@ def flops_per_token(model: GPT, config: Config) -> int:
 # Optimiser
 
 
-def newton_schulz(g: Tensor, iterations: int) -> Tensor:
-    """Orthogonalises each matrix of g [N, rows, columns] approximately (Jordan et al. 2024, quintic iteration)."""
-    a, b, c = 3.4445, -4.7750, 2.0315
+QUINTIC = ((3.4445, -4.7750, 2.0315),)  # Jordan et al. 2024
+POLAR_EXPRESS = (  # one per iteration
+    (8.156554524902461, -22.48329292557795, 15.878769915207462),
+    (4.042929935166739, -2.808917465908714, 0.5000178451051316),
+    (3.8916678022926607, -2.772484153217685, 0.5060648178503393),
+    (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
+    (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
+)
+
+
+def newton_schulz(g: Tensor, iterations: int, coefficients: tuple = QUINTIC) -> Tensor:
+    """Orthogonalises each matrix of g [N, rows, columns] approximately; the last coefficients repeat."""
     x = g.mT if g.size(-2) > g.size(-1) else g
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
-    for _ in range(iterations):
+    for i in range(iterations):
+        a, b, c = coefficients[min(i, len(coefficients) - 1)]
         s = x @ x.mT
         x = a * x + (b * s + c * (s @ s)) @ x
     return x.mT if g.size(-2) > g.size(-1) else x
@@ -486,7 +501,7 @@ class Muon:
 
     matrices: row blocks of 2-D parameters; fused projections give several. Blocks of one shape form a bank: gradients
     are reduce-scattered, every rank orthogonalises the matrices it owns, and the updates are all-gathered, so that the
-    update is that of one process. `weight_decay` is decoupled and follows the learning rate.
+    update is that of one process. Weight decay is decoupled and follows the learning rate.
     """
 
     def __init__(
@@ -503,8 +518,9 @@ class Muon:
             self.momentum.append(torch.zeros(own, *shape, device=bank[0][0].device))
 
     @torch.no_grad()
-    def step(self, lr: float, momentum: float):
-        """One update from the parameters' .grad (each rank's own mean); lr includes the schedule."""
+    def step(self, lr: float, momentum: float, decay: float):
+        """One update from the parameters' .grad (each rank's own mean); lr and decay include the schedule."""
+        coefficients = POLAR_EXPRESS if self.config.muon_polar else QUINTIC
         for (shape, bank), buffer in zip(self.banks, self.momentum):
             grad = torch.stack([p.grad[rows] for p, rows in bank])
             if self.world > 1:
@@ -513,20 +529,23 @@ class Muon:
                 dist.reduce_scatter_tensor(grad, padded, op=dist.ReduceOp.SUM)
                 grad /= self.world
             buffer.mul_(momentum).add_(grad)
-            update = newton_schulz(grad.add_(buffer, alpha=momentum).to(self.dtype), self.config.muon_iterations)
+            grad.add_(buffer, alpha=momentum)
+            if self.config.muon_row_norm:
+                grad /= grad.norm(dim=-1, keepdim=True).clamp_min(1e-7)
+            update = newton_schulz(grad.to(self.dtype), self.config.muon_iterations, coefficients)
             if self.world > 1:
                 own, update = update.contiguous(), update.new_empty(update.size(0) * self.world, *shape)
                 dist.all_gather_into_tensor(update, own)
             scale = lr * math.sqrt(max(1.0, shape[0] / shape[1]))
             for (p, rows), u in zip(bank, update):
-                p.data[rows].mul_(1 - lr * self.config.weight_decay).sub_(u, alpha=scale)
+                p.data[rows].mul_(1 - lr * decay).sub_(u, alpha=scale)
 
 
 class Optimizers:
     """Muon and Adam behind one step, and the exponential moving average of the weights."""
 
     def __init__(self, model: GPT, config: Config, dtype: torch.dtype, world: int, rank: int):
-        self.config, self.world, self.model = config, world, model
+        self.config, self.world, self.rank = config, world, rank
         self.names, self.params = zip(*model.named_parameters())
         matrices, self.adam_params = [], []
         for name, p in zip(self.names, self.params):
@@ -537,10 +556,10 @@ class Optimizers:
         self.muon = Muon(matrices, config, dtype, world, rank)
         tables = [m.weight for m in model.modules() if isinstance(m, nn.Embedding)]
         scalars = [p for p in self.adam_params if all(p is not table for table in tables)]
-        self.adam = torch.optim.Adam(
+        self.adam = torch.optim.AdamW(
             [
-                dict(params=tables, base_lr=config.embed_lr),
-                dict(params=scalars, base_lr=config.scalar_lr),
+                dict(params=tables, base_lr=config.embed_lr, base_decay=config.embed_decay),
+                dict(params=scalars, base_lr=config.scalar_lr, base_decay=0.0),
             ],
             lr=0.0,
             betas=(config.adam_beta1, config.adam_beta2),
@@ -549,7 +568,8 @@ class Optimizers:
         self.ema = [p.detach().clone() for p in self.params]
 
     @torch.no_grad()
-    def step(self, step: int, lr_scale: float):
+    def step(self, step: int, lr_scale: float, fraction: float = 0.0):
+        """One update; `fraction` of the run is over."""
         c = self.config
         if self.world > 1:  # all small gradients in one message
             flat = torch.cat([p.grad.flatten() for p in self.adam_params])
@@ -558,9 +578,11 @@ class Optimizers:
             for p, g in zip(self.adam_params, flat.split([p.numel() for p in self.adam_params])):
                 p.grad.copy_(g.view_as(p))
         warm = min(1.0, step / max(1, c.muon_momentum_steps))
-        self.muon.step(c.matrix_lr * lr_scale, c.muon_momentum_start + warm * (c.muon_momentum - c.muon_momentum_start))
+        momentum = c.muon_momentum_start + warm * (c.muon_momentum - c.muon_momentum_start)
+        taper = 1 - c.decay_taper * max(0.0, (fraction - 0.7) / 0.3)
+        self.muon.step(c.matrix_lr * lr_scale, momentum, c.weight_decay * taper)
         for group in self.adam.param_groups:
-            group["lr"] = group["base_lr"] * lr_scale
+            group["lr"], group["weight_decay"] = group["base_lr"] * lr_scale, group["base_decay"] * taper
         self.adam.step()
         decay = min(c.ema_decay, (1 + step) / (10 + step))  # short memory first, so that the start is forgotten
         torch._foreach_lerp_(self.ema, [p.detach() for p in self.params], 1 - decay)
