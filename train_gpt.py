@@ -13,12 +13,11 @@ only `Config` and `build_model` are used.
 Not covered here: data preparation, packing, scoring (the dev bpb printed below is an estimate).
 """
 
-if (
-    __name__ == "__main__"
-):  # before torch loads OpenMP: spinning waits make a step 15-24x slower beside one busy process
+if __name__ == "__main__":  # before torch loads OpenMP: spinning waits make a step 15-24x slower beside a busy process
     __import__("os").environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import contextlib
+import copy
 import difflib
 import hashlib
 import io
@@ -100,13 +99,18 @@ class Config:
     # Schedule, by elapsed fraction of the clock: constant, then linear down to `min_lr` over the last `warmdown`
     warmdown: float = 0.85
     min_lr: float = 0.1
+    loop_from: float = 0.35  # the fraction of the run at which the extra passes begin
+    noise_step: float = 0.0  # late noise on the weights as wide as this share of a row's root mean square; 0: none
+    noise_from: float = 0.8  # the fraction of the run at which it begins
     ema_decay: float = 0.9965
     # Batch, in tokens: of a step over all ranks, and of one forward on one rank
     batch_tokens: int = 786_432
     micro_batch_tokens: int = 98_304
+    stages: str = ""  # until:seq_len:batch_tokens,... with rising fractions of the run: shorter rows, smaller batches
     # The clock. Zero means no limit; one of the two must be set
     max_seconds: float = 600.0
     max_steps: int = 0
+    checkpoint_every: int = 1000  # steps of a run without max_seconds, which goes on from there if it was cut off
     calibration_tokens: int = 262_144  # over all ranks, for the second moments that packing needs
     dev_tokens: int = 1_048_576  # of the dev split, for the estimates in the log
     dev_evals: int = 4
@@ -119,9 +123,9 @@ class Config:
     compile: bool = True
 
 
-MODEL_FIELDS = """vocab_size seq_len num_layers model_dim num_heads num_kv_heads mlp_mult rope_base logit_softcap rope_dims
-    ln_scale leaky_slope xsa attn_gate smear_gate gated_skips parallel_start loops loop_first loop_last value_dims
-    bigram_buckets bigram_dims""".split()
+MODEL_FIELDS = """vocab_size seq_len num_layers model_dim num_heads num_kv_heads mlp_mult rope_base logit_softcap
+    rope_dims ln_scale leaky_slope xsa attn_gate smear_gate gated_skips parallel_start loops loop_first loop_last
+    value_dims bigram_buckets bigram_dims""".split()
 # The public challenge's baseline: everything that came later is off
 PLAIN = dict(
     vocab_size=1024, seq_len=1024, num_layers=9, mlp_mult=2.0, rope_dims=0, ln_scale=False, leaky_slope=0.0, xsa=False,
@@ -175,10 +179,8 @@ def parse_config(argv: list[str], environment: dict[str, str]) -> Config:
             raise RunError(f"bad value in {argument!r}: --{key} takes a {kind.__name__}") from None
     for key in known:
         if key.upper() in environment:
-            raise RunError(
-                f"the environment sets {key.upper()}, which this script does not read: "
-                f"use --{key}={environment[key.upper()]}"
-            )
+            use = f"use --{key}={environment[key.upper()]}"
+            raise RunError(f"the environment sets {key.upper()}, which this script does not read: {use}")
     preset = values.get("preset") or ("16mb" if torch.cuda.is_available() else "pocket")
     if preset not in PRESETS:
         raise RunError(f"no preset {preset!r}: choose one of {', '.join(PRESETS)}")
@@ -204,10 +206,46 @@ def parse_config(argv: list[str], environment: dict[str, str]) -> Config:
         (c.max_seconds <= 0 and c.max_steps <= 0, "set --max_seconds or --max_steps"),
         (not 0 <= c.ema_decay < 1, "--ema_decay must be in [0, 1)"),
         (not 0 <= c.warmdown <= 1, "--warmdown must be in [0, 1]"),
+        (not 0 <= c.loop_from < 1, "--loop_from must be in [0, 1)"),
     ):
         if bad:
             raise RunError(why)
+    stages(c, 1)
     return config
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What the schedules keep constant until a fraction of the run: one compiled graph."""
+
+    until: float
+    loops: int
+    length: int  # of a row
+    rows: int  # of `seq_len` tokens in one forward on one rank; a smaller length cuts each into several
+    accumulate: int  # forwards of a step
+    tokens: int  # of a step over all ranks: the batch, rounded up to whole rows
+
+
+def stages(config: Config, world: int) -> list[Stage]:
+    """The run's stages in order, on any number of ranks. Raises RunError if `config.stages` cannot be read."""
+    c, result = config, []
+    try:
+        parts = [part.split(":") for part in c.stages.split(",") if part]
+        plan = [(float(until), int(length), int(batch)) for until, length, batch in parts]
+        ends = [0.0] + [until for until, _, _ in plan] + [1.0]
+        if any(a >= b for a, b in zip(ends, ends[1:])) or any(n < 1 or c.seq_len % n or b < 1 for _, n, b in plan):
+            raise ValueError
+    except ValueError:
+        raise RunError("--stages must be like 0.2:512:4096,0.5:1024:8192, with lengths that divide --seq_len") from None
+    plan.append((1.0, c.seq_len, c.batch_tokens))
+    for until in sorted({until for until, _, _ in plan} | ({c.loop_from} - {0.0} if c.loops else set())):
+        length, batch = next(values for end, *values in plan if until <= end)
+        rows = -(-batch // (c.seq_len * world))  # of a step on one rank
+        accumulate = -(-rows * c.seq_len // c.micro_batch_tokens)
+        rows = -(-rows // accumulate)
+        tokens = rows * accumulate * c.seq_len * world
+        result.append(Stage(until, c.loops if until > c.loop_from else 0, length, rows, accumulate, tokens))
+    return result
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -230,7 +268,7 @@ def rotate(x: Tensor, base: float, dims: int) -> Tensor:
 
 
 def document_mask(tokens: Tensor) -> Tensor:
-    """[B, 1, T, T] of packed rows [B, T]: true where position i may read j, in the same document, which starts at BOS."""
+    """[B, 1, T, T] of packed rows [B, T]: true where i may read j, in the same document. Documents start at BOS."""
     document = (tokens == BOS).cumsum(1)
     return (document[:, :, None] == document[:, None]).tril()[:, None]
 
@@ -256,9 +294,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, documents: Tensor | None) -> Tensor:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=documents, is_causal=causal, enable_gqa=True)
     from torch.nn.attention.varlen import varlen_attn
 
-    (B, H, T, K), flat = q.shape, [x.transpose(1, 2).flatten(0, 1) for x in (q, k, v)]
+    (B, H, T, K), flat = q.shape, [x.transpose(1, 2).flatten(0, 1).bfloat16() for x in (q, k, v)]
     y = varlen_attn(*flat, documents, documents, T, T, window_size=(-1, 0), enable_gqa=True)
-    return y.view(B, T, H, K).transpose(1, 2)
+    return y.view(B, T, H, K).transpose(1, 2).to(q.dtype)
 
 
 class Attention(nn.Module):
@@ -270,11 +308,8 @@ class Attention(nn.Module):
 
     def __init__(self, config: Config):
         super().__init__()
-        self.heads, self.kv_heads, self.width = (
-            config.num_heads,
-            config.num_kv_heads,
-            config.model_dim // config.num_heads,
-        )
+        self.heads, self.kv_heads = config.num_heads, config.num_kv_heads
+        self.width = config.model_dim // config.num_heads
         self.rope_base, self.rope_dims, self.xsa = config.rope_base, config.rope_dims or self.width, config.xsa
         self.qkv = nn.Linear(config.model_dim, (self.heads + 2 * self.kv_heads) * self.width, bias=False)
         self.proj = nn.Linear(config.model_dim, config.model_dim, bias=False)
@@ -504,9 +539,7 @@ class Muon:
     update is that of one process. Weight decay is decoupled and follows the learning rate.
     """
 
-    def __init__(
-        self, matrices: list[tuple[nn.Parameter, slice]], config: Config, dtype: torch.dtype, world: int, rank: int
-    ):
+    def __init__(self, matrices: list[tuple], config: Config, dtype: torch.dtype, world: int, rank: int):
         self.config, self.dtype, self.world, self.rank = config, dtype, world, rank
         shapes: dict[tuple, list] = {}
         for parameter, rows in matrices:
@@ -556,15 +589,9 @@ class Optimizers:
         self.muon = Muon(matrices, config, dtype, world, rank)
         tables = [m.weight for m in model.modules() if isinstance(m, nn.Embedding)]
         scalars = [p for p in self.adam_params if all(p is not table for table in tables)]
-        self.adam = torch.optim.AdamW(
-            [
-                dict(params=tables, base_lr=config.embed_lr, base_decay=config.embed_decay),
-                dict(params=scalars, base_lr=config.scalar_lr, base_decay=0.0),
-            ],
-            lr=0.0,
-            betas=(config.adam_beta1, config.adam_beta2),
-            fused=True,
-        )
+        groups = (tables, config.embed_lr, config.embed_decay), (scalars, config.scalar_lr, 0.0)
+        groups = [dict(params=params, base_lr=lr, base_decay=decay) for params, lr, decay in groups]
+        self.adam = torch.optim.AdamW(groups, lr=0.0, betas=(config.adam_beta1, config.adam_beta2), fused=True)
         self.ema = [p.detach().clone() for p in self.params]
 
     @torch.no_grad()
@@ -589,16 +616,37 @@ class Optimizers:
         for p in self.params:
             p.grad = None
 
+    def state(self) -> dict:
+        """A copy of all that a step changes on this rank."""
+        lists = [[x.detach() for x in each] for each in (self.params, self.ema, self.muon.momentum)]
+        return copy.deepcopy({"lists": lists, "adam": self.adam.state_dict()})
+
     @torch.no_grad()
-    def restore(self, weights: list[Tensor]):
-        """Back to `weights` and to empty optimiser state: undoes the warm-up steps."""
-        for p, e, w in zip(self.params, self.ema, weights):
-            p.copy_(w)
-            e.copy_(w)
-            p.grad = None
-        self.adam.state.clear()
-        for buffer in self.muon.momentum:
-            buffer.zero_()
+    def load(self, state: dict):
+        for own, saved in zip((self.params, self.ema, self.muon.momentum), state["lists"]):
+            torch._foreach_copy_(list(own), saved)
+        self.adam.load_state_dict(state["adam"])
+
+    @contextlib.contextmanager
+    def noisy(self, step: int, fraction: float):
+        """Inside, from `noise_from` on, matrices carry noise like that of packing; gradients go to the clean weights.
+
+        Uniform over a step of a grid: `noise_step` times the root mean square of a row, and 0.4 of that for tables,
+        which packing rounds as much more finely (grids of PR #1394).
+        """
+        c, clean = self.config, []
+        if c.noise_step and fraction >= c.noise_from:
+            seed = (c.seed * 1_000_003 + step) * self.world + self.rank
+            generator = torch.Generator(self.params[0].device).manual_seed(seed)
+            for name, p in zip(self.names, self.params):
+                if name.endswith(".weight"):
+                    clean.append((p, p.detach().clone()))
+                    share = c.noise_step * (0.4 if "embed" in name else 1.0)
+                    width = share * p.data.square().mean(1, keepdim=True).sqrt()
+                    p.data += width * (torch.rand(p.shape, generator=generator, device=p.device) - 0.5)
+        yield
+        for p, kept in clean:
+            p.data.copy_(kept)
 
     @contextlib.contextmanager
     def averaged(self):
@@ -621,9 +669,7 @@ def open_shard(path: Path, vocab_size: int) -> np.memmap:
     if len(header) < SHARD_HEADER_BYTES // 4 or header[0] != SHARD_MAGIC or header[1] != SHARD_VERSION:
         raise RunError(f"{path} is not a token shard (bad header): build or download it again with tools/data.py")
     if path.stat().st_size != SHARD_HEADER_BYTES + 2 * int(header[2]):
-        raise RunError(
-            f"{path} is truncated: {path.stat().st_size} bytes for {header[2]} tokens; build or download it again"
-        )
+        raise RunError(f"{path} is truncated: {path.stat().st_size} bytes for {header[2]} tokens; build it again")
     tokens = np.memmap(path, dtype="<u2", mode="r", offset=SHARD_HEADER_BYTES, shape=(int(header[2]),))
     if len(tokens) == 0 or int(tokens[: 1 << 20].max()) >= vocab_size:
         raise RunError(f"{path} is empty or holds tokens beyond --vocab_size={vocab_size}: another tokenizer's shard?")
@@ -633,10 +679,9 @@ def open_shard(path: Path, vocab_size: int) -> np.memmap:
 def find_shards(data_dir: str, split: str) -> list[Path]:
     paths = sorted(Path(data_dir).glob(f"{split}_*.bin"))
     if not paths:
-        recipe = "embedded" if Path(data_dir).name == "embedded" else "fineweb --variant sp1024"
-        raise RunError(
-            f"no {split} shards in {data_dir}: run `python tools/data.py {recipe}` first, or give --data_dir"
-        )
+        name = Path(data_dir).name
+        recipe = "embedded" if name == "embedded" else f"fineweb --variant {name.removeprefix('fineweb_')}"
+        raise RunError(f"no {split} shards in {data_dir}: run `python tools/data.py {recipe}` or give --data_dir")
     return paths
 
 
@@ -672,9 +717,7 @@ def row_starts(tokens: np.ndarray, length: int) -> np.ndarray:
     return np.array(starts, dtype=np.int64)
 
 
-def cut_rows(
-    data: Tensor, starts: Tensor, order: Tensor, cursor: Tensor, rows: int, length: int
-) -> tuple[Tensor, Tensor]:
+def cut_rows(data: Tensor, starts: Tensor, order: Tensor, cursor: Tensor, rows: int, length: int) -> tuple:
     """Gathers rows [rows, length] of inputs and of targets one token later, as int32, without leaving the device."""
     first = starts[order[cursor + torch.arange(rows, device=data.device)]]
     window = data[first[:, None] + torch.arange(length + 1, device=data.device)].int() & 0xFFFF
@@ -684,17 +727,18 @@ def cut_rows(
 class Loader:
     """Endless batches from this rank's tokens, which stay on the device as 16-bit integers; order fixed by the seed.
 
+    `rows` and `piece` may change between batches.
+
     state: {"epoch", "cursor"}, enough to go on exactly where a checkpoint stopped (same data, seed and world size).
     """
 
     def __init__(self, tokens: np.ndarray, rows: int, config: Config, rank: int, device: torch.device):
         starts = row_starts(tokens, config.seq_len)
         if len(starts) < rows:
-            raise RunError(
-                f"rank {rank} has {len(starts)} rows of --seq_len={config.seq_len} tokens, fewer than a micro-batch of "
-                f"{rows}: use more data or lower --micro_batch_tokens"
-            )
+            why = f"rank {rank} has {len(starts)} rows of --seq_len={config.seq_len} tokens, a micro-batch has {rows}"
+            raise RunError(f"{why}: use more data or lower --micro_batch_tokens")
         self.rows, self.length, self.seed = rows, config.seq_len, config.seed * 1_000_003 + rank
+        self.piece = self.length  # rows are handed out in pieces of this length
         self.data = torch.from_numpy(tokens.astype(np.uint16, copy=True).view(np.int16)).to(device)
         self.starts = torch.from_numpy(starts).to(device)
         self.cut = torch.compile(cut_rows, dynamic=False) if config.compile else cut_rows
@@ -717,7 +761,7 @@ class Loader:
         batch = self.cut(self.data, self.starts, self.order, self.position, self.rows, self.length)
         self.cursor += self.rows
         self.position += self.rows
-        return batch
+        return tuple(part.reshape(-1, self.piece) for part in batch)
 
     def warm_up(self):
         """Compiles the gather on blank tokens, so that nothing reads training data outside the clock."""
@@ -726,6 +770,12 @@ class Loader:
 
 # ----------------------------------------------------------------------------------------------------------------------
 # The clock
+
+
+def learning_rate_scale(config: Config, fraction: float) -> float:
+    """Constant, then linear to 0 over the last `warmdown` of the run, but never below `min_lr`."""
+    left = 1 - fraction
+    return max(min(1.0, left / config.warmdown if config.warmdown else 1.0), config.min_lr)
 
 
 class Clock:
@@ -771,9 +821,8 @@ class Clock:
         self.used += now - self.last
         self.steps.append(now - self.last)
         self.last = now
-        agreed = torch.tensor(
-            [self.used, max(self.steps), float(self.signalled)], dtype=torch.float64, device=self.device
-        )
+        own = self.used, max(self.steps), float(self.signalled)
+        agreed = torch.tensor(own, dtype=torch.float64, device=self.device)
         if self.world > 1:
             dist.all_reduce(agreed, op=dist.ReduceOp.MAX)
         self.elapsed, self.step_seconds, stop = agreed.tolist()
@@ -865,12 +914,8 @@ class SecondMoments(torch.overrides.TorchFunctionMode):
 
     def result(self, world: int) -> dict:
         """Means over the tokens of all ranks, in the layout of statistics.pt."""
-        sums = [
-            (store, key)
-            for store in (self.taps, *self.linear.values(), *self.embedding.values())
-            for key in store
-            if key != "tap"
-        ]
+        stores = self.taps, *self.linear.values(), *self.embedding.values()
+        sums = [(store, key) for store in stores for key in store if key != "tap"]
         tokens = torch.tensor(float(self.tokens), device=next(iter(self.taps.values())).device)
         if world > 1:
             for store, key in sums:
@@ -878,13 +923,11 @@ class SecondMoments(torch.overrides.TorchFunctionMode):
             dist.all_reduce(tokens)
         for store, key in sums:
             store[key] = (store[key] / tokens).cpu()
-        return {
-            "format": 1,
-            "tokens": int(tokens),
-            "linear": self.linear,
-            "taps": self.taps,
-            "embedding": self.embedding,
-        }
+        linear, taps, embedding = self.linear, self.taps, self.embedding
+        return {"format": 1, "tokens": int(tokens), "linear": linear, "taps": taps, "embedding": embedding}
+
+
+CALIBRATION_TOKENS = 8192  # in one forward, at most: it keeps everything in float32
 
 
 def calibrate(model: nn.Module, next_tokens, config: Config, world: int, rank: int, device: torch.device) -> dict:
@@ -900,6 +943,11 @@ def calibrate(model: nn.Module, next_tokens, config: Config, world: int, rank: i
 # Files
 
 
+def cannot_write(path: Path, error: OSError) -> RunError:
+    why = error.strerror or error
+    return RunError(f"cannot write {path}: {why}; free some space or give --run_dir another place")
+
+
 def write_whole(path: Path, data: bytes):
     """Writes a file completely or not at all. Raises RunError when the disk refuses."""
     temporary = path.with_name(path.name + ".part")
@@ -909,9 +957,7 @@ def write_whole(path: Path, data: bytes):
     except OSError as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        raise RunError(
-            f"cannot write {path}: {error.strerror or error}; free some space or give --run_dir another place"
-        ) from None
+        raise cannot_write(path, error) from None
 
 
 def save_tensors(path: Path, content: dict):
@@ -932,10 +978,7 @@ class Log:
                 with open(self.folder / name, "a", encoding="utf-8") as file:
                     file.write(text)
             except OSError as error:
-                raise RunError(
-                    f"cannot write {self.folder / name}: {error.strerror or error}; free some space or give --run_dir "
-                    "another place"
-                ) from None
+                raise cannot_write(self.folder / name, error) from None
 
     def __call__(self, line: str):
         if self.folder:
@@ -961,9 +1004,8 @@ class Machine:
 
     def __init__(self):
         # the only environment this script reads is what torchrun sets
-        self.rank, self.world, local_rank = (
-            int(os.environ.get(k, d)) for k, d in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
-        )
+        defaults = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0}
+        self.rank, self.world, local_rank = (int(os.environ.get(k, default)) for k, default in defaults.items())
         self.on_gpu = torch.cuda.is_available()
         self.device = torch.device("cuda", local_rank) if self.on_gpu else torch.device("cpu")
         if self.on_gpu:
@@ -971,11 +1013,12 @@ class Machine:
             self.name = torch.cuda.get_device_name(self.device)
             dense_bf16 = {"H100": 989.5e12, "H200": 989.5e12, "B200": 2250e12, "A100": 312e12}
             self.peak_flops = next((flops for key, flops in dense_bf16.items() if key in self.name), None)
+            self.expected_flops = 220e12 if "H100" in self.name else None  # 6 per weight and token, from PR #1530 on
             self.dtype, self.why = torch.bfloat16, f"bfloat16 on {self.name}, data sheet's dense peak"
         else:
             cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
             torch.set_num_threads(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", self.world))))
-            self.name = platform.processor() or platform.machine()
+            self.name, self.expected_flops = platform.processor() or platform.machine(), None
             self.choose_cpu_dtype()
         self.has_compiler = self.on_gpu or has_compiler()
 
@@ -992,17 +1035,18 @@ class Machine:
         self.why = f"measured matrix GFLOP/s: float32 {float32:.0f}, bfloat16 {bfloat16:.0f}"
 
     def describe(self, compiled: bool) -> dict:
-        return {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "platform": platform.platform(),
-            "device": self.name,
-            "threads": torch.get_num_threads(),
-            "world_size": self.world,
-            "compute": str(self.dtype).removeprefix("torch."),
-            "why": self.why,
-            "compiled": compiled,
-        }
+        return dict(
+            python=platform.python_version(), torch=torch.__version__, platform=platform.platform(), device=self.name,
+            threads=torch.get_num_threads(), world_size=self.world, compute=str(self.dtype).removeprefix("torch."),
+            why=self.why, compiled=compiled,
+        )  # fmt: skip
+
+    def largest(self, value: float) -> float:
+        """The largest value of all ranks."""
+        agreed = torch.tensor(value, dtype=torch.float64, device=self.device)
+        if self.world > 1:
+            dist.all_reduce(agreed, op=dist.ReduceOp.MAX)
+        return float(agreed)
 
     def mean(self, value: Tensor) -> float:
         """The mean of a scalar over ranks."""
@@ -1030,10 +1074,8 @@ class DevSet:
         self.rows = config.micro_batch_tokens // config.seq_len
         batches = (len(tokens) - 1) // (config.seq_len * self.rows)
         if batches < machine.world:
-            raise RunError(
-                f"the dev split of {config.data_dir} holds {len(tokens)} tokens, fewer than a micro-batch per "
-                "rank: lower --micro_batch_tokens or raise --dev_tokens"
-            )
+            why = f"the dev split of {config.data_dir} holds {len(tokens)} tokens, fewer than a micro-batch per rank"
+            raise RunError(f"{why}: lower --micro_batch_tokens or raise --dev_tokens")
         size = batches // machine.world * machine.world * self.rows * config.seq_len
         self.x, self.y = (
             torch.from_numpy(tokens[i : i + size]).view(-1, config.seq_len).to(machine.device) for i in (0, 1)
@@ -1043,25 +1085,29 @@ class DevSet:
             split = json.loads((Path(config.data_dir) / "manifest.json").read_text())["splits"]["dev"]
             self.bytes_per_token = split["raw_bytes"] / split["tokens"]
         except (OSError, KeyError, TypeError, ValueError, ZeroDivisionError):
-            raise RunError(
-                f"{config.data_dir}/manifest.json is missing or does not say how many bytes the dev split has: "
-                "build the data with tools/data.py"
-            ) from None
+            why = f"{config.data_dir}/manifest.json is missing or does not say how many bytes the dev split has"
+            raise RunError(f"{why}: build the data with tools/data.py") from None
 
     @torch.no_grad()
     def bpb(self, loss_fn) -> float:
         first, stride = self.machine.rank * self.rows, self.rows * self.machine.world
-        losses = [
-            loss_fn(self.x[i : i + self.rows], self.y[i : i + self.rows]) for i in range(first, len(self.x), stride)
-        ]
+        batches = [slice(i, i + self.rows) for i in range(first, len(self.x), stride)]
+        losses = [loss_fn(self.x[batch], self.y[batch]) for batch in batches]
         return self.machine.mean(torch.stack(losses).mean()) / math.log(2) / self.bytes_per_token
 
 
-def open_folder(config: Config, rank: int) -> Path:
+def open_folder(config: Config, rank: int, world: int) -> tuple[Path, Path | None]:
+    """The run's folder, and this rank's file of the newest state that all ranks saved, if the run was cut off."""
     name = f"{config.preset}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-s{config.seed}"
     folder = Path(config.run_dir or f"runs/{name}")
     if (folder / "run.json").exists():
         raise RunError(f"{folder} already holds a finished run: remove it or give --run_dir another name")
+    saved = [{p.name.split("_")[1] for p in folder.glob(f"resume_*_{r}of{world}.pt")} for r in range(world)]
+    newest = max(set.intersection(*saved), key=int, default=None)
+    if newest is not None:
+        return folder, folder / f"resume_{newest}_{rank}of{world}.pt"
+    if list(folder.glob("resume_*.pt")):
+        raise RunError(f"the state in {folder} is not that of {world} ranks: start as many as before, or remove it")
     if rank == 0:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -1069,19 +1115,37 @@ def open_folder(config: Config, rank: int) -> Path:
                 (folder / name).unlink(missing_ok=True)
         except OSError as error:
             raise RunError(f"cannot use {folder}: {error.strerror}; give --run_dir another place") from None
-    return folder
+    return folder, None
+
+
+def load_resume(path: Path, identity: dict, device: torch.device) -> dict:
+    """What `save_resume` wrote. Raises RunError if it is damaged or of another script or configuration."""
+    try:
+        saved = torch.load(path, map_location=device, weights_only=True)
+        other = [key for key, value in identity.items() if saved["identity"].get(key) != value]
+    except Exception:  # torch raises many kinds
+        raise RunError(f"{path} cannot be read: remove it") from None
+    if other:
+        raise RunError(f"{path} is of a run with another {', '.join(other)}: give --run_dir another name or remove it")
+    return saved
+
+
+def save_resume(folder: Path, machine: Machine, step: int, content: dict):
+    """This rank's state under the step's name; the one before it goes when all ranks have theirs."""
+    name = f"resume_%s_{machine.rank}of{machine.world}.pt"
+    save_tensors(folder / (name % step), content)
+    if machine.world > 1:
+        dist.barrier()
+    for old in set(folder.glob(name % "*")) - {folder / (name % step)}:
+        old.unlink()
 
 
 def progress_line(row: dict, clock: Clock, config: Config) -> str:
     timed = config.max_seconds > 0
     left = clock.budget - clock.elapsed if timed else (config.max_steps - row["step"]) * clock.step_seconds
-    parts = [
-        f"step {row['step']:6d}",
-        f"{row['elapsed']:6.1f}{f'/{config.max_seconds:.0f}' * timed} s",
-        f"eta {max(0.0, left):5.0f} s",
-        f"loss {row['loss']:.4f}",
-        f"{row['tokens_per_second'] / 1e3:8.1f}k tok/s",
-    ]
+    elapsed = f"{row['elapsed']:6.1f}{f'/{config.max_seconds:.0f}' * timed} s"
+    parts = [f"step {row['step']:6d}", elapsed, f"eta {max(0.0, left):5.0f} s", f"loss {row['loss']:.4f}"]
+    parts.append(f"{row['tokens_per_second'] / 1e3:8.1f}k tok/s")
     if row["mfu"] is not None:
         parts.append(f"mfu {row['mfu']:6.1%}")
     if "dev_bpb" in row:
@@ -1105,11 +1169,14 @@ def train(config: Config, source: str) -> dict:
     clock = Clock(config, world, device)
     clock.obey_signals()
 
-    folder = open_folder(config, rank)
+    folder, resume = open_folder(config, rank, world)
     log = Log(folder if rank == 0 else None)
     sha = hashlib.sha256(source.encode()).hexdigest()
+    identity = asdict(config) | {"source_sha256": sha, "run_dir": ""}
+    saved = load_resume(resume, identity, device) if resume else None
     environment = machine.describe(config.compile and machine.has_compiler)
-    log.append("train.log", f"{source}\n# source_sha256 {sha}\n")
+    if not saved:
+        log.append("train.log", f"{source}\n# source_sha256 {sha}\n")
     log(f"config {json.dumps(asdict(config))}")
     log(f"environment {json.dumps(environment)}")
     if config.compile and not machine.has_compiler:
@@ -1118,21 +1185,22 @@ def train(config: Config, source: str) -> dict:
 
     torch.manual_seed(config.seed)
     model = build_model(config).to(device)
-    params, token_flops = sum(p.numel() for p in model.parameters()), flops_per_token(model, config)
+    params = sum(p.numel() for p in model.parameters())
     optimizers = Optimizers(model, config, machine.dtype if machine.on_gpu else torch.float32, world, rank)
-    rows = config.micro_batch_tokens // config.seq_len
-    accumulate = max(1, -(-config.batch_tokens // (config.micro_batch_tokens * world)))
-    step_tokens = accumulate * config.micro_batch_tokens * world
-    if step_tokens != config.batch_tokens:
-        log(
-            f"a step has {step_tokens} tokens instead of {config.batch_tokens}: "
-            f"{world} ranks x {accumulate} micro-batches of {config.micro_batch_tokens}"
-        )
-    loader = Loader(read_share(shards, rank, world), rows, config, rank, device)
-    log(
-        f"{params:,} parameters, {token_flops / 1e6:.2f} MFLOP per token, "
-        f"{len(loader.data):,} training tokens on rank 0"
-    )
+    plan = stages(config, world)
+    stage, token_flops = plan[0], 0
+    loader = Loader(read_share(shards, rank, world), max(s.rows for s in plan), config, rank, device)
+
+    def enter(new: Stage):
+        nonlocal stage, token_flops
+        stage, model.loops, loader.rows, loader.piece = new, new.loops, new.rows, new.length
+        token_flops = flops_per_token(model, replace(config, seq_len=new.length))
+
+    for each in plan:
+        enter(each)
+        batch = f"{each.tokens:,} tokens a step in rows of {each.length}, {world} ranks x {each.accumulate} forwards"
+        log(f"until {each.until:.0%} of the run: {batch}, {token_flops / 1e6:.2f} MFLOP per token")
+    log(f"{params:,} parameters, {len(loader.data):,} training tokens on rank 0")
 
     compiled_loss = torch.compile(model.loss, dynamic=False) if config.compile else model.loss
 
@@ -1140,13 +1208,14 @@ def train(config: Config, source: str) -> dict:
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=machine.dtype == torch.bfloat16):
             return compiled_loss(x, y)
 
-    def train_step(step: int, lr_scale: float, next_batch) -> Tensor:
+    def train_step(step: int, lr_scale: float, next_batch, fraction: float = 0.0) -> Tensor:
         total = torch.zeros((), device=device)
-        for _ in range(accumulate):
-            loss = loss_fn(*next_batch()) / accumulate
-            loss.backward()
-            total += loss.detach()
-        optimizers.step(step, lr_scale)
+        with optimizers.noisy(step, fraction):
+            for _ in range(stage.accumulate):
+                loss = loss_fn(*next_batch()) / stage.accumulate
+                loss.backward()
+                total += loss.detach()
+        optimizers.step(step, lr_scale, fraction)
         return total
 
     def estimate() -> float:
@@ -1154,65 +1223,82 @@ def train(config: Config, source: str) -> dict:
             return round(dev.bpb(loss_fn), 5)
 
     def synthetic() -> tuple[Tensor, Tensor]:
-        window = torch.randint(0, config.vocab_size, (rows, config.seq_len + 1), dtype=torch.int32, device=device)
-        return window[:, :-1], window[:, 1:]  # strided like the loader's batches: another layout would compile again
+        shape = loader.rows, config.seq_len + 1
+        window = torch.randint(0, config.vocab_size, shape, dtype=torch.int32, device=device)
+        # strided like the loader's batches: another layout would compile again
+        return tuple(part.reshape(-1, loader.piece) for part in (window[:, :-1], window[:, 1:]))
 
     clock.ledger["setup"] = time.perf_counter() - setup_start
     if config.compile:
         log("compiling: 20-60 s on a CPU the first time, not timed ...")
     with clock.phase("compile"):
-        initial = [p.detach().clone() for p in optimizers.params]
-        loader.warm_up()
-        train_step(0, 0.0, synthetic)
-        estimate()
+        initial = optimizers.state()
+        for each in plan:  # whatever a schedule will switch to is compiled before the clock starts
+            enter(each)
+            loader.warm_up()
+            train_step(0, 0.0, synthetic)
+            estimate()
     with clock.phase("warmup"):
-        train_step(0, 0.0, synthetic)
+        timed = [seconds(lambda: float(train_step(0, 0.0, synthetic)))]
+        repeat = min(100, int(machine.largest(2 / timed[0]))) if machine.on_gpu else 0
+        timed += [seconds(lambda: float(train_step(0, 0.0, synthetic))) for _ in range(repeat)]
+        wanted = 6 * multiplied_weights(model) * stage.tokens / world
+        for line in speed_lines(machine, machine.largest(sorted(timed)[len(timed) // 2]), wanted):
+            log(line)
         # the time of a calibration batch on synthetic tokens says how much of the clock to keep for calibration
-        moments = SecondMoments(model)
+        loader.rows, loader.piece = min(stage.rows, max(1, CALIBRATION_TOKENS // config.seq_len)), config.seq_len
+        calibration_rows, moments = loader.rows, SecondMoments(model)
         timed = [seconds(lambda: moments.batch(model, synthetic()[0], torch.Generator(device))) for _ in range(2)]
-        batches = -(-config.calibration_tokens // (config.micro_batch_tokens * world))
-        reserve = torch.tensor(1.3 * timed[-1] * batches + 0.3, dtype=torch.float64, device=device)
-        if world > 1:
-            dist.all_reduce(reserve, op=dist.ReduceOp.MAX)
-        clock.reserve = float(reserve)
-        optimizers.restore(initial)
+        batches = -(-config.calibration_tokens // (loader.rows * config.seq_len * world))
+        clock.reserve = machine.largest(1.3 * timed[-1] * batches + 0.3)
+        optimizers.load(initial)
+        enter(plan[0])
     if config.max_seconds > 0 and clock.budget <= 0:
-        raise RunError(
-            f"--max_seconds={config.max_seconds:g} leaves nothing to train: calibration takes {clock.reserve:.1f} s"
-        )
-    log(
-        f"compiled in {clock.ledger['compile']:.1f} s, warmed up in {clock.ledger['warmup']:.1f} s; "
-        f"{clock.reserve:.1f} s of the clock are kept for calibration"
-    )
+        why = f"calibration takes {clock.reserve:.1f} s"
+        raise RunError(f"--max_seconds={config.max_seconds:g} leaves nothing to train: {why}")
+    before = ", ".join(f"{name} {clock.ledger[name]:.1f} s" for name in ("setup", "compile", "warmup"))
+    log(f"{before}; {clock.reserve:.1f} s of the clock are kept for calibration")
 
     # From here on the clock runs. Dev estimates touch no training data: they pause it and are a phase of their own.
-    step, stopped, row = 0, "", {}
-    log_every, next_log, logged_step, logged_time = max(1.0, config.max_seconds / 100), 0.0, 0, 0.0
+    step, tokens, flops, stopped, row = 0, 0, 0, "", {}
+    log_every, next_log, logged_tokens, logged_time = max(1.0, config.max_seconds / 100), 0.0, 0, 0.0
     dev_at = deque((i + 1) / config.dev_evals for i in range(config.dev_evals - 1))
+    resumable = config.max_seconds <= 0 < config.checkpoint_every
+    if saved:
+        optimizers.load(saved["optimizers"])
+        loader.load(saved["loader"])
+        step, tokens, flops, clock.used = saved["progress"]
+        log(f"going on from step {step}")
+        dev_at = deque(at for at in dev_at if at > clock.fraction(step))
+        logged_tokens, logged_time = tokens, clock.used
     clock.start()
     while not stopped:
-        left = 1 - clock.fraction(step)
-        lr_scale = max(min(1.0, left / config.warmdown if config.warmdown else 1.0), config.min_lr)
-        loss = train_step(step, lr_scale, loader.next)
-        step += 1
+        fraction = clock.fraction(step)
+        if fraction >= stage.until:  # the last stage has no end
+            enter(next((each for each in plan if fraction < each.until), plan[-1]))
+        lr_scale = learning_rate_scale(config, fraction)
+        loss = train_step(step, lr_scale, loader.next, fraction)
+        step, tokens, flops = step + 1, tokens + stage.tokens, flops + stage.tokens * token_flops
         clock.tick()
         stopped = clock.verdict(step)
+        if resumable and stopped != "steps" and (stopped or step % config.checkpoint_every == 0):
+            with clock.phase("save"):
+                progress = [step, tokens, flops, clock.used]
+                content = {"identity": identity, "optimizers": optimizers.state(), "loader": loader.state}
+                save_resume(folder, machine, step, content | {"progress": progress})
+            clock.start()
         want_dev = bool(dev_at) and clock.fraction(step) >= dev_at[0]
         if not (stopped or want_dev or clock.elapsed >= next_log):
             continue
         value = machine.mean(loss)
         if not math.isfinite(value):
             raise RunError(f"the loss is {value} at step {step}: lower --matrix_lr, --embed_lr or --scalar_lr")
-        rate = (step - logged_step) * step_tokens / max(1e-9, clock.elapsed - logged_time)
-        logged_step, logged_time, next_log = step, clock.elapsed, clock.elapsed + log_every
-        row = {
-            "step": step,
-            "elapsed": round(clock.elapsed, 3),
-            "loss": round(value, 5),
-            "tokens_per_second": round(rate),
-            "mfu": mfu(rate, token_flops, machine),
-            "lr_scale": round(lr_scale, 4),
-        }
+        rate = (tokens - logged_tokens) / max(1e-9, clock.elapsed - logged_time)
+        logged_tokens, logged_time, next_log = tokens, clock.elapsed, clock.elapsed + log_every
+        row = dict(
+            step=step, elapsed=round(clock.elapsed, 3), loss=round(value, 5), tokens_per_second=round(rate),
+            mfu=mfu(rate, token_flops, machine), lr_scale=round(lr_scale, 4),
+        )  # fmt: skip
         if want_dev:
             dev_at.popleft()
             with clock.phase("dev"):
@@ -1225,6 +1311,7 @@ def train(config: Config, source: str) -> dict:
     statistics = None
     if stopped != "sigterm":  # whoever sent the signal may kill soon: then the checkpoint comes first and alone
         with clock.phase("calibrate"), optimizers.averaged():
+            loader.rows, loader.piece = calibration_rows, config.seq_len
             statistics = calibrate(model, lambda: loader.next()[0].long(), config, world, rank, device)
         with clock.phase("dev"):
             row = {"step": step, "elapsed": row["elapsed"], "loss": row["loss"], "dev_bpb": estimate()}
@@ -1233,73 +1320,54 @@ def train(config: Config, source: str) -> dict:
         if rank == 0:
             model_config = {k: getattr(config, k) for k in MODEL_FIELDS if getattr(config, k) != getattr(Config(), k)}
             weights = {name: value.cpu() for name, value in zip(optimizers.names, optimizers.ema)}
-            save_tensors(
-                folder / "checkpoint.pt",
-                {
-                    "format": 1,
-                    "track": config.track,
-                    "config": model_config,
-                    "source": source,
-                    "source_sha256": sha,
-                    "tokenizer": torch.frombuffer(bytearray(tokenizer), dtype=torch.uint8),
-                    "model": weights,
-                    "step": step,
-                    "loader": loader.state,
-                },
-            )
+            checkpoint = dict(
+                format=1, track=config.track, config=model_config, source=source, source_sha256=sha,
+                tokenizer=torch.frombuffer(bytearray(tokenizer), dtype=torch.uint8), model=weights, step=step,
+                loader=loader.state, bytes_per_token=dev.bytes_per_token,
+            )  # fmt: skip
+            save_tensors(folder / "checkpoint.pt", checkpoint)
             if statistics:
                 save_tensors(folder / "statistics.pt", statistics)
-    rate = step * step_tokens / clock.ledger["train"]
-    result = {
-        "format": 1,
-        "id": folder.name,
-        "track": config.track,
-        "preset": config.preset,
-        "world_size": world,
-        "seed": config.seed,
-        "config": asdict(config),
-        "source_sha256": sha,
-        "environment": environment,
-        "data": {"dir": config.data_dir, "manifest_sha256": hashlib.sha256(manifest).hexdigest()},
-        "clock": {k: round(v, 3) for k, v in clock.ledger.items()},
-        "training_seconds": round(clock.ledger["train"] + clock.ledger.get("calibrate", 0.0), 3),
-        "steps": step,
-        "tokens": step * step_tokens,
-        "tokens_per_second": round(rate),
-        "mfu": mfu(rate, token_flops, machine),
-        "params": params,
-        "flops_per_token": token_flops,
-        "train_loss": row["loss"],
-        "dev_bpb": row.get("dev_bpb"),
-        "stopped": stopped,
-        "files": ["train.log", "metrics.jsonl", "checkpoint.pt"] + ["statistics.pt"] * bool(statistics),
-    }
+    rate = tokens / clock.ledger["train"]
+    result = dict(
+        format=1, id=folder.name, track=config.track, preset=config.preset, world_size=world, seed=config.seed,
+        config=asdict(config), source_sha256=sha, environment=environment,
+        data={"dir": config.data_dir, "manifest_sha256": hashlib.sha256(manifest).hexdigest()},
+        clock={k: round(v, 3) for k, v in clock.ledger.items()},
+        training_seconds=round(clock.ledger["train"] + clock.ledger.get("calibrate", 0.0), 3),
+        steps=step, tokens=tokens, tokens_per_second=round(rate), mfu=mfu(rate, flops / tokens, machine), params=params,
+        flops_per_token=flops // tokens, train_loss=row["loss"], dev_bpb=row.get("dev_bpb"), stopped=stopped,
+        files=["train.log", "metrics.jsonl", "checkpoint.pt"] + ["statistics.pt"] * bool(statistics),
+    )  # fmt: skip
     log("---")
-    for key in (
-        "world_size",
-        "seed",
-        "steps",
-        "tokens",
-        "tokens_per_second",
-        "mfu",
-        "params",
-        "training_seconds",
-        "train_loss",
-        "dev_bpb",
-        "stopped",
-    ):
+    for key in """world_size seed steps tokens tokens_per_second mfu params training_seconds train_loss dev_bpb
+            stopped""".split():
         log(f"{key}: {result[key]}")
     log(f"run_dir: {folder}")
-    if rank == 0:
+    if resumable and stopped == "sigterm":
+        log("the same command goes on from here")
+    elif rank == 0:
         write_whole(folder / "run.json", json.dumps(result, indent=1).encode())
+        for path in folder.glob("resume_*.pt"):
+            path.unlink()
     return result
 
 
-def mfu(tokens_per_second: float, token_flops: int, machine: Machine) -> float | None:
+def speed_lines(machine: Machine, step_seconds: float, step_flops: float) -> list[str]:
+    """What to say before the clock starts about a step's time, against `step_flops` on each GPU at the known rate."""
+    lines = [f"{machine.name}: a step of the last stage takes {step_seconds * 1e3:.1f} ms"]
+    if machine.expected_flops:
+        expected = step_flops / machine.expected_flops
+        lines[0] += f", expected {expected * 1e3:.1f} ms at {machine.expected_flops / 1e12:.0f} TFLOP/s per GPU"
+        if step_seconds > 1.2 * expected:
+            lines.append(f"WARNING: {step_seconds / expected - 1:.0%} slower than planned: is another pod to be had?")
+    return lines
+
+
+def mfu(tokens_per_second: float, token_flops: float, machine: Machine) -> float | None:
     """Model FLOP utilisation: the share of the machine's matrix peak that the model's own FLOPs use."""
-    return (
-        round(tokens_per_second * token_flops / (machine.peak_flops * machine.world), 4) if machine.peak_flops else None
-    )
+    flops = tokens_per_second * token_flops / machine.world
+    return round(flops / machine.peak_flops, 4) if machine.peak_flops else None
 
 
 def dry_run(config: Config, source: str) -> dict:
@@ -1311,9 +1379,10 @@ def dry_run(config: Config, source: str) -> dict:
     from torch.utils.flop_counter import FlopCounterMode
 
     world = 8 if config.track == "16mb" else 1
+    stage = stages(config, world)[-1]
     with FakeTensorMode():
         model = build_model(config)
-        tokens = torch.zeros(config.micro_batch_tokens // config.seq_len, config.seq_len, dtype=torch.int64)
+        tokens = torch.zeros(stage.rows, config.seq_len, dtype=torch.int64)
         tracker, counter = MemTracker(), FlopCounterMode(display=False)
         tracker.track_external(model)
         with tracker, counter, torch.autocast("cpu", dtype=torch.bfloat16):
@@ -1325,14 +1394,12 @@ def dry_run(config: Config, source: str) -> dict:
     # Gaussian rows on the packer's grids (PR #1394): a matrix weight costs 3.32 bits, one of the embedding 4.7
     weights = (3.32 * matrices + 4.7 * (params - matrices)) / 8
     code, vocabulary = len(lzma.compress(source.encode(), preset=9)), 2.6 * config.vocab_size
-    report = {
-        "params": params,
-        "flops_per_token": flops_per_token(model, config),
-        "flops_per_step": flops_per_token(model, config) * config.batch_tokens,
-        "traced_flops_of_a_micro_batch": counter.get_total_flops(),
-        "memory_per_gpu_bytes": int(peak + optimiser),
-        "predicted_artifact_bytes": int(weights + code + vocabulary),
-    }
+    flops = flops_per_token(model, config)
+    report = dict(
+        params=params, flops_per_token=flops, flops_per_step=flops * stage.tokens,
+        traced_flops_of_a_micro_batch=counter.get_total_flops(), memory_per_gpu_bytes=int(peak + optimiser),
+        predicted_artifact_bytes=int(weights + code + vocabulary),
+    )  # fmt: skip
     for key, value in report.items():
         print(f"{key}: {value:,}")
     print("Memory is traced without fusion, an upper bound. The artifact's size is a prediction from Gaussian weights.")
@@ -1351,18 +1418,17 @@ def main(argv: list[str] | None = None) -> int:
         (dry_run if "--dry-run" in argv else train)(config, source)
         return 0
     except RunError as error:
-        print(f"train_gpt.py: {error}", file=sys.stderr, flush=True)
-        return 1
+        why, code = error, 1
     except KeyboardInterrupt:
-        print("train_gpt.py: interrupted, nothing was saved", file=sys.stderr, flush=True)
-        return 130
+        why, code = "interrupted, nothing was saved", 130
     except torch.OutOfMemoryError:
         half = max(config.seq_len, config.micro_batch_tokens // 2)
-        print(f"train_gpt.py: out of GPU memory: try --micro_batch_tokens={half}", file=sys.stderr, flush=True)
-        return 1
+        why, code = f"out of GPU memory: try --micro_batch_tokens={half}", 1
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()
+    print(f"train_gpt.py: {why}", file=sys.stderr, flush=True)
+    return code
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ Not covered: run.json and the logs (the packer needs nothing of them).
 """
 
 import hashlib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ class Checkpoint:
     source: str  # train_gpt.py as it ran
     tokenizer: bytes  # tokenizer.model
     model: dict[str, torch.Tensor]  # float32, on the CPU
+    bytes_per_token: float | None  # of the dev split; None in checkpoints of before it was saved
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,10 @@ def load_checkpoint(run: Path) -> Checkpoint:
             raise RunError(f"{path}: {name} holds {bad} NaN or infinite values of {tensor.numel()}; training diverged")
         model[name] = tensor.detach().float().contiguous()
     tokenizer = bytes(value["tokenizer"].to(torch.uint8).tolist())
-    return Checkpoint(value["track"], value["config"], value["source"], tokenizer, model)
+    bytes_per_token = value.get("bytes_per_token")
+    if bytes_per_token is not None and not (isinstance(bytes_per_token, float) and 0 < bytes_per_token < math.inf):
+        raise RunError(f"{path}: bytes_per_token is {bytes_per_token!r}, not a positive number")
+    return Checkpoint(value["track"], value["config"], value["source"], tokenizer, model, bytes_per_token)
 
 
 def load_statistics(run: Path, model: dict[str, torch.Tensor]) -> Statistics | None:

@@ -98,7 +98,7 @@ def pack_run(
         "WGTS": b"",
     }
     room = size_report(sections, track)["headroom_bytes"]
-    attempt, finest = find_dial(plan, room, progress, announce)
+    attempt, finest = find_dial(plan, room, progress, announce, checkpoint.bytes_per_token)
     sections["WGTS"] = attempt.payload
     report = {
         "artifact": str(out),
@@ -111,6 +111,7 @@ def pack_run(
         "tensors": tensor_rows(attempt.payload),
         "warnings": warnings,
     }
+    report["predicted_rise"] = _predicted_rise(report["types"], checkpoint.bytes_per_token)
     if report["headroom_bytes"] < 0:
         raise OverCap(over_cap_message(report))
     if finest:
@@ -128,6 +129,7 @@ def find_dial(
     room: int,
     progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
     announce: Callable[[str], None] = lambda line: None,
+    bytes_per_token: float | None = None,
 ) -> tuple[Attempt, bool]:
     """The largest payload of at most `room` bytes that was found, and whether it is of the finest useful dial.
 
@@ -164,7 +166,10 @@ def find_dial(
     dial = max(finest, solve(lambda dial: total(dial)[0] + offset, AIM * room, math.log2(finest), 20))
     nats = total(dial)[1]
     if plan.matrices and math.isfinite(nats):
-        announce(f"forecast: {nats:.5f} nats per token lost at {room:,} bytes of weights")
+        rise = f"{nats:.5f} nats per token"
+        if bytes_per_token:
+            rise = f"{nats / bytes_per_token / math.log(2):.5f} bits per byte ({rise})"
+        announce(f"forecast: packing costs {rise} at {room:,} bytes of weights")
     while True:
         done.append(attempt(dial, len(done) + 1))
         size = len(done[-1].payload)
@@ -218,9 +223,14 @@ def measure_packed(
     for name, tensor in model.items():
         groups.setdefault(type_of(name) if is_matrix(tensor) else "vectors", []).append(name)
     measured = measure(Path(report["artifact"]).read_bytes(), model, groups, Path(data), progress=progress)
-    losses = [row["actual"] for row in report["types"]]
-    nats = math.nan if None in losses else sum(losses)
-    return measured | {"predicted": nats / measured["bytes_per_token"] / math.log(2)}
+    predicted = _predicted_rise(report["types"], measured["bytes_per_token"])
+    return measured | {"predicted": math.nan if predicted is None else predicted}
+
+
+def _predicted_rise(types: list[dict], bytes_per_token: float | None) -> float | None:
+    """What K-FAC gives for the actual errors, in bits per byte; None if a loss or the bytes of a token are unknown."""
+    losses = [row["actual"] for row in types]
+    return None if None in losses or not bytes_per_token else sum(losses) / bytes_per_token / math.log(2)
 
 
 def type_of(name: str) -> str:

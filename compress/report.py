@@ -47,6 +47,8 @@ def print_pack(report: dict) -> None:
             f"dev, {measured['tokens']:,} tokens: {measured['bpb']:.4f} before, {measured['packed_bpb']:.4f} after; "
             f"KL {measured['kl']:.5f}, predicted {measured['predicted']:.5f} bits per byte"
         )
+    elif report["predicted_rise"] is not None:
+        print(f"predicted rise: {report['predicted_rise']:.5f} bits per byte")
     print(f"{report['bits_per_weight']:.3f} bits per weight, packed and checked in {report['seconds']:.1f} s")
 
 

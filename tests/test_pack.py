@@ -267,8 +267,20 @@ def test_the_file_fills_its_cap(packed, tmp_path, monkeypatch, room):
     lines = []
     filled = pack_run(run, tmp_path / "m.golf", announce=lines.append)
     assert 0 <= filled["headroom_bytes"] <= 0.001 * room and filled["warnings"] == []
+    forecast = sum(row["forecast"] for row in filled["types"])
     assert len(lines) == 1 and f"{room:,} bytes" in lines[0]
+    assert float(lines[0].split()[3]) == pytest.approx(forecast, rel=0.1) and "nats per token" in lines[0]
+    assert filled["predicted_rise"] is None  # how many bytes a token has is not known
     assert os.path.getsize(tmp_path / "m.golf") == filled["artifact_bytes"]
+
+
+def test_the_forecast_is_in_bits_per_byte_where_the_checkpoint_knows_them(packed, tmp_path):
+    nats = sum(row["actual"] for row in packed[1]["types"])
+    run, lines = make_run(tmp_path / "run", edit=lambda c: c.update(bytes_per_token=2.5)), []
+    report = pack_run(run, announce=lines.append)
+    assert report["predicted_rise"] == pytest.approx(nats / 2.5 / np.log(2), rel=1e-6)
+    bits, nats = (float(word.strip("(")) for word in (lines[0].split()[3], lines[0].split()[7]))
+    assert "bits per byte" in lines[0] and bits == pytest.approx(nats / 2.5 / np.log(2), abs=1e-5)
 
 
 def test_a_model_too_small_for_its_cap_stops_at_the_finest_useful_steps(packed):
@@ -385,6 +397,7 @@ BAD_CHECKPOINTS = {
     "config": (put(["config"], {"widht": 48}), ["building the model", "widht"]),
     "config value": (put(["config"], {"width": torch.float32}), ["config", "dtype"]),
     "track": (put(["track"], "lunar"), ["lunar", "pocket"]),
+    "bytes per token": (put(["bytes_per_token"], -2.0), ["bytes_per_token", "-2.0"]),
 }
 
 

@@ -223,7 +223,9 @@ def test_segments_of_packed_rows_are_those_of_a_naive_search(monkeypatch):
 
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", naive_varlen)
     q, k, v = (torch.randn(2, n, 256, 4, dtype=torch.float64) for n in (4, 2, 2))
-    torch.testing.assert_close(t.attend(q, k, v, cuts), t.attend(q, k, v, t.document_mask(tokens)))
+    masked = t.attend(q, k, v, t.document_mask(tokens))
+    torch.testing.assert_close(t.attend(q, k, v, cuts), masked, rtol=0, atol=0.03)  # these kernels take halves only
+    assert (t.attend(q, k, v, None) - masked).abs().max() > 0.3
 
 
 def test_without_techniques_the_model_trains_like_record_0001(monkeypatch):
@@ -454,11 +456,11 @@ def test_averages_match_a_naive_average():
 def test_warm_up_is_undone_exactly():
     a, b = (small_model(dtype=torch.float32) for _ in range(2))
     warmed, fresh = (t.Optimizers(m, SMALL, torch.float32, 1, 0) for m in (a, b))
-    initial = [p.detach().clone() for p in a.parameters()]
+    initial = warmed.state()
     for p in a.parameters():
         p.grad = torch.randn_like(p)
     warmed.step(0, 1.0)
-    warmed.restore(initial)
+    warmed.load(initial)
     for optimizers, model in ((warmed, a), (fresh, b)):
         for i, p in enumerate(model.parameters()):
             p.grad = torch.full_like(p, 0.01 * (i + 1)) + torch.arange(p.numel()).view(p.shape) % 7

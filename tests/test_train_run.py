@@ -475,9 +475,10 @@ def test_dry_run_traces_the_real_configuration():
             if ": " in line and line.split(": ")[1].replace(",", "").isdigit()
         )
     }
-    assert values["params"] == 17_059_912
+    assert values["params"] == 35_945_623
     assert values["predicted_artifact_bytes"] < 16_000_000 and values["memory_per_gpu_bytes"] < 80e9
-    matmul = 6 * (17_059_912 - 9 * (4 * 512 + 8) - 4 * 512) * 65_536
+    layer = 2 * 512 * 512 + 2 * 512 * 256 + 2 * 512 * 2048
+    matmul = 6 * (17 * layer + 8192 * 512) * 98_304
     assert values["traced_flops_of_a_micro_batch"] == pytest.approx(
         matmul, rel=0.02
     )  # fake CPU attention is not counted
