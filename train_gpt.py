@@ -50,7 +50,7 @@ SHARD_MAGIC, SHARD_VERSION, SHARD_HEADER_BYTES, BOS = 20240520, 1, 1024, 1
 class Config:
     """Every knob. The defaults are the 16mb preset; `--field=value` overrides any of them."""
 
-    # Model. These fields, where they differ from the defaults, travel in the artifact for `build_model`.
+    # Model. Fields down to bigram_dims travel in the artifact for `build_model` where they differ from the defaults.
     vocab_size: int = 8192
     seq_len: int = 2048  # tokens of context in training, and of a window in plain scoring
     num_layers: int = 11
@@ -123,9 +123,8 @@ class Config:
     compile: bool = True
 
 
-MODEL_FIELDS = """vocab_size seq_len num_layers model_dim num_heads num_kv_heads mlp_mult rope_base logit_softcap
-    rope_dims ln_scale leaky_slope xsa attn_gate smear_gate gated_skips parallel_start loops loop_first loop_last
-    value_dims bigram_buckets bigram_dims""".split()
+NAMES = [field.name for field in fields(Config)]
+MODEL_FIELDS = NAMES[: NAMES.index("document_mask")]
 # The public challenge's baseline: everything that came later is off
 PLAIN = dict(
     vocab_size=1024, seq_len=1024, num_layers=9, mlp_mult=2.0, rope_dims=0, ln_scale=False, leaky_slope=0.0, xsa=False,
@@ -328,7 +327,7 @@ class Attention(nn.Module):
         v = v.to(q.dtype)
         y = attend(q, k.to(q.dtype), v, documents)
         if self.xsa:
-            own = F.normalize(v, dim=-1)[:, :, None]  # [B, G, 1, T, K]: one for the H / G heads of its group
+            own = F.normalize(v, dim=-1).to(y.dtype)[:, :, None]  # [B, G, 1, T, K]: one for H / G heads
             y = y.view(B, self.kv_heads, -1, T, self.width)
             y = (y - (y * own).sum(-1, keepdim=True) * own).flatten(1, 2)
         if self.gate is not None:
@@ -1381,7 +1380,7 @@ def dry_run(config: Config, source: str) -> dict:
     world = 8 if config.track == "16mb" else 1
     stage = stages(config, world)[-1]
     with FakeTensorMode():
-        model = build_model(config)
+        model = build_model(replace(config, document_mask=False))  # the dense mask of CPUs is not what a GPU holds
         tokens = torch.zeros(stage.rows, config.seq_len, dtype=torch.int64)
         tracker, counter = MemTracker(), FlopCounterMode(display=False)
         tracker.track_external(model)

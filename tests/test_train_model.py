@@ -277,9 +277,7 @@ def gradients(model, rank):
 
 
 # MuonEq-R, Polar Express, decay and its taper, on the full model
-TUNED = replace(
-    SMALL, **ALL, muon_polar=True, muon_row_norm=True, weight_decay=0.3, embed_decay=0.2, decay_taper=0.5
-)
+TUNED = replace(SMALL, **ALL, muon_polar=True, muon_row_norm=True, weight_decay=0.3, embed_decay=0.2, decay_taper=0.5)
 
 
 def run_steps(config, world, rank):
@@ -342,7 +340,9 @@ def test_an_update_is_the_formula_with_row_norm_polar_express_decay_and_taper():
         for a, b, c in t.POLAR_EXPRESS:
             x = a * x + (b * x @ x.T + c * x @ x.T @ x @ x.T) @ x
         lr = 0.04 * 0.7
-        torch.testing.assert_close(q.detach()[:16].double(), before * (1 - lr * 0.3 * taper) - lr * x, rtol=0, atol=1e-6)
+        torch.testing.assert_close(
+            q.detach()[:16].double(), before * (1 - lr * 0.3 * taper) - lr * x, rtol=0, atol=1e-6
+        )
         first, second = 0.9 * first + 0.1 * h, 0.95 * second + 0.05 * h**2
         hat = first / (1 - 0.9 ** (step + 1)), second / (1 - 0.95 ** (step + 1))
         lr = 0.05 * 0.7
@@ -476,8 +476,8 @@ def test_parameter_counts_and_flops_by_formula(preset):
         model = t.build_model(c)
     K = c.model_dim // c.num_heads
     passes = c.num_layers + c.loops * (c.loop_last - c.loop_first + 1)
-    matrices = 2 * c.model_dim**2 + 2 * c.model_dim * c.num_kv_heads * K + 2 * c.model_dim * round(
-        c.mlp_mult * c.model_dim
+    matrices = (
+        2 * c.model_dim**2 + 2 * c.model_dim * c.num_kv_heads * K + 2 * c.model_dim * round(c.mlp_mult * c.model_dim)
     )
     layer = matrices + 4 * c.model_dim + c.num_heads * (1 + c.attn_gate)
     lanes = (c.num_layers - c.parallel_start) * 6 if c.parallel_start else 0
