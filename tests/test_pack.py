@@ -269,7 +269,7 @@ def test_the_file_fills_its_cap(packed, tmp_path, monkeypatch, room):
     assert 0 <= filled["headroom_bytes"] <= 0.001 * room and filled["warnings"] == []
     forecast = sum(row["forecast"] for row in filled["types"])
     assert len(lines) == 1 and f"{room:,} bytes" in lines[0]
-    assert float(lines[0].split()[3]) == pytest.approx(forecast, rel=0.1) and "nats per token" in lines[0]
+    assert float(lines[0].split()[3]) == pytest.approx(forecast, rel=0.3) and "nats per token" in lines[0]
     assert filled["predicted_rise"] is None  # how many bytes a token has is not known
     assert os.path.getsize(tmp_path / "m.golf") == filled["artifact_bytes"]
 
