@@ -1064,7 +1064,7 @@ def has_compiler() -> bool:
 
 
 class DevSet:
-    """The first `dev_tokens` of the dev split, for the estimates in the log: rows ignore documents, and bytes are the
+    """The first `dev_tokens` of the dev split, for the estimates in the log: rows start anywhere, and bytes are the
     split's mean per token from the manifest."""
 
     def __init__(self, config: Config, machine: Machine):
@@ -1201,7 +1201,7 @@ def train(config: Config, source: str) -> dict:
         log(f"until {each.until:.0%} of the run: {batch}, {token_flops / 1e6:.2f} MFLOP per token")
     log(f"{params:,} parameters, {len(loader.data):,} training tokens on rank 0")
 
-    compiled_loss = torch.compile(model.loss, dynamic=False) if config.compile else model.loss
+    compiled_loss = torch.compile(model.loss, dynamic=False, fullgraph=True) if config.compile else model.loss
 
     def loss_fn(x: Tensor, y: Tensor) -> Tensor:
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=machine.dtype == torch.bfloat16):
@@ -1241,8 +1241,9 @@ def train(config: Config, source: str) -> dict:
         timed = [seconds(lambda: float(train_step(0, 0.0, synthetic)))]
         repeat = min(100, int(machine.largest(2 / timed[0]))) if machine.on_gpu else 0
         timed += [seconds(lambda: float(train_step(0, 0.0, synthetic))) for _ in range(repeat)]
-        wanted = 6 * multiplied_weights(model) * stage.tokens / world
-        for line in speed_lines(machine, machine.largest(sorted(timed)[len(timed) // 2]), wanted):
+        wanted, median = 6 * multiplied_weights(model) * stage.tokens / world, sorted(timed)[len(timed) // 2]
+        attention = "varlen_attn" if machine.on_gpu and config.document_mask else "scaled_dot_product_attention"
+        for line in speed_lines(machine, attention, machine.largest(median), wanted):
             log(line)
         # the time of a calibration batch on synthetic tokens says how much of the clock to keep for calibration
         loader.rows, loader.piece = min(stage.rows, max(1, CALIBRATION_TOKENS // config.seq_len)), config.seq_len
@@ -1352,9 +1353,9 @@ def train(config: Config, source: str) -> dict:
     return result
 
 
-def speed_lines(machine: Machine, step_seconds: float, step_flops: float) -> list[str]:
+def speed_lines(machine: Machine, attention: str, step_seconds: float, step_flops: float) -> list[str]:
     """What to say before the clock starts about a step's time, against `step_flops` on each GPU at the known rate."""
-    lines = [f"{machine.name}: a step of the last stage takes {step_seconds * 1e3:.1f} ms"]
+    lines = [f"{machine.name}, {attention}: a step of the last stage takes {step_seconds * 1e3:.1f} ms"]
     if machine.expected_flops:
         expected = step_flops / machine.expected_flops
         lines[0] += f", expected {expected * 1e3:.1f} ms at {machine.expected_flops / 1e12:.0f} TFLOP/s per GPU"
