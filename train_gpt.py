@@ -100,7 +100,7 @@ class Config:
 MODEL_FIELDS = """vocab_size seq_len num_layers model_dim num_heads num_kv_heads mlp_mult rope_base
     logit_softcap""".split()
 POCKET = dict(
-    track="pocket", data_dir="data/embedded", seq_len=512, num_layers=6, model_dim=96, num_heads=3, num_kv_heads=1,
+    track="pocket", data_dir="data/embedded", seq_len=512, num_layers=4, model_dim=128, num_heads=4, num_kv_heads=1,
     batch_tokens=4096, micro_batch_tokens=4096, muon_momentum_steps=300, ema_decay=0.99, calibration_tokens=32_768,
     dev_tokens=65_536,
 )  # fmt: skip
