@@ -135,7 +135,7 @@ PLAIN = dict(
     data_dir="data/fineweb_sp1024",
 )  # fmt: skip
 POCKET = PLAIN | dict(
-    track="pocket", data_dir="data/embedded", seq_len=512, num_layers=6, model_dim=96, num_heads=3, num_kv_heads=1,
+    track="pocket", data_dir="data/embedded", seq_len=512, num_layers=4, model_dim=128, num_heads=4, num_kv_heads=1,
     batch_tokens=4096, micro_batch_tokens=4096, muon_momentum_steps=300, ema_decay=0.99, calibration_tokens=32_768,
     dev_tokens=65_536,
 )  # fmt: skip
