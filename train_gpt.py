@@ -29,7 +29,7 @@ import shutil
 import signal
 import sys
 import time
-from collections import deque
+from collections import deque, namedtuple
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
@@ -213,16 +213,9 @@ def parse_config(argv: list[str], environment: dict[str, str]) -> Config:
     return config
 
 
-@dataclass(frozen=True)
-class Stage:
-    """What the schedules keep constant until a fraction of the run: one compiled graph."""
-
-    until: float
-    loops: int
-    length: int  # of a row
-    rows: int  # of `seq_len` tokens in one forward on one rank; a smaller length cuts each into several
-    accumulate: int  # forwards of a step
-    tokens: int  # of a step over all ranks: the batch, rounded up to whole rows
+# What the schedules keep constant until a fraction of the run, and so one compiled graph: extra passes, length of rows,
+# rows (of seq_len tokens) in one forward on one rank, forwards of a step, tokens of a step over all ranks.
+Stage = namedtuple("Stage", "until loops length rows accumulate tokens")
 
 
 def stages(config: Config, world: int) -> list[Stage]:
@@ -241,9 +234,8 @@ def stages(config: Config, world: int) -> list[Stage]:
         length, batch = next(values for end, *values in plan if until <= end)
         rows = -(-batch // (c.seq_len * world))  # of a step on one rank
         accumulate = -(-rows * c.seq_len // c.micro_batch_tokens)
-        rows = -(-rows // accumulate)
-        tokens = rows * accumulate * c.seq_len * world
-        result.append(Stage(until, c.loops if until > c.loop_from else 0, length, rows, accumulate, tokens))
+        rows, loops = -(-rows // accumulate), c.loops if until > c.loop_from else 0
+        result.append(Stage(until, loops, length, rows, accumulate, rows * accumulate * c.seq_len * world))
     return result
 
 
@@ -272,22 +264,22 @@ def document_mask(tokens: Tensor) -> Tensor:
     return (document[:, :, None] == document[:, None]).tril()[:, None]
 
 
-def document_cuts(tokens: Tensor) -> Tensor:
-    """The same for kernels of variable length: where segments of the flattened batch start, int32, and its end.
+def document_bounds(tokens: Tensor, max_documents: int) -> Tensor:
+    """The same for kernels of variable length: where segments of the flattened batch start, and its end, int32.
 
-    Their number is fixed, so that shapes are static: spare ones are empty and lie at the end, and documents beyond one
-    in 128 tokens, which no corpus has, stay with the one before.
+    Their number is fixed, so that shapes are static: spare ones are empty and lie at the end, and from the
+    max_documents-th on, a document stays with the one before it in its row.
     """
     (B, T), end = tokens.shape, tokens.numel()
     position = torch.arange(end, device=tokens.device).view(B, T)
     order = torch.where(tokens == BOS, position + end, 2 * end)
     order[:, 0] = position[:, 0]  # rows come first: without their starts a segment could be longer than T
-    cuts = order.flatten().sort().values[: B + end // 128]
+    cuts = order.flatten().sort().values[:max_documents]
     return F.pad(torch.where(cuts < 2 * end, cuts % end, end).sort().values, (0, 1), value=end).int()
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, documents: Tensor | None) -> Tensor:
-    """Causal attention of q [B, H, T, K] over k, v [B, G, T, K]; within documents if given their mask or their cuts."""
+    """Causal attention of q [B, H, T, K] over k, v [B, G, T, K]; within documents if given their mask or bounds."""
     if documents is None or documents.ndim == 4:
         causal = documents is None
         return F.scaled_dot_product_attention(q, k, v, attn_mask=documents, is_causal=causal, enable_gqa=True)
@@ -379,15 +371,14 @@ class Block(nn.Module):
         return tuple(r[0] * old + r[1] * attention + r[2] * mlp for r, old in zip(self.route, (x, lane)))
 
 
-VALUE_LAYERS = 2  # the last ones read the shared table of values
-
-
 class GPT(nn.Module):
     """Tied embedding, U-Net skips between the two halves of the layers as they are passed, softcapped logits.
 
     `loops` is the number of extra passes that are on; training starts with none. In training mode documents that share
     a row do not see each other (`document_mask`); in evaluation a row is one document.
     """
+
+    VALUE_LAYERS = 2  # the last ones read the shared table of values
 
     def __init__(self, config: Config):
         super().__init__()
@@ -414,7 +405,7 @@ class GPT(nn.Module):
         if c.value_dims:
             self.value_embed = nn.Embedding(c.vocab_size, c.value_dims)
             self.value_proj = nn.Linear(c.value_dims, c.num_kv_heads * c.model_dim // c.num_heads, bias=False)
-            self.value_scale = nn.Parameter(torch.full((VALUE_LAYERS,), 0.1))
+            self.value_scale = nn.Parameter(torch.full((self.VALUE_LAYERS,), 0.1))
             nn.init.normal_(self.value_embed.weight, std=0.01)
         if c.ortho_init:
             for name, p in self.named_parameters():
@@ -449,13 +440,14 @@ class GPT(nn.Module):
         """tokens [B, T] -> what the output head reads [B, T, D]."""
         c, order = self.config, self.order()
         documents = None
-        if c.document_mask and self.training:  # no CPU has kernels of variable length
-            documents = (document_mask if tokens.device.type == "cpu" else document_cuts)(tokens)
+        if c.document_mask and self.training:  # CPUs have no kernels of variable length
+            most = len(tokens) + tokens.numel() // 128  # no corpus has documents so short
+            documents = document_bounds(tokens, most) if tokens.is_cuda else document_mask(tokens)
         value = self.value_proj(self.value_embed(tokens)) if c.value_dims else None
         x = x0 = norm(self.embedding(tokens))
         half, saved, lane = len(order) // 2, [], None
         for i, layer in enumerate(order):
-            block, late, extra = self.blocks[layer], layer - c.num_layers + VALUE_LAYERS, None
+            block, late, extra = self.blocks[layer], layer - c.num_layers + self.VALUE_LAYERS, None
             if block.parallel and lane is None:
                 lane = x
             if i >= len(order) - half:  # the second half reads the first half's outputs, last one first
@@ -635,16 +627,14 @@ class Optimizers:
         """
         c, clean = self.config, []
         if c.noise_step and fraction >= c.noise_from:
-            seed = (c.seed * 1_000_003 + step) * self.world + self.rank
-            generator = torch.Generator(self.params[0].device).manual_seed(seed)
-            for name, p in zip(self.names, self.params):
-                if name.endswith(".weight"):
-                    clean.append((p, p.detach().clone()))
-                    share = c.noise_step * (0.4 if "embed" in name else 1.0)
-                    width = share * p.data.square().mean(1, keepdim=True).sqrt()
-                    p.data += width * (torch.rand(p.shape, generator=generator, device=p.device) - 0.5)
+            clean = [(n, p, p.detach().clone()) for n, p in zip(self.names, self.params) if n.endswith(".weight")]
+        seed = (c.seed * 1_000_003 + step) * self.world + self.rank
+        generator = torch.Generator(self.params[0].device).manual_seed(seed)
+        for name, p, kept in clean:
+            width = c.noise_step * (0.4 if "embed" in name else 1.0) * kept.square().mean(1, keepdim=True).sqrt()
+            p.data += width * (torch.rand(p.shape, generator=generator, device=p.device) - 0.5)
         yield
-        for p, kept in clean:
+        for _, p, kept in clean:
             p.data.copy_(kept)
 
     @contextlib.contextmanager
@@ -1117,18 +1107,6 @@ def open_folder(config: Config, rank: int, world: int) -> tuple[Path, Path | Non
     return folder, None
 
 
-def load_resume(path: Path, identity: dict, device: torch.device) -> dict:
-    """What `save_resume` wrote. Raises RunError if it is damaged or of another script or configuration."""
-    try:
-        saved = torch.load(path, map_location=device, weights_only=True)
-        other = [key for key, value in identity.items() if saved["identity"].get(key) != value]
-    except Exception:  # torch raises many kinds
-        raise RunError(f"{path} cannot be read: remove it") from None
-    if other:
-        raise RunError(f"{path} has another {', '.join(other)}: remove it or give --run_dir another name")
-    return saved
-
-
 def save_resume(folder: Path, machine: Machine, step: int, content: dict):
     """This rank's state under the step's name; the one before it goes when all ranks have theirs."""
     name = f"resume_%s_{machine.rank}of{machine.world}.pt"
@@ -1172,7 +1150,9 @@ def train(config: Config, source: str) -> dict:
     log = Log(folder if rank == 0 else None)
     sha = hashlib.sha256(source.encode()).hexdigest()
     identity = asdict(config) | {"source_sha256": sha, "run_dir": ""}
-    saved = load_resume(resume, identity, device) if resume else None
+    saved = torch.load(resume, map_location=device, weights_only=True) if resume else None
+    if saved and (other := [key for key, value in identity.items() if saved["identity"].get(key) != value]):
+        raise RunError(f"{resume} has another {', '.join(other)}: remove it or give --run_dir another name")
     environment = machine.describe(config.compile and machine.has_compiler)
     if not saved:
         log.append("train.log", f"{source}\n# source_sha256 {sha}\n")

@@ -234,8 +234,6 @@ def test_a_resumed_run_takes_the_newest_state_that_all_ranks_have(tmp_path):
     assert t.open_folder(config, 1, 2) == (tmp_path, tmp_path / "resume_100_1of2.pt")
     with pytest.raises(t.RunError, match="another number of ranks"):
         t.open_folder(config, 0, 3)
-    with pytest.raises(t.RunError, match="cannot be read"):
-        t.load_resume(tmp_path / "resume_100_1of2.pt", {}, torch.device("cpu"))
 
 
 def test_everything_on_packs_and_unpacks(finished, tmp_path):
