@@ -192,7 +192,7 @@ def parse_config(argv: list[str], environment: dict[str, str]) -> Config:
     looped = c.parallel_start or c.num_layers  # only layers before the two lanes can be passed again
     for bad, why in (
         (min(sizes) < 1, "sizes of the model and of the batch must be at least 1"),
-        (min(counts) < 0, "sizes of techniques must not be negative"),
+        (min(counts) < 0 or c.bigram_buckets == 1, "sizes of techniques must not be negative, --bigram_buckets not 1"),
         (c.vocab_size > 65_536, "--vocab_size must fit in the shards' 16 bits"),
         (c.model_dim % (2 * c.num_heads), "--model_dim must be an even multiple of --num_heads"),
         (c.num_heads % c.num_kv_heads, "--num_heads must be a multiple of --num_kv_heads"),
@@ -428,7 +428,7 @@ class GPT(nn.Module):
         inside[:, 0] = False
         if c.bigram_buckets:
             now = tokens.long()
-            pair = ((36313 * now) ^ (27191 * now.roll(1, 1))) % max(1, c.bigram_buckets - 1)
+            pair = ((36313 * now) ^ (27191 * now.roll(1, 1))) % (c.bigram_buckets - 1)
             pair = torch.where(inside, pair, c.bigram_buckets - 1)
             x = x + self.bigram_scale * self.bigram_proj(self.bigram_embed(pair))
         if c.smear_gate:
