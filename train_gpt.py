@@ -29,7 +29,7 @@ import shutil
 import signal
 import sys
 import time
-from collections import deque
+from collections import deque, namedtuple
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
@@ -187,20 +187,20 @@ def parse_config(argv: list[str], environment: dict[str, str]) -> Config:
     c = config
     sizes = (c.vocab_size, c.seq_len, c.num_layers, c.model_dim, c.num_heads, c.num_kv_heads, c.batch_tokens,
              c.micro_batch_tokens)  # fmt: skip
-    counts = c.attn_gate, c.smear_gate, c.parallel_start, c.loops, c.value_dims, c.bigram_buckets, c.bigram_dims
+    counts = (c.rope_dims, c.attn_gate, c.smear_gate, c.parallel_start, c.loops, c.loop_first, c.value_dims,
+              c.bigram_buckets, c.bigram_dims, c.noise_step)  # fmt: skip
     looped = c.parallel_start or c.num_layers  # only layers before the two lanes can be passed again
     for bad, why in (
         (min(sizes) < 1, "sizes of the model and of the batch must be at least 1"),
-        (min(counts) < 0, "what 0 turns off must not be negative"),
+        (min(counts) < 0 or c.bigram_buckets == 1, "sizes of techniques must not be negative, --bigram_buckets not 1"),
         (c.vocab_size > 65_536, "--vocab_size must fit in the shards' 16 bits"),
         (c.model_dim % (2 * c.num_heads), "--model_dim must be an even multiple of --num_heads"),
         (c.num_heads % c.num_kv_heads, "--num_heads must be a multiple of --num_kv_heads"),
         (round(c.mlp_mult * c.model_dim) < 1, "--mlp_mult is too small"),
-        (c.rope_dims % 2 or not 0 <= c.rope_dims <= c.model_dim // c.num_heads, "--rope_dims is even, within a head"),
-        (max(c.attn_gate, c.smear_gate) > c.model_dim, "--attn_gate and --smear_gate are at most --model_dim"),
+        (c.rope_dims % 2 or c.rope_dims > c.model_dim // c.num_heads, "--rope_dims must be even, and within a head"),
+        (max(c.attn_gate, c.smear_gate) > c.model_dim, "--attn_gate and --smear_gate must be within --model_dim"),
         (c.parallel_start >= c.num_layers, "--parallel_start must be a layer"),
-        (c.loops and not 0 <= c.loop_first <= c.loop_last < looped, "--loop_first to --loop_last must be layers"),
-        (c.bigram_buckets == 1, "--bigram_buckets must be 0 or at least 2"),
+        (c.loops and not c.loop_first <= c.loop_last < looped, "--loop_first to --loop_last must be layers"),
         (c.micro_batch_tokens % c.seq_len, "--micro_batch_tokens must be a multiple of --seq_len"),
         (c.max_seconds <= 0 and c.max_steps <= 0, "set --max_seconds or --max_steps"),
         (not 0 <= c.ema_decay < 1, "--ema_decay must be in [0, 1)"),
@@ -213,16 +213,9 @@ def parse_config(argv: list[str], environment: dict[str, str]) -> Config:
     return config
 
 
-@dataclass(frozen=True)
-class Stage:
-    """What the schedules keep constant until a fraction of the run: one compiled graph."""
-
-    until: float
-    loops: int
-    length: int  # of a row
-    rows: int  # of `seq_len` tokens in one forward on one rank; a smaller length cuts each into several
-    accumulate: int  # forwards of a step
-    tokens: int  # of a step over all ranks: the batch, rounded up to whole rows
+# What the schedules keep constant until a fraction of the run, and so one compiled graph: extra passes, length of rows,
+# rows (of seq_len tokens) in one forward on one rank, forwards of a step, tokens of a step over all ranks.
+Stage = namedtuple("Stage", "until loops length rows accumulate tokens")
 
 
 def stages(config: Config, world: int) -> list[Stage]:
@@ -241,9 +234,8 @@ def stages(config: Config, world: int) -> list[Stage]:
         length, batch = next(values for end, *values in plan if until <= end)
         rows = -(-batch // (c.seq_len * world))  # of a step on one rank
         accumulate = -(-rows * c.seq_len // c.micro_batch_tokens)
-        rows = -(-rows // accumulate)
-        tokens = rows * accumulate * c.seq_len * world
-        result.append(Stage(until, c.loops if until > c.loop_from else 0, length, rows, accumulate, tokens))
+        rows, loops = -(-rows // accumulate), c.loops if until > c.loop_from else 0
+        result.append(Stage(until, loops, length, rows, accumulate, rows * accumulate * c.seq_len * world))
     return result
 
 
@@ -272,22 +264,22 @@ def document_mask(tokens: Tensor) -> Tensor:
     return (document[:, :, None] == document[:, None]).tril()[:, None]
 
 
-def document_cuts(tokens: Tensor) -> Tensor:
-    """The same for kernels of variable length: where segments of the flattened batch start, int32, and its end.
+def document_bounds(tokens: Tensor, max_documents: int) -> Tensor:
+    """The same for kernels of variable length: where segments of the flattened batch start, and its end, int32.
 
-    Their number is fixed, so that shapes are static: spare ones are empty and lie at the end, and documents beyond one
-    in 128 tokens, which no corpus has, stay with the one before.
+    Their number is fixed, so that shapes are static: spare ones are empty and lie at the end, and from the
+    max_documents-th on, a document stays with the one before it in its row.
     """
     (B, T), end = tokens.shape, tokens.numel()
     position = torch.arange(end, device=tokens.device).view(B, T)
     order = torch.where(tokens == BOS, position + end, 2 * end)
     order[:, 0] = position[:, 0]  # rows come first: without their starts a segment could be longer than T
-    cuts = order.flatten().sort().values[: B + end // 128]
+    cuts = order.flatten().sort().values[:max_documents]
     return F.pad(torch.where(cuts < 2 * end, cuts % end, end).sort().values, (0, 1), value=end).int()
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, documents: Tensor | None) -> Tensor:
-    """Causal attention of q [B, H, T, K] over k, v [B, G, T, K]; within documents if given their mask or their cuts."""
+    """Causal attention of q [B, H, T, K] over k, v [B, G, T, K]; within documents if given their mask or bounds."""
     if documents is None or documents.ndim == 4:
         causal = documents is None
         return F.scaled_dot_product_attention(q, k, v, attn_mask=documents, is_causal=causal, enable_gqa=True)
@@ -379,15 +371,14 @@ class Block(nn.Module):
         return tuple(r[0] * old + r[1] * attention + r[2] * mlp for r, old in zip(self.route, (x, lane)))
 
 
-VALUE_LAYERS = 2  # the last ones read the shared table of values
-
-
 class GPT(nn.Module):
     """Tied embedding, U-Net skips between the two halves of the layers as they are passed, softcapped logits.
 
     `loops` is the number of extra passes that are on; training starts with none. In training mode documents that share
     a row do not see each other (`document_mask`); in evaluation a row is one document.
     """
+
+    VALUE_LAYERS = 2  # the last ones read the shared table of values
 
     def __init__(self, config: Config):
         super().__init__()
@@ -414,7 +405,7 @@ class GPT(nn.Module):
         if c.value_dims:
             self.value_embed = nn.Embedding(c.vocab_size, c.value_dims)
             self.value_proj = nn.Linear(c.value_dims, c.num_kv_heads * c.model_dim // c.num_heads, bias=False)
-            self.value_scale = nn.Parameter(torch.full((VALUE_LAYERS,), 0.1))
+            self.value_scale = nn.Parameter(torch.full((self.VALUE_LAYERS,), 0.1))
             nn.init.normal_(self.value_embed.weight, std=0.01)
         if c.ortho_init:
             for name, p in self.named_parameters():
@@ -449,13 +440,14 @@ class GPT(nn.Module):
         """tokens [B, T] -> what the output head reads [B, T, D]."""
         c, order = self.config, self.order()
         documents = None
-        if c.document_mask and self.training:  # no CPU has kernels of variable length
-            documents = (document_mask if tokens.device.type == "cpu" else document_cuts)(tokens)
+        if c.document_mask and self.training:  # CPUs have no kernels of variable length
+            most = len(tokens) + tokens.numel() // 128  # no corpus has documents so short
+            documents = document_bounds(tokens, most) if tokens.is_cuda else document_mask(tokens)
         value = self.value_proj(self.value_embed(tokens)) if c.value_dims else None
         x = x0 = norm(self.embedding(tokens))
         half, saved, lane = len(order) // 2, [], None
         for i, layer in enumerate(order):
-            block, late, extra = self.blocks[layer], layer - c.num_layers + VALUE_LAYERS, None
+            block, late, extra = self.blocks[layer], layer - c.num_layers + self.VALUE_LAYERS, None
             if block.parallel and lane is None:
                 lane = x
             if i >= len(order) - half:  # the second half reads the first half's outputs, last one first
@@ -510,12 +502,12 @@ def flops_per_token(model: GPT, config: Config) -> int:
 
 
 QUINTIC = ((3.4445, -4.7750, 2.0315),)  # Jordan et al. 2024
-POLAR_EXPRESS = (  # one per iteration
-    (8.156554524902461, -22.48329292557795, 15.878769915207462),
-    (4.042929935166739, -2.808917465908714, 0.5000178451051316),
-    (3.8916678022926607, -2.772484153217685, 0.5060648178503393),
-    (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
-    (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
+POLAR_EXPRESS = (  # one for each iteration, rounded to what float32 can tell apart
+    (8.156555, -22.483293, 15.878770),
+    (4.042930, -2.808917, 0.500018),
+    (3.891668, -2.772484, 0.506065),
+    (3.285754, -2.368129, 0.464490),
+    (2.346541, -1.709783, 0.423236),
 )
 
 
@@ -635,16 +627,14 @@ class Optimizers:
         """
         c, clean = self.config, []
         if c.noise_step and fraction >= c.noise_from:
-            seed = (c.seed * 1_000_003 + step) * self.world + self.rank
-            generator = torch.Generator(self.params[0].device).manual_seed(seed)
-            for name, p in zip(self.names, self.params):
-                if name.endswith(".weight"):
-                    clean.append((p, p.detach().clone()))
-                    share = c.noise_step * (0.4 if "embed" in name else 1.0)
-                    width = share * p.data.square().mean(1, keepdim=True).sqrt()
-                    p.data += width * (torch.rand(p.shape, generator=generator, device=p.device) - 0.5)
+            clean = [(n, p, p.detach().clone()) for n, p in zip(self.names, self.params) if n.endswith(".weight")]
+        seed = (c.seed * 1_000_003 + step) * self.world + self.rank
+        generator = torch.Generator(self.params[0].device).manual_seed(seed)
+        for name, p, kept in clean:
+            width = c.noise_step * (0.4 if "embed" in name else 1.0) * kept.square().mean(1, keepdim=True).sqrt()
+            p.data += width * (torch.rand(p.shape, generator=generator, device=p.device) - 0.5)
         yield
-        for p, kept in clean:
+        for _, p, kept in clean:
             p.data.copy_(kept)
 
     @contextlib.contextmanager
@@ -1106,7 +1096,7 @@ def open_folder(config: Config, rank: int, world: int) -> tuple[Path, Path | Non
     if newest is not None:
         return folder, folder / f"resume_{newest}_{rank}of{world}.pt"
     if list(folder.glob("resume_*.pt")):
-        raise RunError(f"the state in {folder} is not that of {world} ranks: start as many as before, or remove it")
+        raise RunError(f"{folder} holds the state of another number of ranks: start as many, or remove it")
     if rank == 0:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -1115,18 +1105,6 @@ def open_folder(config: Config, rank: int, world: int) -> tuple[Path, Path | Non
         except OSError as error:
             raise RunError(f"cannot use {folder}: {error.strerror}; give --run_dir another place") from None
     return folder, None
-
-
-def load_resume(path: Path, identity: dict, device: torch.device) -> dict:
-    """What `save_resume` wrote. Raises RunError if it is damaged or of another script or configuration."""
-    try:
-        saved = torch.load(path, map_location=device, weights_only=True)
-        other = [key for key, value in identity.items() if saved["identity"].get(key) != value]
-    except Exception:  # torch raises many kinds
-        raise RunError(f"{path} cannot be read: remove it") from None
-    if other:
-        raise RunError(f"{path} is of a run with another {', '.join(other)}: give --run_dir another name or remove it")
-    return saved
 
 
 def save_resume(folder: Path, machine: Machine, step: int, content: dict):
@@ -1172,7 +1150,9 @@ def train(config: Config, source: str) -> dict:
     log = Log(folder if rank == 0 else None)
     sha = hashlib.sha256(source.encode()).hexdigest()
     identity = asdict(config) | {"source_sha256": sha, "run_dir": ""}
-    saved = load_resume(resume, identity, device) if resume else None
+    saved = torch.load(resume, map_location=device, weights_only=True) if resume else None
+    if saved and (other := [key for key, value in identity.items() if saved["identity"].get(key) != value]):
+        raise RunError(f"{resume} has another {', '.join(other)}: remove it or give --run_dir another name")
     environment = machine.describe(config.compile and machine.has_compiler)
     if not saved:
         log.append("train.log", f"{source}\n# source_sha256 {sha}\n")
@@ -1197,8 +1177,8 @@ def train(config: Config, source: str) -> dict:
 
     for each in plan:
         enter(each)
-        batch = f"{each.tokens:,} tokens a step in rows of {each.length}, {world} ranks x {each.accumulate} forwards"
-        log(f"until {each.until:.0%} of the run: {batch}, {token_flops / 1e6:.2f} MFLOP per token")
+        forwards = f"{world} ranks x {each.accumulate} forwards, {token_flops / 1e6:.2f} MFLOP per token"
+        log(f"until {each.until:.0%}: {each.tokens:,} tokens a step in rows of {each.length}, {forwards}")
     log(f"{params:,} parameters, {len(loader.data):,} training tokens on rank 0")
 
     compiled_loss = torch.compile(model.loss, dynamic=False, fullgraph=True) if config.compile else model.loss
@@ -1340,9 +1320,9 @@ def train(config: Config, source: str) -> dict:
         files=["train.log", "metrics.jsonl", "checkpoint.pt"] + ["statistics.pt"] * bool(statistics),
     )  # fmt: skip
     log("---")
-    for key in """world_size seed steps tokens tokens_per_second mfu params training_seconds train_loss dev_bpb
-            stopped""".split():
-        log(f"{key}: {result[key]}")
+    for key, value in result.items():
+        if not isinstance(value, (dict, list)):
+            log(f"{key}: {value}")
     log(f"run_dir: {folder}")
     if resumable and stopped == "sigterm":
         log("the same command goes on from here")
@@ -1360,7 +1340,7 @@ def speed_lines(machine: Machine, attention: str, step_seconds: float, step_flop
         expected = step_flops / machine.expected_flops
         lines[0] += f", expected {expected * 1e3:.1f} ms at {machine.expected_flops / 1e12:.0f} TFLOP/s per GPU"
         if step_seconds > 1.2 * expected:
-            lines.append(f"WARNING: {step_seconds / expected - 1:.0%} slower than planned: is another pod to be had?")
+            lines.append(f"WARNING: {step_seconds / expected - 1:.0%} slower than planned: try another machine")
     return lines
 
 

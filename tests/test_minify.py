@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from compress import container
 from compress.minify import blockers, minify
 
 ROOT = Path(__file__).parent.parent
@@ -368,6 +369,11 @@ def test_minifying_is_repeatable_and_pays():
             short = minify(source)
             assert short == minify(source)
             assert len(brotli.compress(short.encode())) < 0.8 * len(brotli.compress(source.encode()))
+
+
+def test_the_script_and_the_decoder_cost_under_16_000_bytes():
+    script, decoder = (minify((ROOT / name).read_text()) for name in ("train_gpt.py", "compress/decode.py"))
+    assert len(container.code_pack(script, decoder)) < 16_000
 
 
 def test_the_training_script_still_builds_its_model():

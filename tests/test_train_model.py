@@ -202,13 +202,13 @@ def test_segments_of_packed_rows_are_those_of_a_naive_search(monkeypatch):
     """The kernel for variable lengths gets the same documents as the dense mask, and gives the same attention."""
     tokens = packed_tokens(3, 256)
     tokens[1, [5, 6, 7, 8, 9]] = t.BOS
-    cuts = t.document_cuts(tokens).tolist()
+    limit = 9
+    cuts = t.document_bounds(tokens, limit).tolist()
     naive = sorted({i for i, token in enumerate(tokens.flatten().tolist()) if token == t.BOS or i % 256 == 0})
-    limit = 3 + 3 * 256 // 128
     assert len(naive) > limit and len(cuts) == limit + 1 and cuts[-1] == 768  # overfull: what was dropped is interior
     assert set(cuts) <= set(naive) | {768} and {0, 256, 512} <= set(cuts)
     tokens = packed_tokens(2, 256)
-    cuts = t.document_cuts(tokens)
+    cuts = t.document_bounds(tokens, 6)
     assert cuts.tolist() == [0, 128, 256, 384, 385, 512, 512] and cuts.dtype == torch.int32
 
     def naive_varlen(q, k, v, starts, _, longest, __, window_size, enable_gqa):

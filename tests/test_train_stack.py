@@ -192,7 +192,7 @@ def test_everything_on_learns_and_says_what_the_schedules_did(finished, data):
     assert result["steps"] == 40 and result["tokens"] == 10 * 256 + 30 * 512
     log = (finished / "train.log").read_text().rpartition("# source_sha256")[2]
     stages = [line for line in log.splitlines() if "tokens a step in rows of" in line]
-    assert [line.split(":")[0] for line in stages] == [f"until {at} of the run" for at in ("25%", "35%", "100%")]
+    assert [line.split(":")[0] for line in stages] == [f"until {at}" for at in ("25%", "35%", "100%")]
     assert result["config"]["loops"] == 2 and not list(finished.glob("resume_*"))
 
 
@@ -232,10 +232,8 @@ def test_a_resumed_run_takes_the_newest_state_that_all_ranks_have(tmp_path):
     for name in "90_0of2 90_1of2 100_0of2 100_1of2 110_0of2".split():
         (tmp_path / f"resume_{name}.pt").touch()
     assert t.open_folder(config, 1, 2) == (tmp_path, tmp_path / "resume_100_1of2.pt")
-    with pytest.raises(t.RunError, match="not that of 3 ranks"):
+    with pytest.raises(t.RunError, match="another number of ranks"):
         t.open_folder(config, 0, 3)
-    with pytest.raises(t.RunError, match="cannot be read"):
-        t.load_resume(tmp_path / "resume_100_1of2.pt", {}, torch.device("cpu"))
 
 
 def test_everything_on_packs_and_unpacks(finished, tmp_path):
