@@ -13,11 +13,13 @@ only `Config` and `build_model` are used.
 Not covered here: data preparation, packing, scoring (the dev bpb printed below is an estimate).
 """
 
-if __name__ == "__main__":  # before torch loads OpenMP: spinning waits make a step 15-24x slower beside a busy process
-    __import__("os").environ.setdefault("OMP_WAIT_POLICY", "passive")
+if __name__ == "__main__":  # before torch loads OpenMP: endless spinning makes a step 15-24x slower beside a busy
+    for _key, _value in ("OMP_WAIT_POLICY", "passive"), ("GOMP_SPINCOUNT", "10000"):  # process, none 1.2x on its own
+        __import__("os").environ.setdefault(_key, _value)
 
 import contextlib
 import copy
+import ctypes
 import difflib
 import hashlib
 import io
@@ -248,13 +250,17 @@ def norm(x: Tensor) -> Tensor:
     return F.rms_norm(x, (x.size(-1),))
 
 
-def rotate(x: Tensor, base: float, dims: int) -> Tensor:
-    """RoPE on the first `dims` of K in [B, N, T, K], pairing their first half with their second (Su et al. 2021)."""
-    half, exact = dims // 2, torch.promote_types(x.dtype, torch.float32)
-    frequency = base ** (-torch.arange(half, device=x.device, dtype=exact) / half)
-    angle = torch.outer(torch.arange(x.size(2), device=x.device, dtype=exact), frequency)  # [T, dims/2]
-    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
-    a, b, rest = x.split((half, half, x.size(-1) - dims), -1)
+def rope_table(length: int, dims: int, base: float) -> Tensor:
+    """Cosines and sines of RoPE's angles [2, T, dims / 2] (Su et al. 2021)."""
+    frequency = base ** (-torch.arange(dims // 2, dtype=torch.float64) / (dims // 2))
+    angle = torch.outer(torch.arange(length, dtype=torch.float64), frequency)
+    return torch.stack((angle.cos(), angle.sin()))
+
+
+def rotate(x: Tensor, table: Tensor) -> Tensor:
+    """RoPE on the first dims of K in [B, N, T, K], pairing their first half with their second."""
+    cos, sin = table.to(x.dtype)
+    a, b, rest = x.split((cos.size(1), cos.size(1), x.size(-1) - 2 * cos.size(1)), -1)
     return torch.cat((a * cos + b * sin, b * cos - a * sin, rest), -1)
 
 
@@ -280,6 +286,8 @@ def document_bounds(tokens: Tensor, max_documents: int) -> Tensor:
 
 def attend(q: Tensor, k: Tensor, v: Tensor, documents: Tensor | None) -> Tensor:
     """Causal attention of q [B, H, T, K] over k, v [B, G, T, K]; within documents if given their mask or bounds."""
+    if documents is None and q.device.type == "cpu" and torch.is_grad_enabled():
+        return attend_in_blocks(q, k, v)
     if documents is None or documents.ndim == 4:
         causal = documents is None
         return F.scaled_dot_product_attention(q, k, v, attn_mask=documents, is_causal=causal, enable_gqa=True)
@@ -288,6 +296,29 @@ def attend(q: Tensor, k: Tensor, v: Tensor, documents: Tensor | None) -> Tensor:
     (B, H, T, K), flat = q.shape, [x.transpose(1, 2).flatten(0, 1).bfloat16() for x in (q, k, v)]
     y = varlen_attn(*flat, documents, documents, T, T, window_size=(-1, 0), enable_gqa=True)
     return y.view(B, T, H, K).transpose(1, 2).to(q.dtype)
+
+
+def attend_in_blocks(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Causal attention for training on a CPU, where torch's own spends 60% of a step in its backward pass.
+
+    Products of whole blocks: those on the diagonal, masked, then for widths w, 2w, 4w ... each odd block of queries with
+    the block of keys before it; with compiled exponentials in between. A column of ones sums the weights. There is no
+    maximum to subtract: Attention bounds the scores.
+    """
+    (B, H, T, K), G, exact = q.shape, k.size(1), torch.promote_types(q.dtype, torch.float32)
+    first = 64 if T % 64 == 0 and T & (T - 1) == 0 else T
+    q, k, v = (x.reshape(B * G, -1, T, K) for x in (q / math.sqrt(K), k, v))
+    lower, total, weight = torch.ones(first, first, dtype=torch.bool, device=q.device).tril(), 0.0, 0.0
+    for width in [0] + [first << n for n in range((T // first).bit_length() - 1)]:
+        blocks = [x.unflatten(2, (-1, width or first)).transpose(1, 2) for x in (q, k, v)]  # [B G, T/w, heads, w, K]
+        queries, keys, values = (x[:, i :: 2 if width else 1].flatten(2, 3) for x, i in zip(blocks, (width > 0, 0, 0)))
+        scores = (queries @ keys.mT).to(exact).unflatten(2, (-1, width or first)).exp()
+        scores = scores if width else torch.where(lower, scores, 0.0)
+        for_one = F.pad(scores.sum(-1).transpose(1, 2), (width, 0)).flatten(2, 3)  # [B G, heads, T]
+        part = (scores.to(v.dtype).flatten(2, 3) @ values).to(exact).unflatten(2, (-1, width or first))
+        total = total + F.pad(part.transpose(1, 2), (0, 0, width, 0)).flatten(2, 3)  # [B G, heads, T, K]
+        weight = weight + for_one
+    return (total / weight[..., None]).to(q.dtype).view(B, H, T, K)
 
 
 class Attention(nn.Module):
@@ -301,7 +332,8 @@ class Attention(nn.Module):
         super().__init__()
         self.heads, self.kv_heads = config.num_heads, config.num_kv_heads
         self.width = config.model_dim // config.num_heads
-        self.rope_base, self.rope_dims, self.xsa = config.rope_base, config.rope_dims or self.width, config.xsa
+        self.rope, self.xsa = (config.rope_dims or self.width, config.rope_base), config.xsa
+        self.register_buffer("table", rope_table(config.seq_len, *self.rope), persistent=False)  # not in the kernels
         self.qkv = nn.Linear(config.model_dim, (self.heads + 2 * self.kv_heads) * self.width, bias=False)
         self.proj = nn.Linear(config.model_dim, config.model_dim, bias=False)
         self.gain = nn.Parameter(torch.full((self.heads,), config.qk_gain_init))
@@ -314,8 +346,10 @@ class Attention(nn.Module):
         q, k, v = heads.split((self.heads, self.kv_heads, self.kv_heads), 1)
         if value is not None:
             v = v + value.view(B, T, -1, self.width).transpose(1, 2)
-        q, k = (rotate(norm(z), self.rope_base, self.rope_dims) for z in (q, k))
-        q = q * self.gain.to(q.dtype)[:, None, None]
+        table = self.table[:, :T] if T <= self.table.size(1) else rope_table(T, *self.rope).to(x.device)
+        q, k = (rotate(norm(z), table) for z in (q, k))
+        gain = self.gain.clamp(max=80 / math.sqrt(self.width))  # scores stay where exp() is finite; none ever came near
+        q = q * gain.to(q.dtype)[:, None, None]
         v = v.to(q.dtype)
         y = attend(q, k.to(q.dtype), v, documents)
         if self.xsa:
@@ -469,7 +503,10 @@ class GPT(nn.Module):
 
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Mean negative log-likelihood of targets [B, T] in nats per token."""
-        return F.cross_entropy(self(tokens).flatten(0, 1), targets.flatten().long())
+        c, z = 2 * self.config.logit_softcap, F.linear(self.hidden(tokens), self.embed.weight)
+        y = c * torch.sigmoid(z.to(torch.promote_types(z.dtype, torch.float32)) * (2 / c) * 2)
+        hit = torch.arange(y.size(-1), device=y.device) == targets[..., None]
+        return (y.exp().sum(-1).log() - torch.where(hit, y, 0.0).sum(-1)).mean()
 
 
 def matrix_parts(name: str, p: Tensor, config: Config) -> list[slice]:
@@ -988,6 +1025,14 @@ def seconds(work) -> float:
     return time.perf_counter() - start
 
 
+def keep_freed_memory():
+    """glibc hands large blocks back to the kernel when they are freed, and each step would fault their pages in again."""
+    with contextlib.suppress(AttributeError, OSError):  # another C library
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
+        mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
+
+
 class Machine:
     """What this process runs on: rank, device, compute type and the peak it is measured against."""
 
@@ -1008,6 +1053,7 @@ class Machine:
             cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
             torch.set_num_threads(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", self.world))))
             self.name, self.expected_flops = platform.processor() or platform.machine(), None
+            keep_freed_memory()
             self.choose_cpu_dtype()
         self.has_compiler = self.on_gpu or has_compiler()
 
