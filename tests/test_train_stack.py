@@ -142,7 +142,7 @@ EVERYTHING = """--rope_dims=8 --ln_scale --leaky_slope=0.5 --xsa --attn_gate=12 
     --num_layers=4 --parallel_start=3 --loop_first=1 --loop_last=2 --loop_from=0.35 --value_dims=16 --bigram_buckets=96
     --bigram_dims=16 --document_mask --ortho_init --embed_spectrum=0.5 --muon_polar --muon_row_norm --weight_decay=0.1
     --embed_decay=0.1 --decay_taper=0.5 --noise_step=0.3 --noise_from=0.6 --stages=0.25:32:256 --dev_evals=3
-    --max_seconds=0 --max_steps=40 --checkpoint_every=10""".split()
+    --micro_batch_tokens=512 --max_seconds=0 --max_steps=40 --checkpoint_every=10""".split()
 
 
 def run(data, folder, monkeypatch, stop=lambda clock: None, extra=()):
