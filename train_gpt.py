@@ -1135,6 +1135,7 @@ def dry_run(config: Config, source: str) -> dict:
         "memory_per_gpu_bytes": int(peak + optimiser),
         "predicted_artifact_bytes": int(weights + code + vocabulary),
     }
+    print(f"config: {json.dumps(asdict(config))}")  # for tools/plan.py
     for key, value in report.items():
         print(f"{key}: {value:,}")
     print("Memory is traced without fusion, an upper bound. The artifact's size is a prediction from Gaussian weights.")

@@ -1,0 +1,450 @@
+"""What a run will need and give, before anything is rented: parameters, FLOPs, memory, step time, bytes, price.
+
+    python tools/plan.py --preset=16mb --dollars_per_hour=24
+    python tools/plan.py --preset=16mb --num_layers=13 --gpus=1 --json
+    python tools/plan.py --preset=pocket                # on this machine's CPU
+    python tools/plan.py --validate                     # how far the step-time model is off on records it has not seen
+
+All arguments but the tool's own go to `train_gpt.py --dry-run`, whose numbers it takes. GPU times come from
+tools/step_time.py, fitted on logs of the public challenge; CPU times from the newest run of the same script and shape
+in runs/ on this machine, else from five seconds of training. Not covered: bpb; speed of a GPU that is no H100.
+"""
+
+import argparse
+import difflib
+import json
+import math
+import platform
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+if not __package__:  # run as a file: import from the repository's root, not from tools/
+    sys.path[0] = str(ROOT)
+
+from rich.console import Console  # noqa: E402
+from rich.table import Table  # noqa: E402
+
+from tools import step_time  # noqa: E402
+from tools.files import Failure, explain, read_json, sha256_file  # noqa: E402
+
+CAP_BYTES = {"pocket": 250_000, "16mb": 16_000_000, "open": 16_000_000}
+GPU_BYTES = 80e9
+MAX_ERROR = 0.08  # of the step-time model, over records left out
+CALIBRATION_SECONDS = (
+    5.0  # of the clock: 3.4 to 4.7 s for the Hessians of PR #1626 to #1855, 4 s for the pocket records
+)
+# Beside the clock: start, compiling, warm-up, packing, scoring. A guess: nobody has run this script on GPUs yet.
+OTHER_SECONDS = (300, 1800)
+# docs/methods.md, "Measured": weights of two models, and bytes of their files at four losses (KL, bits per byte)
+PACKED = (
+    (469_554, {0.0025: 287_887, 0.008: 241_877, 0.015: 217_447, 0.03: 193_023}),
+    (251_274, {0.0025: 149_727, 0.008: 125_807, 0.015: 112_775, 0.03: 99_890}),
+)
+OTHER_BYTES = 12_745  # of these files that are not weights: script, decoder, tokenizer, header
+CODED_BYTES_PER_PIECE = 2.6  # of a tokenizer
+SAMPLE_SECONDS = 5
+
+
+def dry_run(arguments: list[str]) -> tuple[dict, dict]:
+    """(numbers, Config) as `train_gpt.py --dry-run ARGUMENTS` prints them. Failure with its own message if it fails."""
+    done = subprocess.run(
+        [sys.executable, "train_gpt.py", "--dry-run", *arguments], cwd=ROOT, capture_output=True, text=True
+    )
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or [f"train_gpt.py --dry-run ended with exit code {done.returncode}"]
+        raise Failure(lines[-1].removeprefix("train_gpt.py: "), done.returncode)
+    printed = dict(line.split(": ", 1) for line in done.stdout.splitlines() if ": " in line)
+    try:
+        numbers = {
+            key: int(printed[key].replace(",", "")) for key in ("params", "flops_per_token", "memory_per_gpu_bytes")
+        }
+        return numbers, json.loads(printed["config"])
+    except (KeyError, ValueError) as error:
+        raise Failure(f"train_gpt.py --dry-run does not print what the plan reads: {error}") from None
+
+
+def code_bytes() -> int:
+    """Bytes of the script and the decoder in an artifact."""
+    done = subprocess.run(
+        [sys.executable, "-m", "compress", "code", "--json"], cwd=ROOT, capture_output=True, text=True
+    )
+    if done.returncode != 0:
+        raise Failure(done.stderr.strip().splitlines()[-1])
+    return json.loads(done.stdout.splitlines()[-1])["code_bytes"]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Bytes
+
+
+def bits_at(loss: float) -> tuple[float, float]:
+    """Bits per weight, least and most of the measured models, at a loss measured in docs/methods.md."""
+    bits = [8 * (sizes[loss] - OTHER_BYTES) / weights for weights, sizes in PACKED]
+    return min(bits), max(bits)
+
+
+def packing_loss(bits: float) -> tuple[float, float]:
+    """Rise of bpb from packing at so many bits per weight, least and most of the measured models.
+
+    The logarithm of the loss is taken as linear in bits; outside 2.8 to 4.7 bits, where it was measured, that is a
+    guess.
+    """
+    losses = []
+    for weights, sizes in PACKED:
+        points = [(8 * (size - OTHER_BYTES) / weights, math.log(loss)) for loss, size in sizes.items()]
+        (x0, y0), (x1, y1) = min(points), max(points)
+        losses.append(math.exp(y0 + (y1 - y0) * (bits - x0) / (x1 - x0)))
+    return min(losses), max(losses)
+
+
+def plan_bytes(config: dict, params: int, code: int) -> dict:
+    """The artifact: `compress pack` fills the cap, so the question is how many bits are left for a weight."""
+    cap = CAP_BYTES[config["track"]]
+    other = code + CODED_BYTES_PER_PIECE * config["vocab_size"]
+    bits = min(8.0, 8 * (cap - other) / params)
+    low, high = packing_loss(bits) if bits > 0 else (math.inf, math.inf)
+    return {
+        "cap_bytes": cap,
+        "code_bytes": code,
+        "artifact_bytes": round(other + max(0.0, bits) * params / 8),
+        "bits_per_weight": round(bits, 3),
+        "packing_loss_bpb": [round(low, 5), round(high, 5)],
+        "bytes_at_loss_0.008": [round(other + params * b / 8) for b in bits_at(0.008)],
+    }
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Time
+
+
+def phases(config: dict) -> list[tuple[float, int]]:
+    """(share of the clock, layer applications) before and after depth recurrence comes on; shares sum to 1."""
+    layers, loops = config["num_layers"], config.get("loops", 0)
+    if not loops:
+        return [(1.0, layers)]
+    start = config["loop_start"]
+    looped = layers + loops * (config["loop_last"] - config["loop_first"] + 1)
+    return [(share, count) for share, count in ((start, layers), (1 - start, looped)) if share > 0]
+
+
+def gpu_step(config: dict, gpus: int, layers: int, attention: str) -> step_time.Step:
+    """A step of the script on one of `gpus` H100s; attention: sdpa (what torch has of itself) or fa3."""
+    micro = config["micro_batch_tokens"]
+    accumulate = max(1, math.ceil(config["batch_tokens"] / (micro * gpus)))  # as the script rounds
+    return step_time.Step(
+        tokens=accumulate * micro,
+        micro_tokens=micro,
+        layers=layers,
+        model_dim=config["model_dim"],
+        kv_share=config["num_kv_heads"] / config["num_heads"],
+        mlp_mult=config["mlp_mult"],
+        vocab_size=config["vocab_size"],
+        embed_dim=config["model_dim"],
+        seq_len=config["seq_len"],
+        attention=attention + "_varlen" * bool(config.get("document_mask")),
+    )
+
+
+def counts(config: dict, step_seconds: list[tuple[float, float]], step_tokens: float) -> dict:
+    """Steps and tokens of the run; step_seconds: (share of the clock, seconds of a step) by phase."""
+    per_clock = sum(share / seconds for share, seconds in step_seconds)  # steps in one second, on average
+    clock = max(0.0, config["max_seconds"] - CALIBRATION_SECONDS)
+    steps = min(clock * per_clock if config["max_seconds"] > 0 else math.inf, config["max_steps"] or math.inf)
+    return {"seconds": round(steps / per_clock, 1), "steps": int(steps), "tokens": int(int(steps) * step_tokens)}
+
+
+def plan_gpus(config: dict, gpus: int, traced_bytes: int) -> dict:
+    """Memory, step time, steps and tokens on H100s, for either attention kernel."""
+    points = step_time.read_points()
+    coefficients, factor = step_time.fit(points), step_time.validate(points)["spread"]
+    speeds = {}
+    for attention in ("sdpa", "fa3"):
+        steps = [(share, gpu_step(config, gpus, layers, attention)) for share, layers in phases(config)]
+        ms = [step_time.predict(coefficients, step) for _, step in steps]
+        tokens = steps[0][1].tokens * gpus
+        low, planned, high = (
+            counts(config, [(share, f * m / 1e3) for (share, _), m in zip(steps, ms)], tokens)
+            for f in (factor, 1.0, 1 / factor)
+        )
+        speeds[attention] = {
+            "step_ms": [round(m, 2) for m in ms],
+            "step_ms_interval": [[round(m / factor, 2), round(m * factor, 2)] for m in ms],
+            "tflops_per_gpu": [
+                round(step_time.matrix_flops(s) * s.tokens / m / 1e9, 1) for (_, s), m in zip(steps, ms)
+            ],
+            "seconds": planned["seconds"],
+            "steps": planned["steps"],
+            "steps_interval": [low["steps"], high["steps"]],
+            "tokens": planned["tokens"],
+            "tokens_interval": [low["tokens"], high["tokens"]],
+        }
+    mib = float(step_time.memory_features(steps[-1][1]) @ step_time.fit_memory(points))
+    memory_factor = step_time.memory_spread(points)
+    memory = [round(mib * 2**20 * f) for f in (1 / memory_factor, 1.0, memory_factor)]
+    warnings = []
+    if memory[2] > GPU_BYTES:
+        warnings.append(f"may need more than the {GPU_BYTES / 1e9:.0f} GB of an H100: lower --micro_batch_tokens")
+    widths = {p.step.model_dim for p in points}
+    if config["model_dim"] not in widths:
+        warnings.append(
+            f"no public log is {config['model_dim']} wide, only {sorted(widths)}: intervals may be too narrow"
+        )
+    return {
+        "gpus": gpus,
+        "layers": [count for _, count in phases(config)],
+        "memory_bytes": memory[1],
+        "memory_interval": [memory[0], memory[2]],
+        "memory_traced_bytes": traced_bytes,
+        "coverage": step_time.COVERAGE,
+        "speed": speeds,
+        "warnings": warnings,
+    }
+
+
+def same_run(run: dict, config: dict, script_sha256: str) -> bool:
+    """Whether a run.json is of this script, this machine and a step of this shape."""
+    kept = {"seed", "run_dir", "data_dir", "max_seconds", "max_steps", "dev_evals", "dev_tokens", "calibration_tokens"}
+    return (
+        run["source_sha256"] == script_sha256
+        and run["environment"]["platform"] == platform.platform()
+        and run["world_size"] == 1
+        and run["steps"] >= 20
+        and all(run["config"].get(key) == value for key, value in config.items() if key not in kept)
+    )
+
+
+def runs_like(config: dict) -> list[dict]:
+    """The run.json of runs/ that are as same_run() says, newest first. Files that cannot be read are passed over."""
+    script, found = sha256_file(ROOT / "train_gpt.py"), []
+    for path in sorted((ROOT / "runs").glob("*/run.json"), key=lambda p: p.stat().st_mtime, reverse=True):
+        try:
+            run = read_json(
+                path, ("source_sha256", "environment", "world_size", "steps", "config", "tokens_per_second")
+            )
+            found += [run] * same_run(run, config, script)
+        except (Failure, KeyError, TypeError):
+            continue
+    return found
+
+
+def sample(arguments: list[str], config: dict) -> dict:
+    """run.json of SAMPLE_SECONDS of training here, in a folder that goes away; compiling comes on top."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [
+            sys.executable,
+            "train_gpt.py",
+            *arguments,
+            f"--max_seconds={SAMPLE_SECONDS}",
+            "--max_steps=0",
+            f"--run_dir={folder}/run",
+            "--dev_evals=1",
+            f"--dev_tokens={config['micro_batch_tokens']}",
+            f"--calibration_tokens={config['micro_batch_tokens']}",
+        ]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        if done.returncode != 0:
+            lines = done.stderr.strip().splitlines() or [f"training ended with exit code {done.returncode}"]
+            raise Failure(f"no run of this script and shape in runs/ to go by, and a sample failed: {lines[-1]}")
+        return read_json(Path(folder) / "run" / "run.json", ("tokens_per_second", "steps"))
+
+
+def plan_cpu(arguments: list[str], config: dict, console: Console) -> dict:
+    """Steps and tokens on this machine's CPU, and what they were measured on."""
+    runs = runs_like(config)
+    if runs:
+        rates = [run["tokens_per_second"] for run in runs]
+        basis = f"{len(runs)} run(s) of this script and shape in runs/, the newest {runs[0]['id']}"
+    else:
+        with console.status(f"training for {SAMPLE_SECONDS} s, after compiling (20 to 60 s the first time) ..."):
+            rates = [sample(arguments, config)["tokens_per_second"]]
+        basis = f"a sample of {SAMPLE_SECONDS} s on this machine, as it was loaded just now"
+    # Runs of one shape differed by 7% on one quiet machine (records/pocket/0001_baseline), a short sample by no less
+    low, high = min(rates) / 1.07, max(rates) * 1.07
+    step_tokens = (
+        max(1, math.ceil(config["batch_tokens"] / config["micro_batch_tokens"])) * config["micro_batch_tokens"]
+    )
+    least, planned, most = (counts(config, [(1.0, step_tokens / rate)], step_tokens) for rate in (low, rates[0], high))
+    return {
+        "basis": basis,
+        "tokens_per_second": rates[0],
+        "step_ms": round(1e3 * step_tokens / rates[0], 2),
+        "seconds": planned["seconds"],
+        "steps": planned["steps"],
+        "steps_interval": [least["steps"], most["steps"]],
+        "tokens": planned["tokens"],
+        "tokens_interval": [least["tokens"], most["tokens"]],
+    }
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The command
+
+
+def make_plan(arguments: list[str], gpus: int | None, dollars_per_hour: float | None, console: Console) -> dict:
+    """Everything that print_plan() shows. Raises Failure."""
+    with console.status("tracing a step of the configuration ..."):
+        numbers, config = dry_run(arguments)
+        code = code_bytes()
+    plan = {
+        "format": 1,
+        "preset": config["preset"],
+        "track": config["track"],
+        "params": numbers["params"],
+        "flops_per_token": numbers["flops_per_token"],
+        "flops_per_step": numbers["flops_per_token"] * config["batch_tokens"],
+        **plan_bytes(config, numbers["params"], code),
+    }
+    if plan["bits_per_weight"] < 1:
+        raise Failure(
+            f"{plan['params']:,} weights do not fit under {plan['cap_bytes']:,} bytes: make the model smaller"
+        )
+    if config["track"] == "pocket" and gpus is None:
+        plan["cpu"] = plan_cpu(arguments, config, console)
+    else:
+        plan |= plan_gpus(config, gpus or 8, numbers["memory_per_gpu_bytes"])
+    if dollars_per_hour is not None:
+        seconds = plan["cpu"]["seconds"] if "cpu" in plan else max(s["seconds"] for s in plan["speed"].values())
+        seconds = config["max_seconds"] or seconds
+        plan["dollars"] = round(dollars_per_hour * seconds / 3600, 2)
+        plan["dollars_with_the_rest"] = [round(dollars_per_hour * (seconds + s) / 3600, 2) for s in OTHER_SECONDS]
+    return plan
+
+
+def print_plan(plan: dict, console: Console) -> None:
+    table = Table(title=f"Plan of the {plan['preset']} preset", title_justify="left")
+    for name, justify in (("", "left"), ("planned", "right"), ("interval", "right"), ("from", "left")):
+        table.add_column(name, justify=justify)
+
+    def row(name, value, interval=None, basis="", form="{:,.0f}"):
+        table.add_row(name, form.format(value), " to ".join(form.format(v) for v in interval or []), basis)
+
+    row("parameters", plan["params"], basis="dry run")
+    row("GFLOP per token, training", plan["flops_per_token"] / 1e9, basis="dry run", form="{:.3f}")
+    row("bytes of the artifact", plan["artifact_bytes"], basis="the packer fills the cap")
+    row("bytes of code in it", plan["code_bytes"], basis="minified and packed with the decoder")
+    row("bits per weight", plan["bits_per_weight"], form="{:.2f}", basis="what the cap leaves")
+    low, high = plan["packing_loss_bpb"]
+    row("rise of bpb by packing", math.sqrt(low * high), (low, high), "two small models, docs/methods.md", "{:.4f}")
+    if "cpu" in plan:
+        cpu = plan["cpu"]
+        row("ms per step", cpu["step_ms"], basis=cpu["basis"], form="{:.1f}")
+        row(f"steps in {cpu['seconds']:.0f} s", cpu["steps"], cpu["steps_interval"])
+        row("tokens", cpu["tokens"], cpu["tokens_interval"])
+    else:
+        share = f"{plan['coverage']:.0%}"
+        row(
+            "GB of memory per GPU",
+            plan["memory_bytes"] / 1e9,
+            [b / 1e9 for b in plan["memory_interval"]],
+            f"public logs, {share}",
+            "{:.1f}",
+        )
+        row(
+            "  traced without fusion", plan["memory_traced_bytes"] / 1e9, basis="dry run: an upper bound", form="{:.1f}"
+        )
+        for attention, name in (("sdpa", "torch's own attention"), ("fa3", "FlashAttention 3")):
+            speed = plan["speed"][attention]
+            table.add_section()
+            for ms, limits, layers, rate in zip(
+                *(speed[k] for k in ("step_ms", "step_ms_interval")), plan["layers"], speed["tflops_per_gpu"]
+            ):
+                row(f"ms per step, {layers} layers, {name}", ms, limits, f"{rate:.0f} TFLOP/s per GPU by 6 N", "{:.1f}")
+            row(f"steps in {speed['seconds']:.0f} s", speed["steps"], speed["steps_interval"], f"public logs, {share}")
+            row("tokens", speed["tokens"], speed["tokens_interval"])
+    if "dollars" in plan:
+        table.add_section()
+        row("dollars for the clock", plan["dollars"], form="{:.2f}")
+        limits = plan["dollars_with_the_rest"]
+        row(
+            "dollars with all the rest", sum(limits) / 2, limits, "guess: 5 to 30 min to compile, pack, score", "{:.2f}"
+        )
+    console.print(table)
+    if "speed" in plan:
+        console.print(
+            f"On {plan['gpus']} H100s. Times are a prediction from other people's scripts of these shapes: "
+            "nobody has run this one there yet.",
+            soft_wrap=True,
+        )
+    for warning in plan.get("warnings", []):
+        print(f"plan.py: warning: {warning}", file=sys.stderr)
+
+
+def print_validation(result: dict, console: Console) -> None:
+    table = Table(title="Milliseconds a step, of records that were left out of the fit", title_justify="left")
+    table.add_column("record", no_wrap=True, max_width=44)
+    for name in ("PR", "layers", "context", "actual", "predicted", "error", "as a new shape"):
+        table.add_column(name, justify="right")
+    for row in result["rows"]:
+        table.add_row(
+            row["record"],
+            row["pr"],
+            str(row["layers"]),
+            str(row["seq_len"]),
+            f"{row['ms']:.1f}",
+            f"{row['predicted_ms']:.1f}",
+            f"{row['error']:+.1%}",
+            f"{row['error_new_shape']:+.1%}",
+        )
+    console.print(table)
+    rates = result["coefficients"]
+    console.print(
+        f"fit on all of them: attention {1e3 / rates['sdpa']:.0f} TFLOP/s by SDPA and {1e3 / rates['fa3']:.0f} by FA3, "
+        f"matrices {1e3 / rates['matrices']:.0f}, elementwise {1e3 / rates['elementwise']:.2f} TB/s, "
+        f"{rates['constant']:.1f} ms a step\n"
+        f"median error over {result['records']} records: {result['median_error']:.1%}; with all records of a shape "
+        f"left out, over {result['shapes']} shapes: {result['median_error_new_shape']:.1%}\n"
+        f"interval: a factor of {result['spread']} up or down for {result['coverage']:.0%} of new shapes; "
+        f"{result['spread_covers']:.0%} lay within when left out",
+        soft_wrap=True,
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="tools/plan.py",
+        allow_abbrev=False,
+        description="What a run will need and give, before anything is rented.",
+        epilog="Every other --field=value goes to train_gpt.py: --preset, --num_layers, ...",
+    )
+    parser.add_argument(
+        "--gpus", type=int, help="H100s (default: 8; without it the pocket track is planned for this CPU)"
+    )
+    parser.add_argument("--dollars_per_hour", type=float, metavar="X", help="of the whole machine: adds the price")
+    parser.add_argument("--validate", action="store_true", help="test the step-time model on records left out")
+    parser.add_argument("--json", action="store_true", help="end with one JSON object")
+    options, arguments = parser.parse_known_args(argv)
+    for argument in arguments:
+        near = difflib.get_close_matches(
+            argument.split("=")[0], ("--gpus", "--dollars_per_hour", "--validate", "--json"), cutoff=0.8
+        )
+        if near:
+            parser.error(f"unknown argument {argument!r}: did you mean {near[0]}?")
+    if options.gpus is not None and options.gpus < 1:
+        parser.error("--gpus must be at least 1")
+    if options.dollars_per_hour is not None and not 0 <= options.dollars_per_hour < math.inf:
+        parser.error("--dollars_per_hour must be a price")
+    if options.validate and arguments:
+        parser.error(f"--validate takes no other argument: {' '.join(arguments)}")
+    console = Console()
+    try:
+        if options.validate:
+            result = step_time.validate(step_time.read_points())
+            print(json.dumps(result)) if options.json else print_validation(result, console)
+            if result["median_error"] >= MAX_ERROR:
+                raise Failure(f"median error {result['median_error']:.1%} is not under {MAX_ERROR:.0%}")
+            return 0
+        plan = make_plan(arguments, options.gpus, options.dollars_per_hour, Console(stderr=True))
+        print(json.dumps(plan)) if options.json else print_plan(plan, console)
+        return 0
+    except (Failure, OSError) as error:
+        return explain("plan.py", error)
+    except KeyboardInterrupt:
+        print("plan.py: interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
