@@ -121,8 +121,8 @@ def test_memory_follows_the_logs():
     assert 1 < step_time.memory_spread(points) < 1.15
 
 
-# Typed by hand from the public logs: start of the record's name, log, GPUs, attention, layers, MLP, vocabulary, context,
-# batch, parameters, layer applications before and after, ms before and after, MiB
+# Typed by hand from the public logs: start of the record's name, log, GPUs, attention, layers, MLP, vocabulary,
+# context, batch, parameters, layer applications before and after, ms before and after, MiB
 CHECKED = """
 2026-03-17_NaiveBaseline train.log 8 sdpa 9 2 1024 1024 524288 17059912 9 9 43.549 - 10184
 2026-03-17_LoRA_TTT train_v1.txt 2 sdpa 9 2 1024 1024 524288 17059912 9 9 169.353 - 10334

@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 if not __package__:  # run as a file: import from the repository's root, not from tools/
     sys.path[0] = str(ROOT)
 
+from rich.box import SIMPLE  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
 
@@ -314,7 +315,7 @@ def make_plan(arguments: list[str], gpus: int | None, dollars_per_hour: float | 
 
 
 def print_plan(plan: dict, console: Console) -> None:
-    table = Table(title=f"Plan of the {plan['preset']} preset", title_justify="left")
+    table = Table(box=SIMPLE, pad_edge=False)
     for name, justify in (("", "left"), ("planned", "right"), ("interval", "right"), ("from", "left")):
         table.add_column(name, justify=justify)
 
@@ -323,11 +324,12 @@ def print_plan(plan: dict, console: Console) -> None:
 
     row("parameters", plan["params"], basis="dry run")
     row("GFLOP per token, training", plan["flops_per_token"] / 1e9, basis="dry run", form="{:.3f}")
+    row("TFLOP per step", plan["flops_per_step"] / 1e12, basis="dry run", form="{:,.2f}")
     row("bytes of the artifact", plan["artifact_bytes"], basis="the packer fills the cap")
-    row("bytes of code in it", plan["code_bytes"], basis="minified and packed with the decoder")
+    row("bytes of code in it", plan["code_bytes"], basis="minified, with the decoder")
     row("bits per weight", plan["bits_per_weight"], form="{:.2f}", basis="what the cap leaves")
     low, high = plan["packing_loss_bpb"]
-    row("rise of bpb by packing", math.sqrt(low * high), (low, high), "two small models, docs/methods.md", "{:.4f}")
+    row("rise of bpb by packing", math.sqrt(low * high), (low, high), "docs/methods.md", "{:.4f}")
     if "cpu" in plan:
         cpu = plan["cpu"]
         row("ms per step", cpu["step_ms"], basis=cpu["basis"], form="{:.1f}")
@@ -345,22 +347,23 @@ def print_plan(plan: dict, console: Console) -> None:
         row(
             "  traced without fusion", plan["memory_traced_bytes"] / 1e9, basis="dry run: an upper bound", form="{:.1f}"
         )
-        for attention, name in (("sdpa", "torch's own attention"), ("fa3", "FlashAttention 3")):
+        for attention, name in (("sdpa", "with torch's own attention"), ("fa3", "with FlashAttention 3")):
             speed = plan["speed"][attention]
             table.add_section()
+            table.add_row(name)
             for ms, limits, layers, rate in zip(
-                *(speed[k] for k in ("step_ms", "step_ms_interval")), plan["layers"], speed["tflops_per_gpu"]
+                speed["step_ms"], speed["step_ms_interval"], plan["layers"], speed["tflops_per_gpu"]
             ):
-                row(f"ms per step, {layers} layers, {name}", ms, limits, f"{rate:.0f} TFLOP/s per GPU by 6 N", "{:.1f}")
-            row(f"steps in {speed['seconds']:.0f} s", speed["steps"], speed["steps_interval"], f"public logs, {share}")
-            row("tokens", speed["tokens"], speed["tokens_interval"])
+                row(f"  ms per step, {layers} layers", ms, limits, f"{rate:.0f} TFLOP/s per GPU by 6 N", "{:.1f}")
+            row(
+                f"  steps in {speed['seconds']:.0f} s", speed["steps"], speed["steps_interval"], f"public logs, {share}"
+            )
+            row("  million tokens", speed["tokens"] / 1e6, [count / 1e6 for count in speed["tokens_interval"]])
     if "dollars" in plan:
         table.add_section()
         row("dollars for the clock", plan["dollars"], form="{:.2f}")
         limits = plan["dollars_with_the_rest"]
-        row(
-            "dollars with all the rest", sum(limits) / 2, limits, "guess: 5 to 30 min to compile, pack, score", "{:.2f}"
-        )
+        row("dollars with all the rest", sum(limits) / 2, limits, "a guess: 5 to 30 min more", "{:.2f}")
     console.print(table)
     if "speed" in plan:
         console.print(
@@ -373,13 +376,14 @@ def print_plan(plan: dict, console: Console) -> None:
 
 
 def print_validation(result: dict, console: Console) -> None:
-    table = Table(title="Milliseconds a step, of records that were left out of the fit", title_justify="left")
-    table.add_column("record", no_wrap=True, max_width=44)
-    for name in ("PR", "layers", "context", "actual", "predicted", "error", "as a new shape"):
-        table.add_column(name, justify="right")
+    print("Milliseconds a step, of records that were left out of the fit (L: layer applications, T: context)")
+    table = Table(box=SIMPLE, pad_edge=False)
+    table.add_column("record", no_wrap=True)
+    for name in ("PR", "L", "T", "actual", "planned", "error", "new shape"):
+        table.add_column(name, justify="right", no_wrap=True)
     for row in result["rows"]:
         table.add_row(
-            row["record"],
+            row["record"][:22],
             row["pr"],
             str(row["layers"]),
             str(row["seq_len"]),

@@ -3,8 +3,9 @@
 tools/public_runs.csv holds the facts: one row per distinct log of the public challenge
 (github.com/openai/parameter-golf), with record, PR and file name as the source. `layers_*` and `ms_*` are layer
 applications and milliseconds a step, before and after depth recurrence came on; `attention` is the kernel, by the
-record's title and README (SDPA until PR #265). Left out: logs on H200s; other architectures (state space, H-Net, JEPA, random maps, differential
-attention); PR #1412, whose log does not separate the two steps in which its recurrence came on; second copies.
+record's title and README (SDPA until PR #265). Left out: logs on H200s; other architectures (state space, H-Net, JEPA,
+random maps, differential attention); PR #1412, whose log does not separate the two steps in which its recurrence came
+on; second copies.
 
 Time of a step on one GPU, coefficients positive and below what the data sheet allows:
 
