@@ -26,66 +26,79 @@ CONFIG = {
     "num_heads": 8, "num_kv_heads": 4, "mlp_mult": 4.0, "batch_tokens": 786_432, "micro_batch_tokens": 98_304,
     "max_seconds": 600.0, "max_steps": 0, "seed": 1, "run_dir": "",
 }  # fmt: skip
-LOOPED = CONFIG | {"loops": 2, "loop_first": 3, "loop_last": 5, "loop_start": 0.35, "document_mask": True}
-NUMBERS = {"params": 35_945_671, "flops_per_token": 300_000_000, "memory_per_gpu_bytes": 70_000_000_000}
+LOOPED = CONFIG | {"loops": 2, "loop_first": 3, "loop_last": 5, "document_mask": True}
+NUMBERS = {
+    "params": 35_945_671,
+    "flops_per_token": 3 * 10**8,
+    "flops_per_step": 10**14,
+    "memory_per_gpu_bytes": 7 * 10**10,
+}
+
+
+def stage(until=1.0, loops=0, length=2048, rows=48, accumulate=1, gpus=8):
+    return {"until": until, "loops": loops, "length": length, "rows": rows, "accumulate": accumulate,
+            "tokens": rows * 2048 * accumulate * gpus}  # fmt: skip
 
 
 @pytest.fixture
 def planned(monkeypatch):
-    """planned(config, gpus, dollars): the plan, with the dry run and the packer's count made up."""
+    """planned(config, stages, gpus, dollars): the plan, with the dry run and the packer's count made up."""
 
-    def make(config, gpus=None, dollars=None):
-        monkeypatch.setattr(plan, "dry_run", lambda arguments: (NUMBERS, config))
+    def make(config, stages=None, gpus=None, dollars=None):
+        monkeypatch.setattr(plan, "dry_run", lambda arguments, gpus: (NUMBERS, config, stages or [stage()]))
         monkeypatch.setattr(plan, "code_bytes", lambda: 15_000)
         return plan.make_plan([], gpus, dollars, Console(stderr=True))
 
     return make
 
 
-def walk(seconds: float, start: float, before: float, after: float) -> int:
-    """Steps of a clock that is walked through, with the slower step from `start` of it on."""
-    elapsed, steps = 0.0, 0
-    while elapsed < seconds:
-        elapsed += before if elapsed < start * seconds else after
-        steps += 1
-    return steps
+def walk(config: dict, stages: list[dict], step_ms: list[float]) -> tuple[float, int, int]:
+    """Seconds, steps and tokens of a run that is walked through step by step, the schedule as in the script."""
+    clock = config["max_seconds"] - 5.0 if config["max_seconds"] else float("inf")
+    limit = config["max_steps"] or float("inf")
+    seconds, steps, tokens = 0.0, 0, 0
+    while seconds < clock and steps < limit:
+        done = max(seconds / clock, steps / limit)
+        index = next(i for i, s in enumerate(stages) if done < s["until"])
+        seconds, steps, tokens = seconds + step_ms[index] / 1e3, steps + 1, tokens + stages[index]["tokens"]
+    return seconds, steps, tokens
 
 
-def test_steps_are_those_of_a_clock_walked_through(planned):
-    result = planned(LOOPED)
-    assert result["layers"] == [11, 17]  # layers 3 to 5 three times, as in PR #1493
+SCHEDULE = [stage(0.2, length=512, rows=24), stage(0.35), stage(1.0, loops=2)]
+
+
+@pytest.mark.parametrize(
+    "limits", [{}, {"max_steps": 900}, {"max_steps": 900, "max_seconds": 0.0}, {"max_seconds": 60.0}]
+)
+def test_steps_are_those_of_a_clock_walked_through(planned, limits):
+    config = LOOPED | limits
+    result = planned(config, SCHEDULE)
+    assert [s["layers"] for s in result["stages"]] == [11, 11, 17]  # layers 3 to 5 three times, as in PR #1493
     for speed in result["speed"].values():
-        before, after = (ms / 1e3 for ms in speed["step_ms"])
-        assert after > before
-        assert speed["steps"] == pytest.approx(walk(595.0, 0.35, before, after), abs=2)
-        assert speed["tokens"] == 786_432 * speed["steps"]
+        assert speed["step_ms"] == sorted(speed["step_ms"])
+        seconds, steps, tokens = walk(config, SCHEDULE, speed["step_ms"])
+        assert speed["seconds"] == pytest.approx(seconds, abs=0.3)
+        assert speed["steps"] == pytest.approx(steps, abs=3) and speed["tokens"] == pytest.approx(tokens, rel=0.01)
         low, high = speed["steps_interval"]
-        assert low < speed["steps"] < high
-    assert result["speed"]["fa3"]["steps"] > result["speed"]["sdpa"]["steps"]
+        assert low <= speed["steps"] <= high and (low < high or limits)
+    assert result["speed"]["fa3"]["steps"] >= result["speed"]["sdpa"]["steps"]
 
 
 def test_record_shape_gives_the_records_numbers(planned):
-    result = planned(LOOPED)  # PR #1855: 96.4 and 141.6 ms, 4,931 steps, 41,707 MiB; its packing cost 0.0087 bpb
-    speed = result["speed"]["fa3"]
+    result = planned(LOOPED, [stage(0.35), stage(1.0, loops=2)])
+    speed = result["speed"]["fa3"]  # PR #1855: 96.4 and 141.6 ms, 4,931 steps, 41,707 MiB; its packing cost 0.0087 bpb
     assert speed["step_ms"] == pytest.approx([96.4, 141.6], rel=0.02)
     assert speed["steps"] == pytest.approx(4931, rel=0.02)
     assert speed["tflops_per_gpu"] == pytest.approx([220, 222], rel=0.02)
-    assert result["memory_bytes"] == pytest.approx(41_707 * 2**20, rel=0.05)
+    assert result["gpus"] == 8 and result["memory_bytes"] == pytest.approx(41_707 * 2**20, rel=0.05)
     assert result["packing_loss_bpb"][0] < 0.011 and result["artifact_bytes"] == 16_000_000
 
 
-def test_accumulation_rounds_as_the_script_does(planned):
-    assert planned(CONFIG, 1)["speed"]["sdpa"]["tokens"] % 786_432 == 0
-    odd = planned(CONFIG, 3)  # three ranks of 98,304 tokens: three micro-batches each, 884,736 tokens a step
-    assert odd["speed"]["sdpa"]["tokens"] == odd["speed"]["sdpa"]["steps"] * 884_736
-    eighth, one = planned(CONFIG, 8)["speed"]["fa3"]["step_ms"][0], planned(CONFIG, 1)["speed"]["fa3"]["step_ms"][0]
-    assert 7 * eighth < one < 8 * eighth  # all but the constant grows
-
-
-def test_steps_end_at_max_steps(planned):
-    speed = planned(CONFIG | {"max_steps": 100})["speed"]["sdpa"]
-    assert speed["steps"] == 100 and speed["seconds"] == pytest.approx(0.1 * speed["step_ms"][0], abs=0.06)
-    assert planned(CONFIG | {"max_steps": 100, "max_seconds": 0.0})["speed"]["sdpa"] == speed
+def test_fewer_gpus_take_as_many_times_longer(planned):
+    eight, one = planned(CONFIG), planned(CONFIG, [stage(accumulate=8, gpus=1)], gpus=1)
+    assert (eight["gpus"], one["gpus"]) == (8, 1) and eight["memory_bytes"] == one["memory_bytes"]
+    fast, slow = eight["speed"]["fa3"]["step_ms"][0], one["speed"]["fa3"]["step_ms"][0]
+    assert 7 * fast < slow < 8 * fast  # all but the constant grows
 
 
 def test_price(planned):
@@ -104,11 +117,11 @@ def test_packing_loss_passes_through_what_was_measured():
 
 def test_a_model_beyond_the_cap_is_refused(planned):
     with pytest.raises(Failure, match="do not fit under 250,000 bytes"):
-        planned(CONFIG | {"track": "pocket"}, gpus=1)
+        planned(CONFIG | {"track": "pocket"})
 
 
 def test_new_width_and_too_much_memory_are_warned_of(planned):
-    warnings = " ".join(planned(CONFIG | {"model_dim": 1024, "micro_batch_tokens": 196_608})["warnings"])
+    warnings = " ".join(planned(CONFIG | {"model_dim": 1024}, [stage(rows=96)])["warnings"])
     assert "1024 wide" in warnings and "--micro_batch_tokens" in warnings
     assert planned(LOOPED)["warnings"] == []
 
@@ -119,15 +132,16 @@ def test_dry_run_prints_what_the_plan_reads(monkeypatch):
         assert train_gpt.main(["--dry-run", "--preset=tiny", "--seed=7"]) == 0
     done = subprocess.CompletedProcess([], 0, printed.getvalue(), "")
     monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: done)
-    numbers, config = plan.dry_run([])
+    numbers, config, stages = plan.dry_run([], None)
     model = train_gpt.build_model(train_gpt.parse_config(["--preset=tiny"], {}))
     assert numbers["params"] == sum(p.numel() for p in model.parameters())
     assert config["seed"] == 7 and config["model_dim"] == 64
-    result = plan.plan_gpus(config, 8, numbers["memory_per_gpu_bytes"])  # every field that the plan reads is there
-    assert result["speed"]["sdpa"]["steps"] > 0
+    assert stages[-1]["tokens"] == numbers["flops_per_step"] / numbers["flops_per_token"] == config["batch_tokens"]
+    result = plan.plan_gpus(config, stages, numbers["memory_per_gpu_bytes"])  # every field that the plan reads is there
+    assert result["speed"]["sdpa"]["steps"] > 0 and result["gpus"] == 1
     done.stdout = done.stdout.replace("config: ", "settings: ")
     with pytest.raises(Failure, match="does not print"):
-        plan.dry_run([])
+        plan.dry_run([], None)
 
 
 def write_run(root, name, tokens_per_second, age, **changes):
@@ -153,9 +167,9 @@ def test_cpu_plan_goes_by_runs_of_this_script_shape_and_machine(tmp_path, monkey
     write_run(tmp_path, "two_ranks", 9000.0, age=0, world_size=2)
     (tmp_path / "runs" / "broken").mkdir()
     (tmp_path / "runs" / "broken" / "run.json").write_text("{")
-    cpu = plan.plan_cpu([], CONFIG | {"max_seconds": 105.0}, Console(stderr=True))
+    cpu = plan.plan_cpu([], CONFIG | {"max_seconds": 105.0}, [stage()], Console(stderr=True))
     assert "2 run(s)" in cpu["basis"] and "newer" in cpu["basis"] and cpu["tokens_per_second"] == 2000.0
-    assert cpu["step_ms"] == pytest.approx(1e3 * 786_432 / 2000)
+    assert cpu["step_ms"] == [pytest.approx(1e3 * 786_432 / 2000)]
     assert cpu["steps"] == math.floor(100 * 2000 / 786_432)
     low, high = cpu["tokens_interval"]
     assert low <= 100 * 1500 and high >= cpu["tokens"]
@@ -165,14 +179,14 @@ def test_cpu_plan_without_a_run_takes_a_sample(tmp_path, monkeypatch):
     monkeypatch.setattr(plan, "ROOT", tmp_path)
     (tmp_path / "train_gpt.py").write_text("raise SystemExit('no data: build it')\n")
     with pytest.raises(Failure, match="a sample failed: no data: build it"):
-        plan.plan_cpu([], CONFIG, Console(stderr=True))
+        plan.plan_cpu([], CONFIG, [stage()], Console(stderr=True))
     (tmp_path / "train_gpt.py").write_text(
         "import json, pathlib, sys\n"
         "folder = pathlib.Path([a for a in sys.argv if 'run_dir' in a][0].split('=')[1])\n"
         "folder.mkdir()\n"
         "(folder / 'run.json').write_text(json.dumps({'tokens_per_second': 3000, 'steps': 9}))\n"
     )
-    cpu = plan.plan_cpu([], CONFIG, Console(stderr=True))
+    cpu = plan.plan_cpu([], CONFIG, [stage()], Console(stderr=True))
     assert cpu["tokens_per_second"] == 3000 and "sample" in cpu["basis"]
 
 
@@ -212,7 +226,7 @@ def test_validate_prints_its_table_and_ends_with_json(capsys, monkeypatch):
 
 
 def test_plan_prints_every_number(planned, capsys, monkeypatch):
-    result = planned(LOOPED, dollars=24.0)
+    result = planned(LOOPED, SCHEDULE, dollars=24.0)
     assert plan.main(["--dollars_per_hour=24"]) == 0
     printed = capsys.readouterr().out
     for number in ("35,945,671", "16,000,000", "15,000", "4.00", f"{result['speed']['fa3']['steps']:,}"):

@@ -14,6 +14,7 @@ import argparse
 import difflib
 import json
 import math
+import os
 import platform
 import subprocess
 import sys
@@ -49,20 +50,24 @@ CODED_BYTES_PER_PIECE = 2.6  # of a tokenizer
 SAMPLE_SECONDS = 5
 
 
-def dry_run(arguments: list[str]) -> tuple[dict, dict]:
-    """(numbers, Config) as `train_gpt.py --dry-run ARGUMENTS` prints them. Failure with its own message if it fails."""
-    done = subprocess.run(
-        [sys.executable, "train_gpt.py", "--dry-run", *arguments], cwd=ROOT, capture_output=True, text=True
-    )
+def dry_run(arguments: list[str], gpus: int | None) -> tuple[dict, dict, list[dict]]:
+    """What `train_gpt.py --dry-run ARGUMENTS` prints for so many GPUs: numbers, Config, and its stages.
+
+    A stage is what the script's schedules keep constant: `until` (fraction of the run), extra `loops`, `length` of a
+    row, `rows` of `seq_len` tokens in a forward, `accumulate` forwards in a step, `tokens` of a step over all ranks.
+    Failure with the script's own message if it fails.
+    """
+    environment = os.environ | ({} if gpus is None else {"WORLD_SIZE": str(gpus)})
+    command = [sys.executable, "train_gpt.py", "--dry-run", *arguments]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or [f"train_gpt.py --dry-run ended with exit code {done.returncode}"]
         raise Failure(lines[-1].removeprefix("train_gpt.py: "), done.returncode)
     printed = dict(line.split(": ", 1) for line in done.stdout.splitlines() if ": " in line)
     try:
-        numbers = {
-            key: int(printed[key].replace(",", "")) for key in ("params", "flops_per_token", "memory_per_gpu_bytes")
-        }
-        return numbers, json.loads(printed["config"])
+        keys = ("params", "flops_per_token", "flops_per_step", "memory_per_gpu_bytes")
+        numbers = {key: int(printed[key].replace(",", "")) for key in keys}
+        return numbers, json.loads(printed["config"]), json.loads(printed["stages"])
     except (KeyError, ValueError) as error:
         raise Failure(f"train_gpt.py --dry-run does not print what the plan reads: {error}") from None
 
@@ -121,68 +126,60 @@ def plan_bytes(config: dict, params: int, code: int) -> dict:
 # Time
 
 
-def phases(config: dict) -> list[tuple[float, int]]:
-    """(share of the clock, layer applications) before and after depth recurrence comes on; shares sum to 1."""
-    layers, loops = config["num_layers"], config.get("loops", 0)
-    if not loops:
-        return [(1.0, layers)]
-    start = config["loop_start"]
-    looped = layers + loops * (config["loop_last"] - config["loop_first"] + 1)
-    return [(share, count) for share, count in ((start, layers), (1 - start, looped)) if share > 0]
+def layers_of(config: dict, stage: dict) -> int:
+    """Layer applications: one that loops counts each time."""
+    looped = config["loop_last"] - config["loop_first"] + 1 if stage["loops"] else 0
+    return config["num_layers"] + stage["loops"] * looped
 
 
-def gpu_step(config: dict, gpus: int, layers: int, attention: str) -> step_time.Step:
-    """A step of the script on one of `gpus` H100s; attention: sdpa (what torch has of itself) or fa3."""
-    micro = config["micro_batch_tokens"]
-    accumulate = max(1, math.ceil(config["batch_tokens"] / (micro * gpus)))  # as the script rounds
+def gpu_step(config: dict, stage: dict, attention: str) -> step_time.Step:
+    """A step of a stage on one GPU; attention: sdpa (what torch has of itself) or fa3."""
+    micro = stage["rows"] * config["seq_len"]
     return step_time.Step(
-        tokens=accumulate * micro,
+        tokens=micro * stage["accumulate"],
         micro_tokens=micro,
-        layers=layers,
+        layers=layers_of(config, stage),
         model_dim=config["model_dim"],
         kv_share=config["num_kv_heads"] / config["num_heads"],
         mlp_mult=config["mlp_mult"],
         vocab_size=config["vocab_size"],
         embed_dim=config["model_dim"],
-        seq_len=config["seq_len"],
+        seq_len=stage["length"],
         attention=attention + "_varlen" * bool(config.get("document_mask")),
     )
 
 
-def counts(config: dict, step_seconds: list[tuple[float, float]], step_tokens: float) -> dict:
-    """Steps and tokens of the run; step_seconds: (share of the clock, seconds of a step) by phase."""
-    per_clock = sum(share / seconds for share, seconds in step_seconds)  # steps in one second, on average
-    clock = max(0.0, config["max_seconds"] - CALIBRATION_SECONDS)
-    steps = min(clock * per_clock if config["max_seconds"] > 0 else math.inf, config["max_steps"] or math.inf)
-    return {"seconds": round(steps / per_clock, 1), "steps": int(steps), "tokens": int(int(steps) * step_tokens)}
+def counts(config: dict, stages: list[dict], step_seconds: list[float]) -> dict:
+    """Seconds, steps and tokens of the run, from the seconds of a step in each stage.
+
+    A stage ends at its fraction of the clock or of max_steps, whichever comes first, as in the script.
+    """
+    clock = max(0.0, config["max_seconds"] - CALIBRATION_SECONDS) if config["max_seconds"] > 0 else math.inf
+    limit, seconds, steps, tokens = config["max_steps"] or math.inf, 0.0, 0.0, 0.0
+    for stage, each in zip(stages, step_seconds):
+        count = max(0.0, min((stage["until"] * clock - seconds) / each, stage["until"] * limit - steps))
+        seconds, steps, tokens = seconds + count * each, steps + count, tokens + count * stage["tokens"]
+    return {"seconds": round(seconds, 1), "steps": int(steps), "tokens": int(tokens)}
 
 
-def plan_gpus(config: dict, gpus: int, traced_bytes: int) -> dict:
-    """Memory, step time, steps and tokens on H100s, for either attention kernel."""
+def plan_gpus(config: dict, stages: list[dict], traced_bytes: int) -> dict:
+    """Memory, step time by stage, steps and tokens on H100s, for either attention kernel."""
     points = step_time.read_points()
     coefficients, factor = step_time.fit(points), step_time.validate(points)["spread"]
     speeds = {}
     for attention in ("sdpa", "fa3"):
-        steps = [(share, gpu_step(config, gpus, layers, attention)) for share, layers in phases(config)]
-        ms = [step_time.predict(coefficients, step) for _, step in steps]
-        tokens = steps[0][1].tokens * gpus
-        low, planned, high = (
-            counts(config, [(share, f * m / 1e3) for (share, _), m in zip(steps, ms)], tokens)
-            for f in (factor, 1.0, 1 / factor)
-        )
+        steps = [gpu_step(config, stage, attention) for stage in stages]
+        ms = [step_time.predict(coefficients, step) for step in steps]
+        low, planned, high = (counts(config, stages, [f * m / 1e3 for m in ms]) for f in (factor, 1.0, 1 / factor))
         speeds[attention] = {
             "step_ms": [round(m, 2) for m in ms],
             "step_ms_interval": [[round(m / factor, 2), round(m * factor, 2)] for m in ms],
-            "tflops_per_gpu": [
-                round(step_time.matrix_flops(s) * s.tokens / m / 1e9, 1) for (_, s), m in zip(steps, ms)
-            ],
-            "seconds": planned["seconds"],
-            "steps": planned["steps"],
+            "tflops_per_gpu": [round(step_time.matrix_flops(s) * s.tokens / m / 1e9, 1) for s, m in zip(steps, ms)],
+            **planned,
             "steps_interval": [low["steps"], high["steps"]],
-            "tokens": planned["tokens"],
             "tokens_interval": [low["tokens"], high["tokens"]],
         }
-    mib = float(step_time.memory_features(steps[-1][1]) @ step_time.fit_memory(points))
+    mib = max(float(step_time.memory_features(step) @ step_time.fit_memory(points)) for step in steps)
     memory_factor = step_time.memory_spread(points)
     memory = [round(mib * 2**20 * f) for f in (1 / memory_factor, 1.0, memory_factor)]
     warnings = []
@@ -194,8 +191,8 @@ def plan_gpus(config: dict, gpus: int, traced_bytes: int) -> dict:
             f"no public log is {config['model_dim']} wide, only {sorted(widths)}: intervals may be too narrow"
         )
     return {
-        "gpus": gpus,
-        "layers": [count for _, count in phases(config)],
+        "gpus": round(stages[-1]["tokens"] / steps[-1].tokens),
+        "stages": [stage | {"layers": step.layers} for stage, step in zip(stages, steps)],
         "memory_bytes": memory[1],
         "memory_interval": [memory[0], memory[2]],
         "memory_traced_bytes": traced_bytes,
@@ -252,8 +249,8 @@ def sample(arguments: list[str], config: dict) -> dict:
         return read_json(Path(folder) / "run" / "run.json", ("tokens_per_second", "steps"))
 
 
-def plan_cpu(arguments: list[str], config: dict, console: Console) -> dict:
-    """Steps and tokens on this machine's CPU, and what they were measured on."""
+def plan_cpu(arguments: list[str], config: dict, stages: list[dict], console: Console) -> dict:
+    """Steps and tokens on this machine's CPU, and what they were measured on: a mean over the stages."""
     runs = runs_like(config)
     if runs:
         rates = [run["tokens_per_second"] for run in runs]
@@ -263,20 +260,17 @@ def plan_cpu(arguments: list[str], config: dict, console: Console) -> dict:
             rates = [sample(arguments, config)["tokens_per_second"]]
         basis = f"a sample of {SAMPLE_SECONDS} s on this machine, as it was loaded just now"
     # Runs of one shape differed by 7% on one quiet machine (records/pocket/0001_baseline), a short sample by no less
-    low, high = min(rates) / 1.07, max(rates) * 1.07
-    step_tokens = (
-        max(1, math.ceil(config["batch_tokens"] / config["micro_batch_tokens"])) * config["micro_batch_tokens"]
+    low, planned, high = (
+        counts(config, stages, [stage["tokens"] / rate for stage in stages])
+        for rate in (min(rates) / 1.07, rates[0], max(rates) * 1.07)
     )
-    least, planned, most = (counts(config, [(1.0, step_tokens / rate)], step_tokens) for rate in (low, rates[0], high))
     return {
         "basis": basis,
         "tokens_per_second": rates[0],
-        "step_ms": round(1e3 * step_tokens / rates[0], 2),
-        "seconds": planned["seconds"],
-        "steps": planned["steps"],
-        "steps_interval": [least["steps"], most["steps"]],
-        "tokens": planned["tokens"],
-        "tokens_interval": [least["tokens"], most["tokens"]],
+        "step_ms": [round(1e3 * stage["tokens"] / rates[0], 2) for stage in stages],
+        **planned,
+        "steps_interval": [low["steps"], high["steps"]],
+        "tokens_interval": [low["tokens"], high["tokens"]],
     }
 
 
@@ -287,7 +281,7 @@ def plan_cpu(arguments: list[str], config: dict, console: Console) -> dict:
 def make_plan(arguments: list[str], gpus: int | None, dollars_per_hour: float | None, console: Console) -> dict:
     """Everything that print_plan() shows. Raises Failure."""
     with console.status("tracing a step of the configuration ..."):
-        numbers, config = dry_run(arguments)
+        numbers, config, stages = dry_run(arguments, gpus)
         code = code_bytes()
     plan = {
         "format": 1,
@@ -295,7 +289,7 @@ def make_plan(arguments: list[str], gpus: int | None, dollars_per_hour: float | 
         "track": config["track"],
         "params": numbers["params"],
         "flops_per_token": numbers["flops_per_token"],
-        "flops_per_step": numbers["flops_per_token"] * config["batch_tokens"],
+        "flops_per_step": numbers["flops_per_step"],
         **plan_bytes(config, numbers["params"], code),
     }
     if plan["bits_per_weight"] < 1:
@@ -303,9 +297,9 @@ def make_plan(arguments: list[str], gpus: int | None, dollars_per_hour: float | 
             f"{plan['params']:,} weights do not fit under {plan['cap_bytes']:,} bytes: make the model smaller"
         )
     if config["track"] == "pocket" and gpus is None:
-        plan["cpu"] = plan_cpu(arguments, config, console)
+        plan["cpu"] = plan_cpu(arguments, config, stages, console)
     else:
-        plan |= plan_gpus(config, gpus or 8, numbers["memory_per_gpu_bytes"])
+        plan |= plan_gpus(config, stages, numbers["memory_per_gpu_bytes"])
     if dollars_per_hour is not None:
         seconds = plan["cpu"]["seconds"] if "cpu" in plan else max(s["seconds"] for s in plan["speed"].values())
         seconds = config["max_seconds"] or seconds
@@ -332,7 +326,8 @@ def print_plan(plan: dict, console: Console) -> None:
     row("rise of bpb by packing", math.sqrt(low * high), (low, high), "docs/methods.md", "{:.4f}")
     if "cpu" in plan:
         cpu = plan["cpu"]
-        row("ms per step", cpu["step_ms"], basis=cpu["basis"], form="{:.1f}")
+        row("tokens per second", cpu["tokens_per_second"], basis=cpu["basis"])
+        row("ms per step, at the end", cpu["step_ms"][-1], form="{:.1f}")
         row(f"steps in {cpu['seconds']:.0f} s", cpu["steps"], cpu["steps_interval"])
         row("tokens", cpu["tokens"], cpu["tokens_interval"])
     else:
@@ -351,10 +346,11 @@ def print_plan(plan: dict, console: Console) -> None:
             speed = plan["speed"][attention]
             table.add_section()
             table.add_row(name)
-            for ms, limits, layers, rate in zip(
-                speed["step_ms"], speed["step_ms_interval"], plan["layers"], speed["tflops_per_gpu"]
+            for ms, limits, stage, rate in zip(
+                speed["step_ms"], speed["step_ms_interval"], plan["stages"], speed["tflops_per_gpu"]
             ):
-                row(f"  ms per step, {layers} layers", ms, limits, f"{rate:.0f} TFLOP/s per GPU by 6 N", "{:.1f}")
+                name = f"  ms per step, {stage['layers']} layers" + f", to {stage['until']:.0%}" * (stage["until"] < 1)
+                row(name, ms, limits, f"{rate:.0f} TFLOP/s per GPU by 6 N", "{:.1f}")
             row(
                 f"  steps in {speed['seconds']:.0f} s", speed["steps"], speed["steps_interval"], f"public logs, {share}"
             )
