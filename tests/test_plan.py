@@ -120,10 +120,13 @@ def test_a_model_beyond_the_cap_is_refused(planned):
         planned(CONFIG | {"track": "pocket"})
 
 
-def test_new_width_and_too_much_memory_are_warned_of(planned):
+def test_what_a_user_should_look_at_is_warned_of(planned, monkeypatch):
     warnings = " ".join(planned(CONFIG | {"model_dim": 1024}, [stage(rows=96)])["warnings"])
     assert "1024 wide" in warnings and "--micro_batch_tokens" in warnings
     assert planned(LOOPED)["warnings"] == []
+    monkeypatch.setitem(NUMBERS, "params", 17_059_912)  # the baseline's, at 7.5 bits each
+    [warning] = planned(CONFIG)["warnings"]
+    assert "small for the cap" in warning
 
 
 def test_dry_run_prints_what_the_plan_reads(monkeypatch):
@@ -168,7 +171,7 @@ def test_cpu_plan_goes_by_runs_of_this_script_shape_and_machine(tmp_path, monkey
     (tmp_path / "runs" / "broken").mkdir()
     (tmp_path / "runs" / "broken" / "run.json").write_text("{")
     cpu = plan.plan_cpu([], CONFIG | {"max_seconds": 105.0}, [stage()], Console(stderr=True))
-    assert "2 run(s)" in cpu["basis"] and "newer" in cpu["basis"] and cpu["tokens_per_second"] == 2000.0
+    assert "2 such run(s)" in cpu["basis"] and "newer" in cpu["basis"] and cpu["tokens_per_second"] == 2000.0
     assert cpu["step_ms"] == [pytest.approx(1e3 * 786_432 / 2000)]
     assert cpu["steps"] == math.floor(100 * 2000 / 786_432)
     low, high = cpu["tokens_interval"]
@@ -187,7 +190,7 @@ def test_cpu_plan_without_a_run_takes_a_sample(tmp_path, monkeypatch):
         "(folder / 'run.json').write_text(json.dumps({'tokens_per_second': 3000, 'steps': 9}))\n"
     )
     cpu = plan.plan_cpu([], CONFIG, [stage()], Console(stderr=True))
-    assert cpu["tokens_per_second"] == 3000 and "sample" in cpu["basis"]
+    assert cpu["tokens_per_second"] == 3000 and "just now" in cpu["basis"]
 
 
 def test_unknown_field_gives_the_nearest_match(capsys):
