@@ -1110,7 +1110,16 @@ def dry_run(config: Config, source: str) -> dict:
     from torch.distributed._tools.mem_tracker import MemTracker
     from torch.utils.flop_counter import FlopCounterMode
 
-    world = 8 if config.track == "16mb" else 1
+    world = int(os.environ.get("WORLD_SIZE", 8 if config.track == "16mb" else 1))
+    accumulate = max(1, -(-config.batch_tokens // (config.micro_batch_tokens * world)))
+    stage = {
+        "until": 1.0,
+        "loops": 0,
+        "length": config.seq_len,
+        "rows": config.micro_batch_tokens // config.seq_len,
+        "accumulate": accumulate,
+        "tokens": accumulate * config.micro_batch_tokens * world,
+    }
     with FakeTensorMode():
         model = build_model(config)
         tokens = torch.zeros(config.micro_batch_tokens // config.seq_len, config.seq_len, dtype=torch.int64)
@@ -1135,6 +1144,8 @@ def dry_run(config: Config, source: str) -> dict:
         "memory_per_gpu_bytes": int(peak + optimiser),
         "predicted_artifact_bytes": int(weights + code + vocabulary),
     }
+    print(f"config: {json.dumps(asdict(config))}")  # these two for tools/plan.py
+    print(f"stages: {json.dumps([stage])}")
     for key, value in report.items():
         print(f"{key}: {value:,}")
     print("Memory is traced without fusion, an upper bound. The artifact's size is a prediction from Gaussian weights.")
