@@ -1404,7 +1404,7 @@ def dry_run(config: Config, source: str) -> dict:
     from torch.distributed._tools.mem_tracker import MemTracker
     from torch.utils.flop_counter import FlopCounterMode
 
-    world = 8 if config.track == "16mb" else 1
+    world = int(os.environ.get("WORLD_SIZE", 8 if config.track == "16mb" else 1))
     stage = stages(config, world)[-1]
     with FakeTensorMode():
         model = build_model(replace(config, document_mask=False))  # the dense mask of CPUs is not what a GPU holds
@@ -1427,6 +1427,8 @@ def dry_run(config: Config, source: str) -> dict:
         traced_flops_of_a_micro_batch=counter.get_total_flops(), memory_per_gpu_bytes=int(peak + optimiser),
         predicted_artifact_bytes=int(weights + code + vocabulary),
     )  # fmt: skip
+    print(f"config: {json.dumps(asdict(config))}")  # these two for tools/plan.py
+    print(f"stages: {json.dumps([s._asdict() for s in stages(config, world)])}")
     for key, value in report.items():
         print(f"{key}: {value:,}")
     print("Memory is traced without fusion, an upper bound. The artifact's size is a prediction from Gaussian weights.")

@@ -1,4 +1,4 @@
-"""python -m compress {pack,size,inspect,unpack,verify,bench}: makes a .golf file of a run, and looks into one.
+"""python -m compress {pack,size,code,inspect,unpack,verify,bench}: makes a .golf file of a run, and looks into one.
 
 Exit status: 0 done; 1 a check failed or the input is bad (one line on stderr says what); 2 wrong usage. With --json the
 last line on stdout is one JSON object.
@@ -59,6 +59,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     command = add("size", size, "Bytes by section and the headroom; exit 1 if the file is over the cap.")
     command.add_argument("file", type=Path, metavar="FILE")
     command.add_argument("--track", choices=CAP_BYTES, help="default: the smallest cap the file fits under")
+    command = add("code", code, "Bytes that a training script takes in an artifact, minified and with the decoder.")
+    command.add_argument("file", type=Path, metavar="SCRIPT", nargs="?", default=Path("train_gpt.py"))
     command = add(
         "inspect",
         inspect,
@@ -117,6 +119,14 @@ def size(options) -> int:
         over = f"{-result['headroom_bytes']:,} bytes over the cap of {result['cap_bytes']:,} ({result['track']})"
         print(f"compress size: {options.file}: {over}", file=sys.stderr)
         return 1
+    return 0
+
+
+def code(options) -> int:
+    from compress.pack import code_section, minified
+
+    count = len(code_section(minified(options.file.read_text(encoding="utf-8"))))
+    print(json.dumps({"code_bytes": count}) if options.json else f"{options.file}: {count:,} bytes with the decoder")
     return 0
 
 

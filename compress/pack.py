@@ -88,11 +88,11 @@ def pack_run(
         warnings.append(
             f"no statistics.pt in {run}: steps follow the weights alone, at a higher loss than GPTQ would give"
         )
-    source = _minified(checkpoint.source)
+    source = minified(checkpoint.source)
     if found := blockers(source):
         warnings.append(f"train_gpt.py uses {', '.join(found)}: its local names cannot be shortened")
     sections = {
-        "CODE": container.code_pack(source, minify(DECODER.read_text(encoding="utf-8"))),
+        "CODE": code_section(source),
         "CONF": container.config_pack(checkpoint.config),
         "TOKN": tokenizer.serialise(checkpoint.tokenizer),
         "WGTS": b"",
@@ -248,8 +248,14 @@ def over_cap_message(report: dict) -> str:
     )
 
 
-def _minified(source: str) -> str:
+def code_section(source: str) -> bytes:
+    """The CODE payload: `source`, minified before, and the decoder."""
+    return container.code_pack(source, minify(DECODER.read_text(encoding="utf-8")))
+
+
+def minified(source: str) -> str:
+    """The script as it is packed. Raises ValueError if it is not Python."""
     try:
         return minify(source)
     except SyntaxError as error:
-        raise ValueError(f"the checkpoint's train_gpt.py is not Python: line {error.lineno}: {error.msg}") from None
+        raise ValueError(f"the training script is not Python: line {error.lineno}: {error.msg}") from None

@@ -1,0 +1,461 @@
+"""What a run will need and give, before anything is rented: parameters, FLOPs, memory, step time, bytes, price.
+
+    python tools/plan.py --preset=16mb --dollars_per_hour=24
+    python tools/plan.py --preset=16mb --num_layers=13 --gpus=1 --json
+    python tools/plan.py --preset=pocket                # on this machine's CPU
+    python tools/plan.py --validate                     # how far the step-time model is off on records it has not seen
+
+All arguments but the tool's own go to `train_gpt.py --dry-run`, whose numbers it takes. GPU times come from
+tools/step_time.py, fitted on logs of the public challenge; CPU times from the newest run of the same script and shape
+in runs/ on this machine, else from five seconds of training. Not covered: bpb; speed of a GPU that is no H100.
+"""
+
+import argparse
+import difflib
+import functools
+import json
+import math
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+if not __package__:  # run as a file: import from the repository's root, not from tools/
+    sys.path[0] = str(ROOT)
+
+from rich.box import SIMPLE  # noqa: E402
+from rich.console import Console  # noqa: E402
+from rich.table import Table  # noqa: E402
+
+from tools import step_time  # noqa: E402
+from tools.files import Failure, explain, read_json, sha256_file  # noqa: E402
+
+CAP_BYTES = {"pocket": 250_000, "16mb": 16_000_000, "open": 16_000_000}
+GPU_BYTES = 80e9
+MAX_ERROR = 0.08  # of the step-time model, over records left out
+CALIBRATION_SECONDS = (
+    5.0  # of the clock: 3.4 to 4.7 s for the Hessians of PR #1626 to #1855, 4 s for the pocket records
+)
+# Beside the clock: start, compiling, warm-up, packing, scoring. A guess: nobody has run this script on GPUs yet.
+OTHER_SECONDS = (300, 1800)
+# docs/methods.md, "Measured": weights of two models, and bytes of their files at four losses (KL, bits per byte)
+LOSSES = (0.0025, 0.008, 0.015, 0.03)
+PACKED = ((469_554, (287_887, 241_877, 217_447, 193_023)), (251_274, (149_727, 125_807, 112_775, 99_890)))
+OTHER_BYTES = 12_745  # of these files that are not weights: script, decoder, tokenizer, header
+CODED_BYTES_PER_PIECE = 2.6  # of a tokenizer
+SAMPLE_SECONDS = 5
+
+
+def dry_run(arguments: list[str], gpus: int | None) -> tuple[dict, dict, list[dict]]:
+    """What `train_gpt.py --dry-run ARGUMENTS` prints for so many GPUs: numbers, Config, and its stages.
+
+    A stage is what the script's schedules keep constant: `until` (fraction of the run), extra `loops`, `length` of a
+    row, `rows` of `seq_len` tokens in a forward, `accumulate` forwards in a step, `tokens` of a step over all ranks.
+    Failure with the script's own message if it fails.
+    """
+    environment = os.environ | ({} if gpus is None else {"WORLD_SIZE": str(gpus)})
+    command = [sys.executable, "train_gpt.py", "--dry-run", *arguments]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or [f"train_gpt.py --dry-run ended with exit code {done.returncode}"]
+        raise Failure(lines[-1].removeprefix("train_gpt.py: "), done.returncode)
+    printed = dict(line.split(": ", 1) for line in done.stdout.splitlines() if ": " in line)
+    try:
+        keys = ("params", "flops_per_token", "flops_per_step", "memory_per_gpu_bytes")
+        numbers = {key: int(printed[key].replace(",", "")) for key in keys}
+        return numbers, json.loads(printed["config"]), json.loads(printed["stages"])
+    except (KeyError, ValueError) as error:
+        raise Failure(f"train_gpt.py --dry-run does not print what the plan reads: {error}") from None
+
+
+def code_bytes() -> int:
+    """Bytes of the script and the decoder in an artifact."""
+    done = subprocess.run(
+        [sys.executable, "-m", "compress", "code", "--json"], cwd=ROOT, capture_output=True, text=True
+    )
+    if done.returncode != 0:
+        raise Failure(done.stderr.strip().splitlines()[-1])
+    return json.loads(done.stdout.splitlines()[-1])["code_bytes"]
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Bytes
+
+
+def bits_at(loss: float) -> tuple[float, float]:
+    """Bits per weight, least and most of the measured models, at a loss measured in docs/methods.md."""
+    bits = [8 * (sizes[LOSSES.index(loss)] - OTHER_BYTES) / weights for weights, sizes in PACKED]
+    return min(bits), max(bits)
+
+
+def packing_loss(bits: float) -> tuple[float, float]:
+    """Rise of bpb from packing at so many bits per weight, least and most of the measured models.
+
+    The logarithm of the loss is taken as linear in bits; outside 2.8 to 4.7 bits, where it was measured, that is a
+    guess.
+    """
+    losses = []
+    for weights, sizes in PACKED:
+        points = [(8 * (size - OTHER_BYTES) / weights, math.log(loss)) for loss, size in zip(LOSSES, sizes)]
+        (x0, y0), (x1, y1) = min(points), max(points)
+        losses.append(math.exp(y0 + (y1 - y0) * (bits - x0) / (x1 - x0)))
+    return min(losses), max(losses)
+
+
+def plan_bytes(config: dict, params: int, code: int) -> dict:
+    """The artifact: `compress pack` fills the cap, so the question is how many bits are left for a weight."""
+    cap = CAP_BYTES[config["track"]]
+    other = code + CODED_BYTES_PER_PIECE * config["vocab_size"]
+    bits = min(8.0, 8 * (cap - other) / params)
+    low, high = packing_loss(bits) if bits > 0 else (math.inf, math.inf)
+    return {
+        "cap_bytes": cap,
+        "code_bytes": code,
+        "artifact_bytes": round(other + max(0.0, bits) * params / 8),
+        "bits_per_weight": round(bits, 3),
+        "packing_loss_bpb": [round(low, 5), round(high, 5)],
+        "bytes_at_loss_0.008": [round(other + params * b / 8) for b in bits_at(0.008)],
+    }
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Time
+
+
+def layers_of(config: dict, stage: dict) -> int:
+    """Layer applications: one that loops counts each time."""
+    looped = config["loop_last"] - config["loop_first"] + 1 if stage["loops"] else 0
+    return config["num_layers"] + stage["loops"] * looped
+
+
+def gpu_step(config: dict, stage: dict, attention: str) -> step_time.Step:
+    """A step of a stage on one GPU; attention: sdpa (what torch has of itself) or fa3."""
+    micro = stage["rows"] * config["seq_len"]
+    return step_time.Step(
+        tokens=micro * stage["accumulate"],
+        micro_tokens=micro,
+        layers=layers_of(config, stage),
+        model_dim=config["model_dim"],
+        kv_share=config["num_kv_heads"] / config["num_heads"],
+        mlp_mult=config["mlp_mult"],
+        vocab_size=config["vocab_size"],
+        embed_dim=config["model_dim"],
+        seq_len=stage["length"],
+        attention=attention + "_varlen" * bool(config.get("document_mask")),
+    )
+
+
+def counts(config: dict, stages: list[dict], step_seconds: list[float]) -> dict:
+    """Seconds, steps and tokens of the run, from the seconds of a step in each stage.
+
+    A stage ends at its fraction of the clock or of max_steps, whichever comes first, as in the script.
+    """
+    clock = max(0.0, config["max_seconds"] - CALIBRATION_SECONDS) if config["max_seconds"] > 0 else math.inf
+    limit, seconds, steps, tokens = config["max_steps"] or math.inf, 0.0, 0.0, 0.0
+    for stage, each in zip(stages, step_seconds):
+        count = max(0.0, min((stage["until"] * clock - seconds) / each, stage["until"] * limit - steps))
+        seconds, steps, tokens = seconds + count * each, steps + count, tokens + count * stage["tokens"]
+    return {"seconds": round(seconds, 1), "steps": int(steps), "tokens": int(tokens)}
+
+
+@functools.cache
+def fitted() -> tuple:
+    """The public facts; coefficients and spread of the model of time; the same of the model of memory."""
+    points = step_time.read_points()
+    time, memory = step_time.fit(points), step_time.fit_memory(points)
+    return points, time, step_time.validate(points)["spread"], memory, step_time.memory_spread(points)
+
+
+def plan_gpus(config: dict, stages: list[dict], traced_bytes: int) -> dict:
+    """Memory, step time by stage, steps and tokens on H100s, for either attention kernel."""
+    points, coefficients, factor, memory_coefficients, memory_factor = fitted()
+    speeds = {}
+    for attention in ("sdpa", "fa3"):
+        steps = [gpu_step(config, stage, attention) for stage in stages]
+        ms = [step_time.predict(coefficients, step) for step in steps]
+        low, planned, high = (counts(config, stages, [f * m / 1e3 for m in ms]) for f in (factor, 1.0, 1 / factor))
+        speeds[attention] = {
+            "step_ms": [round(m, 2) for m in ms],
+            "step_ms_interval": [[round(m / factor, 2), round(m * factor, 2)] for m in ms],
+            "tflops_per_gpu": [round(step_time.matrix_flops(s) * s.tokens / m / 1e9, 1) for s, m in zip(steps, ms)],
+            **planned,
+            "steps_interval": [low["steps"], high["steps"]],
+            "tokens_interval": [low["tokens"], high["tokens"]],
+        }
+    mib = max(float(step_time.memory_features(step) @ memory_coefficients) for step in steps)
+    memory = [round(mib * 2**20 * f) for f in (1 / memory_factor, 1.0, memory_factor)]
+    warnings = []
+    if memory[2] > GPU_BYTES:
+        warnings.append(f"may need more than the {GPU_BYTES / 1e9:.0f} GB of an H100: lower --micro_batch_tokens")
+    widths = {p.step.model_dim for p in points}
+    if config["model_dim"] not in widths:
+        warnings.append(
+            f"no public log is {config['model_dim']} wide, only {sorted(widths)}: intervals may be too narrow"
+        )
+    return {
+        "gpus": round(stages[-1]["tokens"] / steps[-1].tokens),
+        "stages": [stage | {"layers": step.layers} for stage, step in zip(stages, steps)],
+        "memory_bytes": memory[1],
+        "memory_interval": [memory[0], memory[2]],
+        "memory_traced_bytes": traced_bytes,
+        "coverage": step_time.COVERAGE,
+        "speed": speeds,
+        "warnings": warnings,
+    }
+
+
+def same_run(run: dict, config: dict, script_sha256: str) -> bool:
+    """Whether a run.json is of this script, this machine and a step of this shape."""
+    kept = {"seed", "run_dir", "data_dir", "max_seconds", "max_steps", "dev_evals", "dev_tokens", "calibration_tokens"}
+    return (
+        run["source_sha256"] == script_sha256
+        and run["environment"]["platform"] == platform.platform()
+        and run["world_size"] == 1
+        and run["steps"] >= 20
+        and all(run["config"].get(key) == value for key, value in config.items() if key not in kept)
+    )
+
+
+def runs_like(config: dict) -> list[dict]:
+    """The run.json of runs/ that are as same_run() says, newest first. Files that cannot be read are passed over."""
+    script, found = sha256_file(ROOT / "train_gpt.py"), []
+    for path in sorted((ROOT / "runs").glob("*/run.json"), key=lambda p: p.stat().st_mtime, reverse=True):
+        try:
+            run = read_json(
+                path, ("source_sha256", "environment", "world_size", "steps", "config", "tokens_per_second")
+            )
+            found += [run] * same_run(run, config, script)
+        except (Failure, KeyError, TypeError):
+            continue
+    return found
+
+
+def sample(arguments: list[str], config: dict) -> dict:
+    """run.json of SAMPLE_SECONDS of training here, in a folder that goes away; compiling comes on top."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [
+            sys.executable,
+            "train_gpt.py",
+            *arguments,
+            f"--max_seconds={SAMPLE_SECONDS}",
+            "--max_steps=0",
+            f"--run_dir={folder}/run",
+            "--dev_evals=1",
+            f"--dev_tokens={config['micro_batch_tokens']}",
+            f"--calibration_tokens={config['micro_batch_tokens']}",
+        ]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        if done.returncode != 0:
+            lines = done.stderr.strip().splitlines() or [f"training ended with exit code {done.returncode}"]
+            raise Failure(f"no run of this script and shape in runs/ to go by, and a sample failed: {lines[-1]}")
+        return read_json(Path(folder) / "run" / "run.json", ("tokens_per_second", "steps"))
+
+
+def plan_cpu(arguments: list[str], config: dict, stages: list[dict], console: Console) -> dict:
+    """Steps and tokens on this machine's CPU, and what they were measured on: a mean over the stages."""
+    runs = runs_like(config)
+    if runs:
+        rates = [run["tokens_per_second"] for run in runs]
+        basis = f"{len(runs)} such run(s) in runs/, last {runs[0]['id']}"
+    else:
+        with console.status(f"training for {SAMPLE_SECONDS} s, after compiling (20 to 60 s the first time) ..."):
+            rates = [sample(arguments, config)["tokens_per_second"]]
+        basis = f"{SAMPLE_SECONDS} s of training just now"
+    # Runs of one shape differed by 7% on one quiet machine (records/pocket/0001_baseline); how well a few seconds stand
+    # for ten minutes was not measured, so that factor is a guess
+    factor = 1.07 if runs else 1.25
+    low, planned, high = (
+        counts(config, stages, [stage["tokens"] / rate for stage in stages])
+        for rate in (min(rates) / factor, rates[0], max(rates) * factor)
+    )
+    return {
+        "basis": basis,
+        "tokens_per_second": rates[0],
+        "step_ms": [round(1e3 * stage["tokens"] / rates[0], 2) for stage in stages],
+        **planned,
+        "steps_interval": [low["steps"], high["steps"]],
+        "tokens_interval": [low["tokens"], high["tokens"]],
+    }
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The command
+
+
+def make_plan(arguments: list[str], gpus: int | None, dollars_per_hour: float | None, console: Console) -> dict:
+    """Everything that print_plan() shows. Raises Failure."""
+    with console.status("tracing a step of the configuration ..."):
+        numbers, config, stages = dry_run(arguments, gpus)
+        code = code_bytes()
+    plan = {
+        "format": 1,
+        "preset": config["preset"],
+        "track": config["track"],
+        "params": numbers["params"],
+        "flops_per_token": numbers["flops_per_token"],
+        "flops_per_step": numbers["flops_per_step"],
+        **plan_bytes(config, numbers["params"], code),
+        "warnings": [],
+    }
+    if plan["bits_per_weight"] < 1:
+        raise Failure(
+            f"{plan['params']:,} weights do not fit under {plan['cap_bytes']:,} bytes: make the model smaller"
+        )
+    if config["track"] == "pocket" and gpus is None:
+        plan["cpu"] = plan_cpu(arguments, config, stages, console)
+    else:
+        plan |= plan_gpus(config, stages, numbers["memory_per_gpu_bytes"])
+    if plan["packing_loss_bpb"][1] < LOSSES[0]:
+        fit = int(plan["params"] * plan["bits_per_weight"] / statistics.fmean(bits_at(0.008)))
+        plan["warnings"].append(f"small for the cap, which holds about {fit:,} weights at a packing loss of 0.008 bpb")
+    if dollars_per_hour is not None:
+        seconds = plan["cpu"]["seconds"] if "cpu" in plan else max(s["seconds"] for s in plan["speed"].values())
+        seconds = config["max_seconds"] or seconds
+        plan["dollars"] = round(dollars_per_hour * seconds / 3600, 2)
+        plan["dollars_with_the_rest"] = [round(dollars_per_hour * (seconds + s) / 3600, 2) for s in OTHER_SECONDS]
+    return plan
+
+
+def print_plan(plan: dict, console: Console) -> None:
+    table = Table(box=SIMPLE, pad_edge=False)
+    for name, justify in (("", "left"), ("planned", "right"), ("interval", "right"), ("from", "left")):
+        table.add_column(name, justify=justify)
+
+    def row(name, value, interval=None, basis="", form="{:,.0f}"):
+        table.add_row(name, form.format(value), " to ".join(form.format(v) for v in interval or []), basis)
+
+    row("parameters", plan["params"], basis="dry run")
+    row("GFLOP per token", plan["flops_per_token"] / 1e9, basis="dry run", form="{:.3f}")
+    row("TFLOP per step", plan["flops_per_step"] / 1e12, basis="dry run", form="{:,.2f}")
+    row("artifact bytes", plan["artifact_bytes"], basis="the packer fills the cap")
+    row("  code bytes", plan["code_bytes"], basis="minified, with the decoder")
+    row("  bits per weight", plan["bits_per_weight"], form="{:.2f}", basis="what the cap leaves")
+    low, high = plan["packing_loss_bpb"]
+    if high < LOSSES[0]:
+        table.add_row("bpb lost to packing", f"< {LOSSES[0]}", "", "finer than measured")
+    else:
+        row("bpb lost to packing", math.sqrt(low * high), (low, high), "docs/methods.md", "{:.4f}")
+    if "cpu" in plan:
+        cpu = plan["cpu"]
+        row("tokens per second", cpu["tokens_per_second"], basis=cpu["basis"])
+        row("ms per step at the end", cpu["step_ms"][-1], form="{:.1f}")
+        row(f"steps in {cpu['seconds']:.0f} s", cpu["steps"], cpu["steps_interval"])
+        row("tokens", cpu["tokens"], cpu["tokens_interval"])
+    else:
+        share = f"{plan['coverage']:.0%}"
+        row(
+            "GB per GPU",
+            plan["memory_bytes"] / 1e9,
+            [b / 1e9 for b in plan["memory_interval"]],
+            f"logs, {share}",
+            "{:.1f}",
+        )
+        row("  traced, not fused", plan["memory_traced_bytes"] / 1e9, basis="dry run: upper bound", form="{:.1f}")
+        for attention, name in (("sdpa", "torch's own attention"), ("fa3", "FlashAttention 3")):
+            speed = plan["speed"][attention]
+            table.add_section()
+            table.add_row(name)
+            for ms, limits, stage, rate in zip(
+                speed["step_ms"], speed["step_ms_interval"], plan["stages"], speed["tflops_per_gpu"]
+            ):
+                name = f"  ms a step, {stage['layers']} layers" + f", to {stage['until']:.0%}" * (stage["until"] < 1)
+                row(name, ms, limits, f"{rate:.0f} TFLOP/s by 6 N", "{:.1f}")
+            row(f"  steps in {speed['seconds']:.0f} s", speed["steps"], speed["steps_interval"], f"logs, {share}")
+            row("  million tokens", speed["tokens"] / 1e6, [count / 1e6 for count in speed["tokens_interval"]])
+    if "dollars" in plan:
+        table.add_section()
+        row("dollars for the clock", plan["dollars"], form="{:.2f}")
+        limits = plan["dollars_with_the_rest"]
+        row("dollars with the rest", sum(limits) / 2, limits, "guess: 5 to 30 min", "{:.2f}")
+    console.print(table)
+    if "speed" in plan:
+        console.print(
+            f"On {plan['gpus']} H100s. Times are a prediction from other people's scripts of these shapes: "
+            "nobody has run this one there yet.",
+            soft_wrap=True,
+        )
+    for warning in plan["warnings"]:
+        print(f"plan.py: warning: {warning}", file=sys.stderr)
+
+
+def print_validation(result: dict, console: Console) -> None:
+    print("Milliseconds a step, of records that were left out of the fit (L: layer applications, T: context)")
+    table = Table(box=SIMPLE, pad_edge=False)
+    table.add_column("record", no_wrap=True)
+    for name in ("PR", "L", "T", "actual", "planned", "error", "new shape"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in result["rows"]:
+        table.add_row(
+            row["record"][:22],
+            row["pr"],
+            str(row["layers"]),
+            str(row["seq_len"]),
+            f"{row['ms']:.1f}",
+            f"{row['predicted_ms']:.1f}",
+            f"{row['error']:+.1%}",
+            f"{row['error_new_shape']:+.1%}",
+        )
+    console.print(table)
+    rates = result["coefficients"]
+    console.print(
+        f"fit on all of them: attention {1e3 / rates['sdpa']:.0f} TFLOP/s by SDPA and {1e3 / rates['fa3']:.0f} by FA3, "
+        f"matrices {1e3 / rates['matrices']:.0f}, elementwise {1e3 / rates['elementwise']:.2f} TB/s, "
+        f"{rates['constant']:.1f} ms a step\n"
+        f"median error over {result['records']} records: {result['median_error']:.1%}; with all records of a shape "
+        f"left out, over {result['shapes']} shapes: {result['median_error_new_shape']:.1%}\n"
+        f"interval: a factor of {result['spread']} up or down for {result['coverage']:.0%} of new shapes; "
+        f"{result['spread_covers']:.0%} lay within when left out",
+        soft_wrap=True,
+    )
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="tools/plan.py",
+        allow_abbrev=False,
+        description="What a run will need and give, before anything is rented.",
+        epilog="Every other --field=value goes to train_gpt.py: --preset, --num_layers, ...",
+    )
+    parser.add_argument(
+        "--gpus", type=int, help="H100s (default: 8; without it the pocket track is planned for this CPU)"
+    )
+    parser.add_argument("--dollars_per_hour", type=float, metavar="X", help="of the whole machine: adds the price")
+    parser.add_argument("--validate", action="store_true", help="test the step-time model on records left out")
+    parser.add_argument("--json", action="store_true", help="end with one JSON object")
+    options, arguments = parser.parse_known_args(argv)
+    for argument in arguments:
+        near = difflib.get_close_matches(
+            argument.split("=")[0], ("--gpus", "--dollars_per_hour", "--validate", "--json"), cutoff=0.8
+        )
+        if near:
+            parser.error(f"unknown argument {argument!r}: did you mean {near[0]}?")
+    if options.gpus is not None and options.gpus < 1:
+        parser.error("--gpus must be at least 1")
+    if options.dollars_per_hour is not None and not 0 <= options.dollars_per_hour < math.inf:
+        parser.error("--dollars_per_hour must be a price")
+    if options.validate and arguments:
+        parser.error(f"--validate takes no other argument: {' '.join(arguments)}")
+    console = Console()
+    try:
+        if options.validate:
+            result = step_time.validate(step_time.read_points())
+            print(json.dumps(result)) if options.json else print_validation(result, console)
+            if result["median_error"] >= MAX_ERROR:
+                raise Failure(f"median error {result['median_error']:.1%} is not under {MAX_ERROR:.0%}")
+            return 0
+        plan = make_plan(arguments, options.gpus, options.dollars_per_hour, Console(stderr=True))
+        print(json.dumps(plan)) if options.json else print_plan(plan, console)
+        return 0
+    except (Failure, OSError) as error:
+        return explain("plan.py", error)
+    except KeyboardInterrupt:
+        print("plan.py: interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
