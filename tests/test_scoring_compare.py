@@ -90,7 +90,7 @@ def test_mixed_model_of_one_kind_of_noise_is_that_kinds_test():
                                    dict(seed=0.002, document=0.03, rest=0.05)])
 def test_mixed_model_keeps_its_size_where_welch_alone_does_not_and_has_power(noise):
     """No true gain: at level 0.05 it errs in at most that share of 400 cases (three binomial deviations), in whatever
-    part the noise is; a test over seeds alone errs far more often where documents have most of it. A gain of four
+    part the noise is; a test over seeds alone errs far more often where documents have most of it. A gain of 3.2
     standard errors is found in most cases, and adding the two variances finds fewer where the rest has most."""
     rng, hits, naive, alone, found = np.random.default_rng(4), 0, 0, 0, 0
     for _ in range(400):
@@ -103,13 +103,13 @@ def test_mixed_model_keeps_its_size_where_welch_alone_does_not_and_has_power(noi
         assert alone > 80
     error = math.sqrt(2 / 3 * noise["seed"] ** 2 + noise["document"] ** 2 / 40 + 2 / 3 * noise.get("rest", 0) ** 2 / 40)
     for _ in range(200):  # 40: about as many documents of one size are worth 60 of these sizes
-        old, new, raw_bytes = table(rng, 4 * error, 3, 60, **noise)
+        old, new, raw_bytes = table(rng, 3.2 * error, 3, 60, **noise)
         test = mixed.test(old, new, raw_bytes, 0.0)
         found += test["p"] < 0.05
         both = math.hypot(statistics.ratio_error(old.mean(0) - new.mean(0), raw_bytes), math.sqrt(sum(
             np.var(statistics.bits_per_byte(nats, raw_bytes), ddof=1) / 3 for nats in (old, new))))
         naive += scipy.stats.t.sf(test["t"] * test["error_bpb"] / both, test["degrees"]) < 0.05
-    assert found > 160 and found >= naive
+    assert found > 130 and found > naive + (10 if "rest" in noise else -1)
 
 
 def rejects(gain, seeds, level, margin, runs=400):

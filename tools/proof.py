@@ -38,7 +38,8 @@ def document_variance(gain: np.ndarray, raw_bytes: np.ndarray) -> float:
     return float(count / (count - 1) * (residual**2).sum() / raw_bytes.sum() ** 2)
 
 
-def bootstrap(new: np.ndarray, old: np.ndarray, raw_bytes: np.ndarray, paired: bool, resamples: int) -> np.ndarray:
+def bootstrap(new: np.ndarray, old: np.ndarray, raw_bytes: np.ndarray, paired: bool,
+              resamples: int = RESAMPLES) -> np.ndarray:
     """Deviations [resamples] of the gain from its estimate; new, old: bits [S, D]. Seeded."""
     rng = np.random.default_rng(SEED)
     arms, documents = [old - new] if paired else [-new, old], len(raw_bytes)
