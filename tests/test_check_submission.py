@@ -263,7 +263,7 @@ def test_scoring_again_for_real(tmp_path):
     scored = json.loads(out.read_text())
     assert 0.5 < scored["bpb"] < 3
 
-    def use(bpb):
+    def use(bpb, again=None):
         changed = scored | {"bpb": bpb, "per_document": [
             row | {"nats": row["nats"] * bpb / scored["bpb"]} for row in scored["per_document"]]}
         for path in folder.glob("eval/*.json"):
@@ -271,13 +271,17 @@ def test_scoring_again_for_real(tmp_path):
         edit(folder / "record.json", lambda r: (
             [row.update(bpb=bpb, artifact_bytes=245_829) for row in r["seeds"]], r.update(bpb_mean=bpb, bpb_sd=0.0),
             r.update(data=scored["data"])))
-        return rules.check(rules.Submission(folder, data), ["R2", "R8", "R10", "R11", "R12"])
-    found = use(scored["bpb"])
+        submission = rules.Submission(folder, data)
+        if again is not None:
+            submission._rescored = again
+        return submission, rules.check(submission, ["R2", "R8", "R10", "R11", "R12"])
+    submission, found = use(scored["bpb"])
     assert {found[name].status for name in ("R8", "R10", "R11", "R12")} == {"PASS"} and found["R2"].status != "FAIL"
     assert "audited here: " in found["R11"].measured
-    assert [name for name, verdict in use(scored["bpb"] - 0.002).items() if verdict.status == "FAIL"] == ["R8"]
+    _, found = use(scored["bpb"] - 0.002, submission.rescored)
+    assert [name for name, verdict in found.items() if verdict.status == "FAIL"] == ["R8"]
     (folder / "baseline.golf").write_bytes(b"GOLF" + bytes(100))
-    found = use(scored["bpb"])
+    _, found = use(scored["bpb"])
     assert found["R8"].status == "FAIL" and "scoring it failed" in found["R8"].measured
 
 
