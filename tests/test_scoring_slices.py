@@ -1,5 +1,7 @@
 """scoring/slices.py: cutting against counting byte by byte, and that every document and every nat is in one bin."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -70,3 +72,11 @@ def test_rows_of_the_first_format_give_what_they_can():
     old = [{key: value for key, value in row.items() if key in ("id", "source", "raw_bytes", "nats")} for row in new]
     assert slices.missing(new) == [] and slices.missing(new, old) == ["position", "non-ascii"]
     assert set(slices.cut(old, slices.missing(old))) == {"source a", "length 0-255", "length 256-1023"}
+
+
+def test_the_documentation_has_these_bins():
+    text = (Path(__file__).resolve().parent.parent / "docs/audits.md").read_text()
+    assert f"raw bytes of the document: {', '.join(slices.BYTE_BINS)} |" in text
+    assert f"share of the document's characters: {', '.join(slices.SHARE_BINS)} |" in text
+    assert slices.BYTE_BINS == (*(f"{low}-{high - 1}" for low, high in zip((0, *slices.EDGES), slices.EDGES)),
+                                f"{slices.EDGES[-1]}+")
