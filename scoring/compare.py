@@ -88,7 +88,8 @@ def welch(old_bpb, new_bpb, margin):
 def sentence(result):
     """One sentence to paste, which claims no more than the numbers do."""
     gain, test, model = result["gain_bpb"], result["welch"], result["mixed"]
-    interval, parts = result["gain_interval"] or result["gain_interval_documents"], result["slices"].values()
+    interval = result["gain_interval"] or result["gain_interval_documents"]
+    parts = [part for part in result["slices"].values() if part["documents"] >= slices.MIN_DOCUMENTS]
     same = sum(part["gain_bpb"] * gain > 0 for part in parts)
     by = (f"{'better' if gain > 0 else 'worse'} by {abs(gain):.4f} bpb"
           + (f" (95% {interval[0]:+.4f} .. {interval[1]:+.4f})" if interval else "")

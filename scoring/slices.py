@@ -16,6 +16,7 @@ EDGES = (256, 1024, 4096, 16384)  # raw bytes: of lengths and of positions
 BYTE_BINS = ("0-255", "256-1023", "1024-4095", "4096-16383", "16384+")
 SHARES = (0.005, 0.05)  # of the characters: edges of the bins of non-ASCII shares above none
 SHARE_BINS = ("0%", "0-0.5%", "0.5-5%", "5%+")
+MIN_DOCUMENTS = 20  # a slice of fewer has no say in "the same sign on so many slices": its own sign is chance
 FIELDS = {"position": "position_nats", "non-ascii": "non_ascii"}  # kinds that need a field of their own in each row
 
 

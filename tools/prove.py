@@ -102,12 +102,13 @@ def compare(new: Arm, old: Arm, margin: float, root: Path | None, variants: int 
         found = proof.test(*nats, part.raw_bytes, paired, 0.0, SLICE_RESAMPLES)
         parts[name] = {key: found[key] for key in ("new_bpb", "old_bpb", "gain", "interval", "p")}
         parts[name]["documents"] = len(part.documents)
+    signs = [part["gain"] > 0 for part in parts.values() if part["documents"] >= slices.MIN_DOCUMENTS]
     return {"new": new.name, "old": old.name, "track": new.track, "split": new.scores[0]["data"]["split"],
             "seeds": [len(new.seeds), len(old.seeds)], "paired": paired, "same_machine": len(
                 {*new.machines, *old.machines}) == 1, "documents": len(sizes), "margin": margin, **result,
             "variants_tried": tried, "rivals": rivals, "luck_of_the_best": luck,
             "p_of_the_best": min(1.0, rivals * result["p"]), "slices": parts,
-            "slices_missing": missing, "slices_better": sum(part["gain"] > 0 for part in parts.values()) / len(parts)}
+            "slices_missing": missing, "slices_counted": len(signs), "slices_better": sum(signs)}
 
 
 def conclude(claims: list[dict], alpha: float) -> list[dict]:
@@ -137,9 +138,8 @@ def sentence(claim: dict) -> str:
 
 
 def slices_better(claim: dict) -> str:
-    """On how many slices the gain has the same sign."""
-    total = len(claim["slices"])
-    return f"{round(claim['slices_better'] * total)} of {total} slices gain"
+    """On how many slices there is a gain; those of very few documents are not counted."""
+    return f"{claim['slices_better']} of {claim['slices_counted']} slices gain"
 
 
 def print_claim(claim: dict) -> None:
@@ -173,7 +173,7 @@ def print_claim(claim: dict) -> None:
                 ("luck of the best of them", f"{claim['luck_of_the_best']:.4f} bpb expected"),
                 ("p over rivals, over claims", f"{claim['p_of_the_best']:.3g}, {claim['p_holm']:.3g} (limit "
                                                f"{claim['alpha']:g})"),
-                ("slices", f"{slices_better(claim)} ({claim['slices_better']:.0%})"),
+                ("slices", slices_better(claim)),
                 ("machines", "the same" if claim["same_machine"] else "not the same: speed may differ, not the idea")):
         table.add_row(*row)
     Console().print(table)
