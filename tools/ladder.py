@@ -66,7 +66,7 @@ def step(released: float | None, new: list[float], best: list[float] | None, raw
     Question k (from 1) gets ALPHA * 6 / (pi k)^2 of the probability; over all k these sum to ALPHA.
     """
     score = sum(new) / sum(raw_bytes)
-    rounded = round(score / STEP) * STEP
+    rounded = round(round(score / STEP) * STEP, 6)
     if released is None:
         return Answer(rounded, True, 0.0)
     from scipy.stats import norm
