@@ -38,8 +38,8 @@ class Slice:
 def position_nats(nats, symbol_bytes):
     """Nats of each range of positions that a document reaches, a list with 4 decimals.
 
-    nats: float64 [T] of its symbols; symbol_bytes: int [T], how many raw bytes each stands for (the end symbol for 0; it
-    goes to the last range). A symbol across an edge is shared out by its bytes."""
+    nats: float64 [T] of its symbols; symbol_bytes: int [T], how many raw bytes each stands for. The end symbol stands
+    for none and goes to the last range; a symbol across an edge is shared out by its bytes."""
     ends, total = np.cumsum(symbol_bytes), np.cumsum(nats)
     edges = [edge for edge in EDGES if edge < ends[-1]]
     at_edges = np.interp(edges, np.append(0, ends), np.append(0.0, total))

@@ -188,6 +188,8 @@ def test_sentence_claims_no_more_than_the_numbers(gain, seeds, says):
 def test_slices_add_up_to_the_whole():
     old, new = results(np.random.default_rng(9), 0.01, 2)
     result = compare.compare(old, new)
+    low, high = result["gain_interval_documents"]
+    assert low < result["gain_bpb"] < high and high - low == pytest.approx(3.92 * result["document_error_bpb"], rel=0.3)
     raw_bytes = {row["id"]: row["raw_bytes"] for row in old[0]["per_document"]}
     for label in ("source", "length", "non-ascii"):
         assert sum(part["documents"] for name, part in result["slices"].items() if name.startswith(label)) == 60
