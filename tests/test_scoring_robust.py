@@ -141,7 +141,7 @@ def test_a_file_that_changes_during_the_pass_ends_it(world, monkeypatch, name):
             monkeypatch.setattr(scoring_score, "scorer_sha256", lambda: "changed")
         ledger = likelihood.Ledger([len(document.tokens) for document in documents])
         ledger.nats = [np.ones(len(document.tokens)) for document in documents]
-        fake = types.SimpleNamespace(scope="document", device="cpu", layers=[])
+        fake = types.SimpleNamespace(scope="document", device="cpu", layers=[], claims=False)
         return ledger, [fake], {"score": 1.0}, []
 
     monkeypatch.setattr(scoring_score, "score_documents", stub)
