@@ -14,10 +14,14 @@ NOT covered: whether the held-out text was in the training data; who ran the sco
 """
 
 import argparse
+import contextlib
+import fcntl
 import json
 import os
+import re
 import signal
 import sys
+import tempfile
 
 from scoring import ScoringError, compare, report
 from scoring.score import read_artifact, read_documents, score, tokenise
@@ -71,16 +75,23 @@ def parse_compare(arguments):
 def main_compare(arguments):
     """The command `compare`; returns its exit status: 0 also where there is no gain."""
     options = parse_compare(arguments)
-    try:
-        result = compare.compare(*([compare.read(path) for path in paths] for paths in (options.old, options.new)),
-                                 options.margin)
-    except ScoringError as error:
-        print(f"eval_heldout: {error}", file=sys.stderr)
-        return 1
-    report.print_comparison(result)
-    if options.json:
-        print(json.dumps(result))
+    result = compare.compare(*([compare.read(path) for path in paths] for paths in (options.old, options.new)),
+                             options.margin)
+    show(result if options.json else None, report.print_comparison, result)
     return 0
+
+
+def show(result, printer, *arguments):
+    """Print by a function, then `result` as JSON unless it is None. Raises ScoringError where nothing can be printed: a
+    full disk, a pipe whose reader went away."""
+    try:
+        printer(*arguments)
+        if result is not None:
+            print(json.dumps(result))
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tries again when it ends
+        raise ScoringError(f"cannot print: {error.strerror}") from None
 
 
 def _positive(kind):
@@ -94,16 +105,53 @@ def _positive(kind):
 
 
 def write_json(path, value):
-    """Write `value` to `path` so that no reader ever sees half of it. Raises OSError."""
+    """Write `value` to `path` so that no reader ever sees half of it. Raises OSError, which names `path`."""
     temporary = os.path.join(os.path.dirname(path), f".{os.path.basename(path)}.{os.getpid()}")
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"
+    file = _locked(temporary)
     try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(value, file, ensure_ascii=False, allow_nan=False)
-            file.write("\n")
-        os.replace(temporary, path)
-    finally:
-        if os.path.exists(temporary):
+        with file:
+            file.write(text.encode())
+            file.flush()
+            os.replace(temporary, path)
+    except BaseException as error:
+        with contextlib.suppress(FileNotFoundError):
             os.remove(temporary)
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, path) from None
+        raise
+
+
+def _locked(path):
+    """The file `path`, new and open for writing, with a lock for as long as its writer lives, where the file system has
+    locks.
+
+    Another scorer may have been about to remove a stale file of this name: then the lock comes to nothing, and we begin
+    again."""
+    while True:
+        file = open(path, "wb")
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if os.path.exists(path) and os.path.samestat(os.stat(path), os.fstat(file.fileno())):
+            return file
+        file.close()
+
+
+def remove_stale(path):
+    """Remove the temporary files of write_json(path) whose writers were killed: nobody has their lock any more."""
+    folder, name = os.path.split(path)
+    with contextlib.suppress(OSError):
+        for other in os.listdir(folder or "."):
+            if re.fullmatch(rf"\.{re.escape(name)}\.\d+", other):
+                _remove_unlocked(os.path.join(folder, other))
+
+
+def _remove_unlocked(path):
+    with contextlib.suppress(OSError):  # it is in use, gone, or not ours
+        with open(os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(file.fileno()).st_uid == os.getuid():
+                os.remove(path)
 
 
 def main_overhead(options):
@@ -114,45 +162,47 @@ def main_overhead(options):
     documents, _ = read_documents(options.data, options.split)
     tokenise(tokenizer, documents)
     result = overhead.measure(submission, documents)
-    print(f"scorer {result['scorer_seconds']:.2f} s, plain evaluation {result['plain_seconds']:.2f} s, "
-          f"{result['threads']} threads: overhead {result['overhead']:.3f}")
-    if options.json:
-        print(json.dumps(result))
+    show(result if options.json else None, print,
+         f"scorer {result['scorer_seconds']:.2f} s, plain evaluation {result['plain_seconds']:.2f} s, "
+         f"{result['threads']} threads: overhead {result['overhead']:.3f}")
+    return 0
+
+
+def main_score(arguments):
+    """The command without `compare`; returns its exit status."""
+    options = parse(arguments)
+    path = options.out or os.path.join(os.path.dirname(options.artifact), "eval.json")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that boxes are killed and directories removed
+    if options.overhead:
+        return main_overhead(options)
+    folder = os.path.dirname(path) or "."
+    if os.path.exists(options.artifact) and (os.path.isdir(path) or not os.access(folder, os.W_OK)):
+        # Said now, not after minutes of scoring.
+        raise ScoringError(f"cannot write {path}; name another file with --out")
+    remove_stale(path)
+    with report.ProgressBar() as progress:
+        result = score(options.artifact, options.data, options.split, options.processes, options.time_limit,
+                       options.certify, options.audit, options.fresh, progress.phase, progress.tokens)
+    write_json(path, result)
+    short = {key: value for key, value in result.items() if key != "per_document"}
+    show(short if options.json else None, report.print_report, result, path)
     return 0
 
 
 def main(arguments=None):
     """The command; returns its exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if arguments[:1] == ["compare"]:
-        return main_compare(arguments[1:])
-    options = parse(arguments)
-    path = options.out or os.path.join(os.path.dirname(options.artifact), "eval.json")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that boxes are killed and directories removed
     try:
-        if options.overhead:
-            return main_overhead(options)
-        folder = os.path.dirname(path) or "."
-        if os.path.exists(options.artifact) and (os.path.isdir(path) or not os.access(folder, os.W_OK)):
-            # Said now, not after minutes of scoring.
-            raise ScoringError(f"cannot write {path}; name another file with --out")
-        with report.ProgressBar() as progress:
-            result = score(options.artifact, options.data, options.split, options.processes, options.time_limit,
-                           options.certify, options.audit, options.fresh, progress.phase, progress.tokens)
-        write_json(path, result)
+        return main_compare(arguments[1:]) if arguments[:1] == ["compare"] else main_score(arguments)
     except ScoringError as error:
         print(f"eval_heldout: {error}", file=sys.stderr)
         return 1
-    except OSError as error:
-        print(f"eval_heldout: {error.strerror}: {error.filename}", file=sys.stderr)
+    except OSError as error:  # without a name: what is written to a box's directory
+        print(f"eval_heldout: {error.strerror}: {error.filename or tempfile.gettempdir()}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("eval_heldout: stopped", file=sys.stderr)
         return 130
-    report.print_report(result, path)
-    if options.json:
-        print(json.dumps({key: value for key, value in result.items() if key != "per_document"}))
-    return 0
 
 
 if __name__ == "__main__":

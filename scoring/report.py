@@ -3,6 +3,8 @@
 NOT covered: eval.json, which holds more than the tables (score.py makes it).
 """
 
+import itertools
+
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn,
@@ -46,6 +48,15 @@ class ProgressBar:
         self._bar.advance(self._task, count)
 
 
+def _by_kind(table, slices):
+    """The items of slices; every kind ends in a section of the table."""
+    names = list(slices)
+    for name, following in zip(names, [*names[1:], ""]):
+        yield name, slices[name]
+        if name.split()[0] != following.partition(" ")[0]:
+            table.add_section()
+
+
 def _score_row(name, part):
     interval = part["bpb_interval"]
     return [escape(name), f"{part['bpb']:.4f}", f"{interval[0]:.4f} .. {interval[1]:.4f}" if interval else "-",
@@ -56,12 +67,12 @@ def print_report(result, path):
     """Print the tables of an eval.json object, and at the end the two lines that other tools look for."""
     console = Console()
     table = Table(title=escape(f"{result['artifact']['name']} on {result['data']['split']}"), title_justify="left")
-    for heading in ("slice", "bpb", "95% interval over documents", "raw bytes", "documents"):
+    for heading in ("slice", "bpb", "95% interval", "raw bytes", "documents"):
         table.add_column(heading, justify="left" if heading == "slice" else "right", no_wrap=True)
-    for name, part in result["slices"].items():
+    for name, part in _by_kind(table, result["slices"]):
         table.add_row(*_score_row(name, part))
-    table.add_section()
     table.add_row(*_score_row("all", result), style="bold")
+    table.caption = "intervals: over documents; length, position: in bytes; non-ascii: share of the characters"
     console.print(table)
 
     table = Table(title="clock", title_justify="left")
@@ -106,17 +117,26 @@ def print_report(result, path):
 def print_comparison(result):
     """Print the tables of scoring/compare.py, and its sentence."""
     console = Console()
-    table = Table(title="gain in bpb, old minus new", title_justify="left")
-    for heading in ("slice", "gain", "95% interval over documents", "documents"):
-        table.add_column(heading, justify="left" if heading == "slice" else "right", no_wrap=True)
+    table = Table(title="gain in bpb, old minus new", title_justify="left",
+                  caption="intervals: over documents; ?: others could turn the sign round")
+    for heading in ("slice", "gain", "sign", "95% interval", "documents"):
+        table.add_column(heading, justify="left" if heading in ("slice", "sign") else "right", no_wrap=True)
     whole = {"gain_bpb": result["gain_bpb"], "interval": result["gain_interval_documents"],
              "documents": result["documents"]}
-    for name, part in [*result["slices"].items(), ("all", whole)]:
-        interval = part["interval"]
+    for name, part in itertools.chain(_by_kind(table, result["slices"]), [("all", whole)]):
+        low, high = part["interval"] or (-1, 1)
         table.add_row(escape(name), f"{part['gain_bpb']:+.4f}",
-                      f"{interval[0]:+.4f} .. {interval[1]:+.4f}" if interval else "-", f"{part['documents']:,}")
+                      ("+" if part["gain_bpb"] > 0 else "-") + (" ?" if low <= 0 <= high else ""),
+                      f"{low:+.4f} .. {high:+.4f}" if part["interval"] else "-", f"{part['documents']:,}")
     console.print(table)
+    if result["slices_missing"]:
+        console.print(f"no slices by {' and '.join(result['slices_missing'])}: some of these files are of an older "
+                      "scorer, which did not write them; score the artifacts again", highlight=False)
     for name in ("old", "new"):
         scores = result[f"{name}_bpb"]
         console.print(f"{name}: {', '.join(f'{bpb:.4f}' for bpb in scores)}", highlight=False)
+    if model := result["mixed"]:
+        console.print(f"standard error of the gain {model['error_bpb']:.5f} bpb: seeds {model['seed_error_bpb']:.5f}, "
+                      f"documents {model['document_error_bpb']:.5f}, the rest {model['rest_error_bpb']:.5f} "
+                      f"(in squares; {model['degrees']:.1f} degrees of freedom)", highlight=False)
     console.print(escape(result["sentence"]), highlight=False, soft_wrap=True)

@@ -24,10 +24,13 @@ import numpy as np
 
 from compress import container
 from compress import tokenizer as tokenizer_section
-from scoring import ScoringError, audits, lossless, reference, statistics
+from scoring import ScoringError, audits, lossless, reference, slices, statistics
 from scoring.box import Submission, remove_stale
 from scoring.passes import BOS, Document, score_documents
 from scoring.tokenizer import Tokenizer
+
+FORMAT = 2  # of eval.json; 1 had slices by source only, under their bare names
+
 
 class AuditFailure(ScoringError):
     """An audit found the score wrong. `.result`: what eval.json would have been."""
@@ -115,9 +118,10 @@ def score(artifact_path, data_dir, split, processes=None, time_limit=600, certif
     begin = time.monotonic()
     remove_stale()
     on_phase("read", None)
+    scorer = scorer_sha256()
     submission, tokenizer, artifact = read_artifact(artifact_path)
     documents, data = read_documents(data_dir, split)
-    others = read_documents(data_dir, fresh)[0] if fresh else []
+    others, fresh_data = read_documents(data_dir, fresh) if fresh else ([], data)
     clock = {"read": time.monotonic() - begin}
 
     started = time.monotonic()
@@ -136,7 +140,7 @@ def score(artifact_path, data_dir, split, processes=None, time_limit=600, certif
 
     started = time.monotonic()
     on_phase("interval", None)
-    whole, slices, per_document = summarise(documents, ledger)
+    whole, parts, per_document = summarise(documents, tokenizer, ledger)
     clock["interval"] = time.monotonic() - started
 
     seed = secrets.randbits(64) if seed is None else seed
@@ -151,11 +155,17 @@ def score(artifact_path, data_dir, split, processes=None, time_limit=600, certif
         rows.append(_fresh(submission, tokenizer, documents, others, whole, processes, time_limit, certify, fresh,
                            on_phase, on_tokens))
     clock["audits"] = time.monotonic() - started
+    check_unchanged({artifact_path: artifact["sha256"]}
+                    | {os.path.join(data_dir, name): sha256 for part in (data, fresh_data)
+                       for name, sha256 in (("manifest.json", part["manifest_sha256"]),
+                                            (f"{part['split']}_docs.jsonl", part["docs_sha256"]))})
+    if scorer_sha256() != scorer:
+        raise ScoringError(f"FAILED (changed): {os.path.dirname(__file__)} changed while it scored; score again")
     clock["total"] = time.monotonic() - begin
     tokens = sum(len(document.tokens) for document in documents)
     result = {
-        "format": 1, **whole, "tokens": tokens, "slices": slices, "per_document": per_document,
-        "artifact": artifact, "data": data, "scorer_sha256": scorer_sha256(), "scope": boxes[0].scope,
+        "format": FORMAT, **whole, "tokens": tokens, "slices": parts, "per_document": per_document,
+        "artifact": artifact, "data": data, "scorer_sha256": scorer, "scope": boxes[0].scope,
         "device": boxes[0].device, "processes": len(boxes),
         "clock": {phase: round(seconds, 3) for phase, seconds in clock.items()},
         "tokens_per_second": round(tokens / clock["score"], 1), "sandbox": boxes[0].layers,
@@ -170,7 +180,7 @@ def score(artifact_path, data_dir, split, processes=None, time_limit=600, certif
 
 def _fresh(submission, tokenizer, documents, others, whole, processes, time_limit, certify, name, on_phase, on_tokens):
     ledger, *_ = score_documents(submission, others, processes, time_limit, certify, on_phase, on_tokens)
-    part = summarise(others, ledger)[0]
+    part = summarise(others, tokenizer, ledger)[0]
     simple = []
     for texts in (documents, others):
         nats = reference.adaptive_nats([document.tokens for document in texts], tokenizer.vocab_size)
@@ -178,19 +188,32 @@ def _fresh(submission, tokenizer, documents, others, whole, processes, time_limi
     return audits.fresh(name, whole["bpb"], whole["bpb_interval"], part["bpb"], part["bpb_interval"], *simple)
 
 
-def summarise(documents, ledger):
+def summarise(documents, tokenizer, ledger):
     """(the whole, {slice: part}, per-document rows) of a ledger that is complete."""
     nats = ledger.document_nats()
     if not np.isfinite(nats).all():
         # Cannot happen without a failure before; but never publish such a number.
         raise RuntimeError("a symbol was not scored")
-    raw_bytes = np.array([document.raw_bytes for document in documents])
-    sources = np.array([document.source for document in documents])
-    slices = {source: _summary(nats[sources == source], raw_bytes[sources == source])
-              for source in sorted(set(sources.tolist()))}
     rows = [{"id": document.id, "source": document.source, "raw_bytes": document.raw_bytes,
-             "tokens": len(document.tokens), "nats": float(value)} for document, value in zip(documents, nats)]
-    return _summary(nats, raw_bytes), slices, rows
+             "tokens": len(document.tokens), "nats": float(value), "non_ascii": slices.non_ascii(document.text),
+             "position_nats": slices.position_nats(by_symbol, tokenizer.lengths[document.tokens])}
+            for document, value, by_symbol in zip(documents, nats, ledger.nats)]
+    parts = {name: _summary(part.nats(rows), part.raw_bytes) for name, part in slices.cut(rows).items()}
+    return _summary(nats, np.array([document.raw_bytes for document in documents])), parts, rows
+
+
+def check_unchanged(promised):
+    """Raises ScoringError if a file is not the one that was read any more. promised: {path: SHA-256 hex}.
+
+    What was scored is what was read, whole and once; but a result must not lie beside a file that it is not of."""
+    for path, sha256 in promised.items():
+        try:
+            with open(path, "rb") as file:
+                same = hashlib.file_digest(file, "sha256").hexdigest() == sha256
+        except OSError:
+            same = False
+        if not same:
+            raise ScoringError(f"FAILED (changed): {path} changed while it was scored; score it again")
 
 
 def scorer_sha256():

@@ -20,7 +20,7 @@ class Tokenizer:
 
     model_bytes: a model file. Raises ValueError if it is not a model of this kit's kind (see compress/tokenizer.py).
     Attributes: `model_bytes` and `sha256`, of its canonical form (identity normaliser), which does the work;
-    `vocab_size`.
+    `vocab_size`; `lengths`, int64 [vocab_size], how many bytes each id stands for.
     """
 
     def __init__(self, model_bytes: bytes):
@@ -28,6 +28,7 @@ class Tokenizer:
         self.sha256 = hashlib.sha256(self.model_bytes).hexdigest()
         self._pieces = model_format.piece_bytes(self.model_bytes)
         self.vocab_size = len(self._pieces)
+        self.lengths = np.array([len(piece) for piece in self._pieces])
         self._processor = sentencepiece.SentencePieceProcessor(model_proto=self.model_bytes)
         escaped = model_format.SPACE.encode("utf-8")
         self._escaped = np.array([4 + byte for byte in escaped], dtype=np.uint16)

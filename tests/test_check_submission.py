@@ -17,7 +17,9 @@ from tools import check_submission, record, rules
 
 ROOT = Path(__file__).resolve().parent.parent
 BASELINE = ROOT / "records/pocket/0001_baseline"
-SKIPPED = {"R11", "R17"}  # for a person; not committed under this path
+SKIPPED = {"R17"}  # not committed under this path
+AUDITED = {"audit": "full", "audits": [{"audit": "blind", "verdict": "pass", "detail": "2,000 positions"}]}
+RESCORED = rules.Submission.rescored  # the real one
 IN_CLONE = subprocess.run(["git", "cat-file", "-e", json.loads((BASELINE / "record.json").read_text())["seed_commit"]],
                           cwd=ROOT, capture_output=True).returncode == 0
 
@@ -30,7 +32,7 @@ def copy(tmp_path, monkeypatch):
 
     def rescored(self):
         seed = self.record["artifact"]["seed"]
-        return json.loads((BASELINE / f"eval/seed{seed}.json").read_text()) if self.scores else None
+        return json.loads((BASELINE / f"eval/seed{seed}.json").read_text()) | AUDITED if self.scores else None
     monkeypatch.setattr(rules.Submission, "rescored", property(rescored))
     config = json.loads((BASELINE / "record.json").read_text())["config"]
     monkeypatch.setattr(rules, "overrides", lambda script, run: [  # the real one starts a process that imports torch
@@ -151,6 +153,8 @@ DAMAGES = {
     "final split": (edit_record(lambda r: r["data"].update(split="final")), {"R6", "R7"}),
     "a document left out": (lambda f: edit(next(f.glob("eval/*.json")), lambda r: r["per_document"].pop()),
                             {"R8", "R9"}),
+    "a failed audit": (lambda f: edit(next(f.glob("eval/*.json")), lambda r: r.update(
+        audits=[{"audit": "blind", "verdict": "fail", "detail": "symbol 3"}])), {"R11"}),
     "scope": (edit_record(lambda r: r.update(scope="none")), {"R12"}),
     "flag": (lambda f: [edit(p, lambda r: r["config"].update(matrix_lr=0.1)) for p in f.glob("logs/*.run.json")] + [
         edit(f / "record.json", lambda r: r["config"].update(matrix_lr=0.1))], {"R4", "R13"}),
@@ -178,6 +182,32 @@ def test_quick_does_not_see_what_only_a_new_score_shows(copy):
     consistent_bpb(copy)
     found = verdicts(copy, scores=False)
     assert found["R8"].status == "SKIP" and not any(verdict.status == "FAIL" for verdict in found.values())
+    stated = json.loads(next(copy.glob("eval/*.json")).read_text()).get("audit", "none")
+    assert found["R11"].status == "SKIP" and f"(the record's own scores state: {stated})" in found["R11"].measured
+
+
+@pytest.mark.parametrize("verdict, blamed", [
+    ("FAILED (audit blind): symbol 3 of document x was scored 1 nats", {"R8", "R11"}),
+    ("FAILED (audit order): symbol 3 of document x", {"R8", "R12"}), ("FAILED (lossless): the tokens", {"R8", "R10"}),
+    ("FAILED (hang): no answer", {"R5", "R8"}), ("FAILED (crash): the box ended", {"R8"})])
+def test_an_artifact_without_a_score_fails_the_rule_that_its_verdict_is_about(copy, monkeypatch, verdict, blamed):
+    calls = []
+
+    def run(command, **options):
+        if "eval_heldout.py" in command:
+            calls.append(command)
+            return subprocess.CompletedProcess(command, 1, None, f"eval_heldout: {verdict}\n")
+        return real(command, **options)
+    real = subprocess.run
+    monkeypatch.setattr(rules.Submission, "rescored", RESCORED)
+    monkeypatch.setattr(rules.subprocess, "run", run)
+    (copy / "data").mkdir()
+    (copy / "data/manifest.json").write_text("{}")
+    found = rules.check(rules.Submission(copy, copy / "data"))
+    assert {name for name, result in found.items() if result.status == "FAIL"} == blamed
+    assert {name for name, result in found.items() if verdict in result.measured} == {"R2", "R5", "R8", "R10", "R11",
+                                                                                      "R12"}
+    assert len(calls) == 1 and "full" in calls[0]  # not once a rule
 
 
 def test_fewer_than_three_seeds_fail(copy):
@@ -233,7 +263,7 @@ def test_scoring_again_for_real(tmp_path):
     scored = json.loads(out.read_text())
     assert 0.5 < scored["bpb"] < 3
 
-    def use(bpb):
+    def use(bpb, again=None):
         changed = scored | {"bpb": bpb, "per_document": [
             row | {"nats": row["nats"] * bpb / scored["bpb"]} for row in scored["per_document"]]}
         for path in folder.glob("eval/*.json"):
@@ -241,12 +271,17 @@ def test_scoring_again_for_real(tmp_path):
         edit(folder / "record.json", lambda r: (
             [row.update(bpb=bpb, artifact_bytes=245_829) for row in r["seeds"]], r.update(bpb_mean=bpb, bpb_sd=0.0),
             r.update(data=scored["data"])))
-        return rules.check(rules.Submission(folder, data), ["R2", "R8", "R10", "R12"])
-    found = use(scored["bpb"])
-    assert {found[name].status for name in ("R8", "R10", "R12")} == {"PASS"} and found["R2"].status != "FAIL"
-    assert [name for name, verdict in use(scored["bpb"] - 0.002).items() if verdict.status == "FAIL"] == ["R8"]
+        submission = rules.Submission(folder, data)
+        if again is not None:
+            submission._rescored = again
+        return submission, rules.check(submission, ["R2", "R8", "R10", "R11", "R12"])
+    submission, found = use(scored["bpb"])
+    assert {found[name].status for name in ("R8", "R10", "R11", "R12")} == {"PASS"} and found["R2"].status != "FAIL"
+    assert "audited here: " in found["R11"].measured
+    _, found = use(scored["bpb"] - 0.002, submission.rescored)
+    assert [name for name, verdict in found.items() if verdict.status == "FAIL"] == ["R8"]
     (folder / "baseline.golf").write_bytes(b"GOLF" + bytes(100))
-    found = use(scored["bpb"])
+    _, found = use(scored["bpb"])
     assert found["R8"].status == "FAIL" and "scoring it failed" in found["R8"].measured
 
 
@@ -295,6 +330,10 @@ def test_hook_is_installed_once_and_names_the_pushed_records(repository, capsys)
     hook.write_text("other")
     assert check_submission.main(["--install_hook"]) == 1
     assert hook.read_text() == "other" and "another hook" in capsys.readouterr().err
+    hook.unlink()
+    hook.mkdir()
+    assert check_submission.main(["--install_hook"]) == 1
+    assert capsys.readouterr().err == f"check_submission.py: {hook}: Is a directory\n"
 
 
 def test_schema_is_a_schema_and_takes_the_committed_records():

@@ -131,3 +131,10 @@ def test_final_is_opened_once_and_the_documents_of_the_best_cannot_be_swapped(ro
     assert ask("b", 1.8) == 1
     assert "missing or edited" in capsys.readouterr().err
     assert ladder.main(["ask", str(path / "none.golf"), "--track", "pocket"]) == 1
+
+
+def test_a_file_that_cannot_be_used_is_one_line(root, capsys):
+    path, ask = root
+    (path / "runs/ledger.jsonl").mkdir()
+    assert ask("a", 1.9) == 1
+    assert capsys.readouterr().err == f"ladder.py: {path}/runs/ledger.jsonl: Is a directory\n"

@@ -29,8 +29,9 @@ TABLE = [
                       "rich"}),
     ("eval_heldout.py", {"compress.container", "compress.tokenizer", "scoring", "torch", "numpy", "sentencepiece",
                          "scipy", "rich"}),
-    ("tools/*.py", {"tools", "scoring.tokenizer", "scoring.statistics", "torch", "numpy", "rich", "scipy", "matplotlib",
-                    "sentencepiece", "huggingface_hub", "zstandard", "jsonschema", "tensorboard"}),
+    ("tools/*.py", {"tools", "scoring.tokenizer", "scoring.statistics", "scoring.slices", "torch", "numpy", "rich",
+                    "scipy", "matplotlib", "sentencepiece", "huggingface_hub", "zstandard", "jsonschema",
+                    "tensorboard"}),
 ]
 ONLY_IN_FUNCTIONS = [("compress/*.py", "matplotlib"), ("tools/*.py", "torch")]
 

@@ -2,9 +2,11 @@
 
 import csv
 import hashlib
+import io
 import json
 import multiprocessing
 import os
+import sys
 import time
 
 import pytest
@@ -71,6 +73,21 @@ def test_rows_appear_once_and_follow_each_other(root):
     assert rows[0]["config"]["width"] == 64 and rows[0]["data"] == "m" and rows[0]["train_loss"] is None
     assert rows[2]["slices"] == {"news": 2.9}
     assert ledger.best(root, None, 5)[0]["bpb"] == 1.9
+
+
+def test_a_long_sync_has_a_progress_bar_on_a_terminal_only(root, monkeypatch, capsys):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+    for number in range(3):
+        train(root, f"r{number}")
+    assert list(ledger.progress([1, 2, 3], "runs")) == [1, 2, 3]
+    assert capsys.readouterr().err == ""
+    clock = iter(range(0, 100, 2))
+    monkeypatch.setattr(ledger.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    assert len(ledger.sync(root)) == 3
+    assert "reading runs" in sys.stderr.getvalue() and "0:00:" in sys.stderr.getvalue()
 
 
 def test_the_hash_is_plain_sha256_of_sorted_json(root):

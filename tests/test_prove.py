@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from scoring import slices
 from tools import ledger, proof, prove
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -119,6 +120,12 @@ def root(tmp_path, monkeypatch):
     return tmp_path
 
 
+def ranges(nats, size):
+    """Nats of each range of positions of a document whose bytes all cost the same."""
+    edges = [edge for edge in slices.EDGES if edge < size]
+    return [nats * (high - low) / size for low, high in zip([0, *edges], [*edges, size])]
+
+
 def arm(root, name, nats, size, seeds, script="s", **score):
     """Run folders of one side; returns what goes on the command line."""
     for seed, row in zip(seeds, nats):
@@ -130,8 +137,8 @@ def arm(root, name, nats, size, seeds, script="s", **score):
         (folder / "eval.json").write_text(json.dumps({
             "bpb": row.sum() / size.sum() / math.log(2), "scope": "document", "artifact": {"sha256": "a"},
             "data": {"docs_sha256": "d", "manifest_sha256": "m", "split": "dev"}} | score | {"per_document": [
-                {"id": str(i), "source": "news" if i % 2 else "wiki", "raw_bytes": int(size[i]), "nats": float(row[i])}
-                for i in range(len(size))]}))
+                {"id": str(i), "source": "news" if i % 2 else "wiki", "raw_bytes": int(size[i]), "nats": float(row[i]),
+                 "non_ascii": 0.0, "position_nats": ranges(float(row[i]), int(size[i]))} for i in range(len(size))]}))
     return ",".join(str(root / "runs" / f"{name}{seed}") for seed in seeds)
 
 
@@ -147,10 +154,16 @@ def test_command_proves_a_real_gain_and_pairs_by_seed_only_when_all_match(root, 
     [claim] = claims(capsys)
     assert claim["paired"] and claim["proven"] and claim["sentence"].startswith("proven: ")
     assert claim["gain"] == pytest.approx(0.05, abs=0.005)
-    assert set(claim["slices"]) == {"news", "wiki"} and claim["slices_better"] == 1
+    assert {name.split()[0] for name in claim["slices"]} == {"source", "length", "position", "non-ascii"}
+    counted = sum(part["documents"] >= 20 for part in claim["slices"].values())
+    assert claim["slices_better"] == claim["slices_counted"] == counted < len(claim["slices"])
+    assert claim["slices_missing"] == [] and f"; {counted} of {counted} slices gain" in claim["sentence"]
     sides = np.array([i % 2 == 1 for i in range(len(size))])
-    assert claim["slices"]["news"]["gain"] == pytest.approx(
+    assert claim["slices"]["source news"]["gain"] == pytest.approx(
         (old - new)[:, sides].sum(1).mean() / size[sides].sum() / math.log(2))
+    late = np.clip(size - 1024, 0, 3072)  # bytes of each document in that range
+    assert claim["slices"]["position 1024-4095"]["gain"] == pytest.approx(
+        ((old - new) * late / size).sum(1).mean() / late.sum() / math.log(2))
     reference = scipy.stats.ttest_rel(*(x.sum(1) / size.sum() / math.log(2) for x in (old, new)))
     assert claim["seed_error"] == pytest.approx(claim["gain"] / reference.statistic)
     c = arm(root, "c", old, size, [1, 2, 3, 9])
@@ -201,7 +214,10 @@ def test_two_seed_sets_of_the_baseline_are_not_proven(root, capsys):
         sides = [",".join(str(root / "runs" / str(seed)) for seed in side) for side in sets]
         assert prove.main(sides) == prove.NOT_PROVEN
     assert prove.main([str(BASELINE), str(BASELINE)]) == prove.NOT_PROVEN
-    assert capsys.readouterr().out.count("not proven: ") == 4
+    out = capsys.readouterr().out
+    assert out.count("not proven: ") == 4
+    assert "no slices by position and non-ascii" in out or "position_nats" in next(
+        BASELINE.glob("eval/*.json")).read_text()  # scores of the first format
 
 
 @pytest.mark.parametrize("change, message", [
@@ -217,3 +233,9 @@ def test_bad_input_is_one_line(root, capsys, change, message):
     assert prove.main(list(change(root, a, b))) == 1
     error = capsys.readouterr().err
     assert message in error and error.splitlines()[-1].startswith("prove.py: ")
+
+
+def test_a_file_that_cannot_be_used_is_one_line(root, capsys):
+    (root / "runs/ledger.jsonl").mkdir(parents=True)
+    assert prove.main(["a", "b"]) == 1
+    assert capsys.readouterr().err == f"prove.py: {root}/runs/ledger.jsonl: Is a directory\n"

@@ -211,10 +211,16 @@ def test_equals_plain_evaluation_whatever_the_batches_and_processes(world, monke
     assert result["bpb_interval"][0] < result["bpb"] < result["bpb_interval"][1]
     assert result["processes"] == processes == len(result["ledger"])
     assert [row["id"] for row in result["per_document"]] == list(map(document_id, world.texts))
-    for name, part in result["slices"].items():
+    for name in ("prose", "other"):
         rows = [row for row in result["per_document"] if row["source"] == name]
+        part = result["slices"][f"source {name}"]
         assert part["documents"] == len(rows) and part["raw_bytes"] == sum(row["raw_bytes"] for row in rows)
         assert part["bpb"] == pytest.approx(sum(row["nats"] for row in rows) / math.log(2) / part["raw_bytes"])
+        assert part["bpb_interval"][0] < part["bpb"] < part["bpb_interval"][1]
+    for kind in ("source", "length", "position", "non-ascii"):
+        parts = [part for name, part in result["slices"].items() if name.startswith(kind)]
+        assert len(parts) > 1 and sum(part["raw_bytes"] for part in parts) == raw_bytes
+        assert sum(part["nats"] for part in parts) == pytest.approx(expected.sum(), abs=0.01)
 
 
 def test_config_reaches_the_script(world):

@@ -5,19 +5,28 @@ Not covered: a machine that loses power.
 """
 
 import errno
+import fcntl
+import json
 import os
 import signal
+import subprocess
+import sys
 import tempfile
 import threading
 import time
+import types
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 import eval_heldout
-from scoring import ScoringError, box, overhead, passes
+from scoring import ScoringError, box, likelihood, overhead, passes
 from scoring import score as scoring_score
-from test_scoring import SCRIPT, box_processes, world  # noqa: F401  (world is a fixture)
+from test_scoring import SCRIPT, box_processes, plain_evaluation, world  # noqa: F401  (world is a fixture)
 from tests.redteam import fuzz
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_mutated_artifacts_end_in_one_line(tmp_path):
@@ -71,7 +80,7 @@ def test_killed_box_is_one_verdict(world, monkeypatch, tmp_path, when):
 
 def test_full_disk_while_the_box_is_made_and_while_the_result_is_written(world, monkeypatch, tmp_path, capsys):
     def full(*_, **__):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "somewhere")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(signal, "signal", lambda *_: None)
@@ -81,31 +90,149 @@ def test_full_disk_while_the_box_is_made_and_while_the_result_is_written(world, 
     with monkeypatch.context() as patch:
         patch.setattr(box.shutil, "copyfile", full)
         assert eval_heldout.main(arguments) == 1
-    assert capsys.readouterr().err == "eval_heldout: No space left on device: somewhere\n"
+    assert capsys.readouterr().err == f"eval_heldout: No space left on device: {tmp_path}\n"
     with monkeypatch.context() as patch:
-        patch.setattr(eval_heldout.json, "dump", full)
+        patch.setattr(eval_heldout.os, "replace", full)
         assert eval_heldout.main(arguments) == 1
-    assert capsys.readouterr().err == "eval_heldout: No space left on device: somewhere\n"
+    assert capsys.readouterr().err == f"eval_heldout: No space left on device: {out}\n"
     assert os.listdir(tmp_path) == ["out"] and os.listdir(out.parent) == []
 
 
-def test_held_out_file_that_changes_during_the_pass_changes_nothing(world, monkeypatch):
-    """The text is read once, checked, and then only in memory: a later change is the next run's problem."""
-    path = world.data / "dev_docs.jsonl"
-    before, expected = path.read_bytes(), world.score(world.artifact())["bpb"]
-    real = scoring_score.score_documents
+def test_a_disk_that_is_really_full(world, tmp_path):
+    """A file system of one page, in a mount namespace of its own: for the box, for the result, for what is printed."""
+    small = tmp_path / "small"
+    small.mkdir()
+    mount = f"mount -t tmpfs -o size=4k none {small} && exec "
+    if sys.platform != "linux" or subprocess.run(["unshare", "-rm", "sh", "-c", f"{mount} true"],
+                                                 capture_output=True).returncode:
+        pytest.skip("needs a mount namespace")
 
-    def change_then_score(*arguments):
-        path.write_bytes(before.replace(b"sea", b"see"))
-        return real(*arguments)
+    def run(command):
+        done = subprocess.run(["unshare", "-rm", "sh", "-c", f"{mount} {command}"], capture_output=True, text=True,
+                              cwd=ROOT, env={**os.environ, "TMPDIR": str(small)})
+        return done.returncode, done.stderr
 
-    monkeypatch.setattr(scoring_score, "score_documents", change_then_score)
+    program = f"{sys.executable} eval_heldout.py"
+    code, text = run(f"{program} {world.artifact()} --data {world.data} --processes 1 --out {small}/eval.json")
+    assert (code, text.count("\n")) == (1, 1) and text.startswith("eval_heldout: No space left on device: ")
+    write = f"import os, eval_heldout\ntry:\n eval_heldout.write_json('{small}/e', ['x' * 10 ** 5])\n" \
+            f"except OSError as error:\n print(error.filename, os.listdir('{small}'), file=__import__('sys').stderr)"
+    assert run(f'{sys.executable} -c "{write}"') == (0, f"{small}/e []\n")
+    scores = sorted(map(str, (ROOT / "records/pocket/0001_baseline/eval").glob("*.json")))
+    assert run(f"{program} compare {scores[0]} {scores[1]} > /dev/full") == (
+        1, "eval_heldout: cannot print: No space left on device\n")
+
+
+CHANGES = {
+    "held-out text": lambda w, artifact: (w.data / "dev_docs.jsonl").write_bytes(b""),
+    "manifest": lambda w, artifact: (w.data / "manifest.json").unlink(),
+    "artifact": lambda w, artifact: Path(artifact).write_bytes(b"x"),
+}
+
+
+@pytest.mark.parametrize("name", [None, *CHANGES, "scorer"])
+def test_a_file_that_changes_during_the_pass_ends_it(world, monkeypatch, name):
+    """What is scored was read once and checked; but a result must not lie beside other files than it names. (The pass
+    itself is a stub: every symbol costs one nat.)"""
+    def stub(submission, documents, *_):
+        if name in CHANGES:
+            CHANGES[name](world, artifact)
+        if name == "scorer":
+            monkeypatch.setattr(scoring_score, "scorer_sha256", lambda: "changed")
+        ledger = likelihood.Ledger([len(document.tokens) for document in documents])
+        ledger.nats = [np.ones(len(document.tokens)) for document in documents]
+        fake = types.SimpleNamespace(scope="document", device="cpu", layers=[], claims=False)
+        return ledger, [fake], {"score": 1.0}, []
+
+    monkeypatch.setattr(scoring_score, "score_documents", stub)
+    monkeypatch.setattr(scoring_score.lossless, "check", lambda *_: None)
+    artifact = world.artifact(name="changes.golf")
+    before = {path: path.read_bytes() for path in world.data.iterdir()}
     try:
-        assert world.score(world.artifact())["bpb"] == expected
-        with pytest.raises(ScoringError, match="is not the file of its manifest"):
-            world.score(world.artifact())
+        if name is None:
+            assert world.score(artifact)["nats"] == world.score(artifact)["tokens"]
+        else:
+            with pytest.raises(ScoringError, match=r"^FAILED \(changed\): .* changed while it (was )?scored"):
+                world.score(artifact)
     finally:
-        path.write_bytes(before)
+        for path, data in before.items():
+            path.write_bytes(data)
+
+
+def test_stale_results_of_killed_scorers_are_removed_and_no_others(tmp_path):
+    """Only what has the name of our temporary files, and no lock."""
+    path = str(tmp_path / "eval.json")
+    for name in (".eval.json.123", ".eval.json.456", ".eval.json.note", ".other.json.12", "eval.json"):
+        (tmp_path / name).write_text("{")
+    (tmp_path / ".eval.json.9").symlink_to(tmp_path / "eval.json")
+    with open(tmp_path / ".eval.json.456") as alive:
+        fcntl.flock(alive, fcntl.LOCK_EX)
+        eval_heldout.remove_stale(path)
+        assert sorted(os.listdir(tmp_path)) == [".eval.json.456", ".eval.json.9", ".eval.json.note", ".other.json.12",
+                                                "eval.json"]
+    eval_heldout.remove_stale(path)
+    assert ".eval.json.456" not in os.listdir(tmp_path)
+    eval_heldout.remove_stale(str(tmp_path / "none" / "eval.json"))
+
+
+def test_a_writer_whose_file_is_removed_under_it_begins_again(tmp_path):
+    """It opens the stale file of a dead process with its number, and waits; the one that removes it is done; then the
+    writer's file must be one that others see."""
+    path = tmp_path / f".eval.json.{os.getpid()}"
+    path.write_text("half of an older res")
+    with open(path) as stale:
+        fcntl.flock(stale, fcntl.LOCK_EX)
+        thread = threading.Thread(target=eval_heldout.write_json, args=(str(tmp_path / "eval.json"), {"a": 1}))
+        thread.start()
+        waiting = 0.0
+        while path.stat().st_size and waiting < 60:  # opening it for writing empties it
+            time.sleep(0.01)
+            waiting += 0.01
+        path.unlink()
+    thread.join(60)
+    assert (tmp_path / "eval.json").read_text() == '{"a": 1}\n' and os.listdir(tmp_path) == ["eval.json"]
+
+
+KILLED = """
+import os, signal, sys
+import eval_heldout
+from scoring import likelihood
+
+def kill(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+real = likelihood.Ledger.commit
+if sys.argv[1] == "scoring":
+    likelihood.Ledger.commit = lambda *arguments: (real(*arguments), kill())
+else:
+    eval_heldout.os.replace = kill
+sys.exit(eval_heldout.main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a box ends only when it next reads its pipe")
+def test_a_killed_run_leaves_nothing_to_the_next_which_starts_clean(world, monkeypatch, tmp_path):
+    """kill -9 after the first committed symbols, then with the result written and not in its place: no eval.json. The
+    next run has the score of one that nobody disturbed, and takes away what the two left."""
+    out, temporary = tmp_path / "out" / "eval.json", tmp_path / "temporary"
+    out.parent.mkdir()
+    temporary.mkdir()
+    arguments = [world.artifact(), "--data", str(world.data), "--processes", "1", "--out", str(out)]
+    for point in ("scoring", "writing"):
+        done = subprocess.run([sys.executable, "-c", KILLED, point, *arguments], cwd=ROOT, capture_output=True,
+                              env={**os.environ, "TMPDIR": str(temporary)})
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        assert not out.exists()
+        assert list(temporary.glob("golf-box-*")) if point == "scoring" else list(out.parent.glob(".eval.json.*"))
+    until = time.monotonic() + 60
+    while box_processes(str(temporary)) and time.monotonic() < until:
+        time.sleep(0.05)
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    assert eval_heldout.main(arguments) == 0
+    assert os.listdir(temporary) == [] and os.listdir(out.parent) == ["eval.json"]
+    result = json.loads(out.read_text())
+    assert [row["nats"] for row in result["per_document"]] == pytest.approx(plain_evaluation(world, 8), rel=1e-6)
 
 
 def test_overhead_compares_equal_work(world):

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from scoring import statistics
 
@@ -31,13 +32,28 @@ def test_interval_equals_closed_form_of_a_ratio():
     assert wide[1] - wide[0] == pytest.approx(2 * 2.575829 * error, rel=0.08)
 
 
-def test_interval_covers_the_truth_about_as_often_as_it_says(monkeypatch):
+@pytest.mark.parametrize("documents", [3, 20, 300])
+def test_interval_equals_scipys(documents):
+    nats, raw_bytes = corpus(np.random.default_rng(documents), documents)
+    expected = scipy.stats.bootstrap(
+        (nats, raw_bytes), lambda n, b, axis: statistics.bits_per_byte(n, b), paired=True, vectorized=True,
+        method="BCa", n_resamples=500, rng=np.random.default_rng(statistics.SEED)).confidence_interval
+    assert statistics.bpb_interval(nats, raw_bytes, resamples=500) == pytest.approx(tuple(expected), rel=1e-12)
+
+
+def test_error_of_a_ratio_is_that_of_the_bootstrap():
+    nats, raw_bytes = corpus(np.random.default_rng(4), 400)
+    draws = np.random.default_rng(5).integers(0, 400, (4000, 400))
+    naive = np.std(statistics.bits_per_byte(nats[draws], raw_bytes[draws]))
+    assert statistics.ratio_error(nats, raw_bytes) == pytest.approx(naive, rel=0.05)
+
+
+def test_interval_covers_the_truth_about_as_often_as_it_says():
     """200 corpora of 80 documents: binomial 99.9% bounds around 95% are 178..200; a naive 68% interval would be near
     136."""
-    monkeypatch.setattr(statistics, "RESAMPLES", 500)
     rng, covered = np.random.default_rng(2), 0
     for _ in range(200):
-        low, high = statistics.bpb_interval(*corpus(rng, 80))
+        low, high = statistics.bpb_interval(*corpus(rng, 80), resamples=500)
         covered += low <= 1.5 <= high
     assert 176 <= covered <= 199
 
@@ -47,6 +63,7 @@ def test_interval_is_the_same_twice_and_defined_at_the_edges():
     assert statistics.bpb_interval(nats, raw_bytes) == statistics.bpb_interval(nats, raw_bytes)
     assert statistics.bpb_interval(nats[:1], raw_bytes[:1]) is None
     assert statistics.bpb_interval([], []) is None
+    assert statistics.bpb_interval([1.0, 2.0], [0, 3]) is None  # a draw of the first document alone has no bytes
     assert statistics.bpb_interval([2.0, 4.0, 6.0], [1, 2, 3]) == pytest.approx((2 / math.log(2),) * 2)
     low, high = statistics.bpb_interval([2.0, 5.0], [1, 2])
     ratios = [2 / math.log(2), 2.5 / math.log(2)]

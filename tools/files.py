@@ -20,7 +20,10 @@ class Failure(Exception):
 
 def explain(program: str, error: Failure | OSError) -> int:
     """Prints one line about what ended a program on stderr; returns its exit code."""
-    text = str(error) if isinstance(error, Failure) else f"{error.filename}: {error.strerror}"
+    if isinstance(error, Failure):
+        text = str(error)
+    else:
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
     print(f"{program}: {text}", file=sys.stderr)
     return error.code if isinstance(error, Failure) else 1
 

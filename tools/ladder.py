@@ -27,7 +27,7 @@ if not __package__:  # run as a file: import from the repository's root, not fro
     sys.path[0] = str(ROOT)
 
 from tools import ledger  # noqa: E402
-from tools.files import Failure, read_json, sha256_file  # noqa: E402
+from tools.files import Failure, explain, read_json, sha256_file  # noqa: E402
 from tools.ledger_store import Ledger  # noqa: E402
 
 STEP = 0.0005  # bpb: the smallest gain the ladder tells, and what it rounds to
@@ -66,7 +66,7 @@ def step(released: float | None, new: list[float], best: list[float] | None, raw
     Question k (from 1) gets ALPHA * 6 / (pi k)^2 of the probability; over all k these sum to ALPHA.
     """
     score = sum(new) / sum(raw_bytes)
-    rounded = round(score / STEP) * STEP
+    rounded = round(round(score / STEP) * STEP, 6)
     if released is None:
         return Answer(rounded, True, 0.0)
     from scipy.stats import norm
@@ -84,11 +84,15 @@ def questions(root: Path, track: str | None = None) -> list[dict]:
 
 
 def score_file(artifact: Path, data: Path, split: str, out: Path) -> None:
-    """Scores with eval_heldout.py, whose tables stay hidden: they would tell what the ladder does not."""
+    """Scores with eval_heldout.py, whose tables stay hidden: they would tell what the ladder does not. Its progress bar
+    is shown where there is a terminal for it."""
+    terminal = sys.stderr.isatty()
     done = subprocess.run([sys.executable, "eval_heldout.py", str(artifact.resolve()), "--data", str(data.resolve()),
-                           "--split", split, "--out", str(out.resolve())], cwd=ROOT, capture_output=True, text=True)
+                           "--split", split, "--out", str(out.resolve())], cwd=ROOT, stdout=subprocess.DEVNULL,
+                          stderr=None if terminal else subprocess.PIPE, text=True)
     if done.returncode != 0:
-        raise Failure(f"no score: {(done.stderr.strip() or 'eval_heldout.py failed').splitlines()[-1]}")
+        why = "the line above says why" if terminal else (done.stderr.strip() or "eval_heldout.py failed")
+        raise Failure(f"no score: {why.splitlines()[-1]}")
 
 
 def ask(root: Path, artifact: Path, track: str, split: str, data: Path) -> dict:
@@ -150,9 +154,8 @@ def main(argv: list[str] | None = None) -> int:
             rows = questions(ROOT)
         else:
             rows = [ask(ROOT, options.artifact, options.track, options.split, options.data)]
-    except Failure as failure:
-        print(f"ladder.py: {failure}", file=sys.stderr)
-        return failure.code
+    except (Failure, OSError) as error:
+        return explain("ladder.py", error)
     for row in rows:
         if row["split"] == "final":
             text = f"{row['released']:.4f} bpb; the final split is opened once per artifact"

@@ -23,6 +23,7 @@ import re
 import sqlite3
 import sys
 import time
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -145,6 +146,21 @@ class Scan:
                               "slices": {key: part["bpb"] for key, part in result.get("slices", {}).items()}})
 
 
+def progress(items: Collection, what: str) -> Iterator:
+    """Yields the items. If that takes longer than a second, a terminal on stderr shows a bar with the time left."""
+    if not sys.stderr.isatty():
+        yield from items
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task, begin = bar.add_task(what, total=len(items), visible=False), time.monotonic()
+        for item in items:
+            yield item
+            bar.update(task, advance=1, visible=time.monotonic() > begin + 1)
+
+
 def sync(root: Path, ended: Path | None = None, loud: bool = False) -> list[dict]:
     """Adds the rows that root/runs has none for; returns them. `ended`: a run's folder whose process is gone.
 
@@ -156,7 +172,7 @@ def sync(root: Path, ended: Path | None = None, loud: bool = False) -> list[dict
     with ledger.locked(), contextlib.closing(ledger.index()) as database:
         scan = Scan(ledger, database, ended)
         folders = [path for path in (root / "runs").iterdir() if path.is_dir() and path.name != "scripts"]
-        for folder in sorted(folders, key=lambda path: path.stat().st_mtime):
+        for folder in progress(sorted(folders, key=lambda path: path.stat().st_mtime), "reading runs"):
             try:
                 scan.folder(folder)
             except (Failure, OSError, KeyError, TypeError) as error:

@@ -38,13 +38,14 @@ def document_variance(gain: np.ndarray, raw_bytes: np.ndarray) -> float:
     return float(count / (count - 1) * (residual**2).sum() / raw_bytes.sum() ** 2)
 
 
-def bootstrap(new: np.ndarray, old: np.ndarray, raw_bytes: np.ndarray, paired: bool) -> np.ndarray:
-    """Deviations [RESAMPLES] of the gain from its estimate; new, old: bits [S, D]. Seeded."""
+def bootstrap(new: np.ndarray, old: np.ndarray, raw_bytes: np.ndarray, paired: bool,
+              resamples: int = RESAMPLES) -> np.ndarray:
+    """Deviations [resamples] of the gain from its estimate; new, old: bits [S, D]. Seeded."""
     rng = np.random.default_rng(SEED)
     arms, documents = [old - new] if paired else [-new, old], len(raw_bytes)
     batches = []
-    for start in range(0, RESAMPLES, max(1, 4_000_000 // documents)):  # bounds the memory
-        count = min(max(1, 4_000_000 // documents), RESAMPLES - start)
+    for start in range(0, resamples, max(1, 4_000_000 // documents)):  # bounds the memory
+        count = min(max(1, 4_000_000 // documents), resamples - start)
         weights = rng.multinomial(documents, np.full(documents, 1 / documents), count)
         sizes, gain = weights @ raw_bytes, np.zeros(count)
         for bits in arms:
@@ -56,7 +57,7 @@ def bootstrap(new: np.ndarray, old: np.ndarray, raw_bytes: np.ndarray, paired: b
     return np.concatenate(batches) - sum(bits.mean(0).sum() for bits in arms) / raw_bytes.sum()
 
 
-def test(new_nats, old_nats, raw_bytes, paired: bool, margin: float) -> dict:
+def test(new_nats, old_nats, raw_bytes, paired: bool, margin: float, resamples: int = RESAMPLES) -> dict:
     """new_nats, old_nats: [S, D] nats; rows correspond if paired. gain = old - new in bpb; p is one-sided."""
     from scipy import stats
 
@@ -67,7 +68,7 @@ def test(new_nats, old_nats, raw_bytes, paired: bool, margin: float) -> dict:
     from_seeds, df_seeds = seed_variance(by_new, by_old, paired)
     from_documents = document_variance(old.mean(0) - new.mean(0), sizes)
     total = from_seeds + from_documents
-    deviations = bootstrap(new, old, sizes, paired)
+    deviations = bootstrap(new, old, sizes, paired, resamples)
     bootstrap_error = float(deviations.std())
     error = max(math.sqrt(total), bootstrap_error)
     if error > 1e-12:

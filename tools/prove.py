@@ -19,11 +19,13 @@ ROOT = Path(__file__).resolve().parent.parent
 if not __package__:  # run as a file: import from the repository's root, not from tools/
     sys.path[0] = str(ROOT)
 
+from scoring import slices  # noqa: E402
 from tools import ledger, proof  # noqa: E402
-from tools.files import Failure, read_json  # noqa: E402
+from tools.files import Failure, explain, read_json  # noqa: E402
 
 ALPHA, MARGIN = 0.01, 0.0015  # one-sided level; bpb that a gain must exceed (smaller ones are called ties)
 NOT_PROVEN = 3
+SLICE_RESAMPLES = 1000  # of the bootstrap; the whole has proof.RESAMPLES
 MACHINE = ("platform", "device", "threads", "torch", "compute", "compiled", "world_size")  # of run.json's environment
 
 
@@ -37,11 +39,10 @@ class Arm:
     machines: list[tuple]
     scores: list[dict]  # eval.json of each seed
 
-    def nats(self, rows: list[int]):
-        """Nats [seeds, documents] of the documents with these positions."""
-        import numpy as np
-
-        return np.array([[score["per_document"][row]["nats"] for row in rows] for score in self.scores])
+    @property
+    def rows(self) -> list[list[dict]]:
+        """The documents of each seed's score."""
+        return [score["per_document"] for score in self.scores]
 
 
 def read_arm(text: str) -> Arm:
@@ -66,8 +67,8 @@ def read_arm(text: str) -> Arm:
     return Arm(name, runs[0]["track"], seeds, machines, scores)
 
 
-def documents(arms: list[Arm]) -> tuple[list[str], list[int]]:
-    """(sources, raw bytes) of the documents that all scores share. Failure if they are not the same."""
+def check_documents(arms: list[Arm]) -> None:
+    """Failure if not all scores are of the same documents."""
     first = arms[0].scores[0]
     key = [(row["id"], row["raw_bytes"]) for row in first["per_document"]]
     for arm in arms:
@@ -75,7 +76,6 @@ def documents(arms: list[Arm]) -> tuple[list[str], list[int]]:
             if score["data"] != first["data"] or [(r["id"], r["raw_bytes"]) for r in score["per_document"]] != key:
                 raise Failure(f"{arm.name}, seed {seed}: scored on other documents than {arms[0].name}: score both on "
                               "the same data and split")
-    return [row["source"] for row in first["per_document"]], [size for _, size in key]
 
 
 def compare(new: Arm, old: Arm, margin: float, root: Path | None, variants: int | None = None) -> dict:
@@ -83,31 +83,32 @@ def compare(new: Arm, old: Arm, margin: float, root: Path | None, variants: int 
     for arm in (new, old):
         if len(arm.seeds) < 2:
             raise Failure(f"{arm.name}: one seed has no spread: a side needs at least two, a record three")
-    sources, sizes = documents([new, old])
+    check_documents([new, old])
     machine_of = dict(zip(old.seeds, old.machines))
     paired = set(new.seeds) == set(old.seeds) and all(
         machine_of[seed] == machine for seed, machine in zip(new.seeds, new.machines))
     order = [old.seeds.index(seed) for seed in new.seeds] if paired else range(len(old.seeds))
-    everything = list(range(len(sizes)))
-    a, b = new.nats(everything), old.nats(everything)[list(order)]
-    result = proof.test(a, b, sizes, paired, margin)
+    a, b = new.rows, [old.rows[place] for place in order]
+    sizes = [row["raw_bytes"] for row in a[0]]
+    result = proof.test(*([[row["nats"] for row in rows] for rows in side] for side in (a, b)), sizes, paired, margin)
     tried, rivals = None, variants or 1
     if variants is None and root is not None and (root / "runs/ledger.jsonl").exists():
         found = ledger.variants(root, new.track, new.seeds)
         tried, rivals = found["tried"], max(1, found["rivals"])
     luck = proof.expected_maximum(rivals) * result["standard_error"]
-    slices = {}
-    for source in sorted(set(sources)):
-        rows = [i for i in everything if sources[i] == source]
-        part = proof.test(a[:, rows], b[:, rows], [sizes[i] for i in rows], paired, 0.0)
-        slices[source] = {key: part[key] for key in ("new_bpb", "old_bpb", "gain", "interval", "p")}
-        slices[source]["documents"] = len(rows)
+    missing, parts = slices.missing(*a, *b), {}
+    for name, part in ledger.progress(slices.cut(a[0], missing).items(), "slices"):
+        nats = ([part.nats(rows) for rows in side] for side in (a, b))
+        found = proof.test(*nats, part.raw_bytes, paired, 0.0, SLICE_RESAMPLES)
+        parts[name] = {key: found[key] for key in ("new_bpb", "old_bpb", "gain", "interval", "p")}
+        parts[name]["documents"] = len(part.documents)
+    signs = [part["gain"] > 0 for part in parts.values() if part["documents"] >= slices.MIN_DOCUMENTS]
     return {"new": new.name, "old": old.name, "track": new.track, "split": new.scores[0]["data"]["split"],
             "seeds": [len(new.seeds), len(old.seeds)], "paired": paired, "same_machine": len(
                 {*new.machines, *old.machines}) == 1, "documents": len(sizes), "margin": margin, **result,
             "variants_tried": tried, "rivals": rivals, "luck_of_the_best": luck,
-            "p_of_the_best": min(1.0, rivals * result["p"]), "slices": slices,
-            "slices_better": sum(part["gain"] > 0 for part in slices.values()) / len(slices)}
+            "p_of_the_best": min(1.0, rivals * result["p"]), "slices": parts,
+            "slices_missing": missing, "slices_counted": len(signs), "slices_better": sum(signs)}
 
 
 def conclude(claims: list[dict], alpha: float) -> list[dict]:
@@ -125,7 +126,8 @@ def sentence(claim: dict) -> str:
     """The one sentence."""
     what = (f"{claim['new']} against {claim['old']}: gain {claim['gain']:+.4f} bpb on {claim['split']} "
             f"({'paired' if claim['paired'] else 'unpaired'}, {claim['seeds'][0]} and {claim['seeds'][1]} seeds, "
-            f"{claim['documents']:,} documents), p = {claim['p_holm']:.2g} for a gain of at most {claim['margin']:g}")
+            f"{claim['documents']:,} documents), p = {claim['p_holm']:.2g} for a gain of at most {claim['margin']:g}; "
+            f"{slices_better(claim)}")
     if claim["proven"]:
         return f"proven: {what}"
     if claim["seeds_needed"] is None:
@@ -135,6 +137,11 @@ def sentence(claim: dict) -> str:
     return f"not proven: {what}; {more}"
 
 
+def slices_better(claim: dict) -> str:
+    """On how many slices there is a gain; those of very few documents are not counted."""
+    return f"{claim['slices_better']} of {claim['slices_counted']} slices gain"
+
+
 def print_claim(claim: dict) -> None:
     """Tables of one claim."""
     from rich.box import SIMPLE
@@ -142,17 +149,20 @@ def print_claim(claim: dict) -> None:
     from rich.table import Table
 
     table = Table(box=SIMPLE, pad_edge=False, title=f"{claim['new']} against {claim['old']}", title_justify="left")
-    for name in ("slice", "old bpb", "new bpb", "gain", "95% interval", "p", "docs"):
+    for name in ("slice", "old bpb", "gain", "95% interval", "p", "docs"):
         table.add_column(name, justify="left" if name == "slice" else "right", no_wrap=True)
-    for name, part in claim["slices"].items():
+    kind = None
+    for name, part in [*claim["slices"].items(), ("all", claim | {"p": claim["p_zero"]})]:
+        if kind != (kind := name.split()[0]):
+            table.add_section()
         low, high = part["interval"]
-        table.add_row(name, f"{part['old_bpb']:.4f}", f"{part['new_bpb']:.4f}", f"{part['gain']:+.4f}",
-                      f"{low:+.4f} .. {high:+.4f}", f"{part['p']:.2g}", f"{part['documents']:,}")
-    table.add_section()
-    low, high = claim["interval"]
-    table.add_row("all", f"{claim['old_bpb']:.4f}", f"{claim['new_bpb']:.4f}", f"{claim['gain']:+.4f}",
-                  f"{low:+.4f} .. {high:+.4f}", f"{claim['p_zero']:.2g}", f"{claim['documents']:,}", style="bold")
+        table.add_row(name, f"{part['old_bpb']:.4f}", f"{part['gain']:+.4f}", f"{low:+.4f} .. {high:+.4f}",
+                      f"{part['p']:.2g}", f"{part['documents']:,}", style="bold" if name == "all" else "")
+    table.caption = "p: of a gain of at most 0; length, position: in bytes; non-ascii: share of the characters"
     Console().print(table)
+    if claim["slices_missing"]:
+        Console().print(f"no slices by {' and '.join(claim['slices_missing'])}: some scores are of an older scorer, "
+                        "which did not write them; score the artifacts again", highlight=False)
     table = Table(box=SIMPLE, show_header=False)
     tried = "unknown: no log here" if claim["variants_tried"] is None else f"{claim['variants_tried']:,}"
     for row in (("standard error from seeds", f"{claim['seed_error']:.5f} bpb, {claim['df']:.1f} degrees of freedom"),
@@ -163,7 +173,7 @@ def print_claim(claim: dict) -> None:
                 ("luck of the best of them", f"{claim['luck_of_the_best']:.4f} bpb expected"),
                 ("p over rivals, over claims", f"{claim['p_of_the_best']:.3g}, {claim['p_holm']:.3g} (limit "
                                                f"{claim['alpha']:g})"),
-                ("slices that gain", f"{claim['slices_better']:.0%}"),
+                ("slices", slices_better(claim)),
                 ("machines", "the same" if claim["same_machine"] else "not the same: speed may differ, not the idea")):
         table.add_row(*row)
     Console().print(table)
@@ -193,9 +203,8 @@ def main(argv: list[str] | None = None) -> int:
         arms = [read_arm(side) for side in options.sides]
         claims = conclude([compare(new, old, options.margin, ROOT, options.rivals)
                            for new, old in zip(arms[::2], arms[1::2])], options.alpha)
-    except Failure as failure:
-        print(f"prove.py: {failure}", file=sys.stderr)
-        return failure.code
+    except (Failure, OSError) as error:
+        return explain("prove.py", error)
     for claim in claims:
         print_claim(claim)
     for claim in claims:

@@ -54,6 +54,14 @@ def rule(name: str, title: str):
     return register
 
 
+class NoScore(Failure):
+    """The artifact has no score. R8 fails for it, and the rule that the scorer's verdict is about."""
+
+
+BLAMED = {"R5": r"FAILED \(hang\)", "R8": "", "R10": r"FAILED \(lossless\)", "R11": r"FAILED \(audit blind\)",
+          "R12": r"FAILED \(audit (twice|order)\)"}
+
+
 class Submission:
     """A record's folder; files are read when a rule asks. Raises Failure, which makes that rule FAIL."""
 
@@ -96,18 +104,25 @@ class Submission:
             raise Failure(f"no record {self.record['parent']} in records/")
         return found[0]
 
-    @functools.cached_property
+    @property
     def rescored(self) -> dict | None:
-        """eval.json of the committed artifact, scored now; None where that cannot be done here. Failure: no score."""
+        """eval.json of the committed artifact, scored now with full audits; None where that cannot be done here. Raises
+        NoScore."""
+        if isinstance(self._rescored, NoScore):
+            raise self._rescored
+        return self._rescored
+
+    @functools.cached_property
+    def _rescored(self) -> dict | Failure | None:
         if not self.scores or self.artifact is None or not (self.data / "manifest.json").exists():
             return None
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder) / "eval.json"
             done = subprocess.run([sys.executable, "eval_heldout.py", str(self.artifact), "--data", str(self.data),
-                                   "--split", self.record["data"]["split"], "--out", str(out)], cwd=ROOT,
-                                  stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+                                   "--split", self.record["data"]["split"], "--audit", "full", "--out", str(out)],
+                                  cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
             if done.returncode != 0:
-                raise Failure(f"scoring it failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+                return NoScore(f"scoring it failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
             return read_json(out)
 
 
@@ -282,7 +297,15 @@ def lossless(s: Submission) -> Verdict:
 
 @rule("R11", "nothing from the future")
 def causality(s: Submission) -> Verdict:
-    return Verdict("SKIP", "for a person: masks of the model, and what a Scorer class does inside a chunk")
+    limit, fix = "scores come back without what follows", "a row may use nothing from its own token on"
+    for seed, result in zip(s.seeds, s.evals):
+        if failed := [row for row in result.get("audits", []) if row["verdict"] == "fail"]:
+            return Verdict("FAIL", f"seed {seed}: eval.json holds a failed audit: {failed[0]['detail']}", limit, fix)
+    if s.rescored is None:
+        stated = ", ".join(sorted({result.get("audit", "none") for result in s.evals}))
+        return not_rescored(f"audits (the record's own scores state: {stated})")
+    [blind] = [row for row in s.rescored["audits"] if row["audit"] == "blind"]
+    return judge(blind["verdict"] == "pass", f"audited here: {blind['detail']}", limit, fix)
 
 
 @rule("R12", "adapt within the declared scope")
@@ -365,14 +388,20 @@ def readable(s: Submission) -> Verdict:
                  f"{MAX_LINES}, {MAX_COLUMNS}", "make it shorter")
 
 
-def check(s: Submission, only: list[str] | None = None) -> dict[str, Verdict]:
-    """Every rule's verdict by its name; a file that is missing or unreadable is a FAIL of the rule that needs it."""
+def check(s: Submission, only: list[str] | None = None, on_rule: Callable = lambda title: None) -> dict[str, Verdict]:
+    """Every rule's verdict by its name; a file that is missing or unreadable is a FAIL of the rule that needs it.
+
+    on_rule(title) is called before each."""
     verdicts = {}
-    for name, _, function in RULES:
+    for name, title, function in RULES:
         if only and name not in only:
             continue
+        on_rule(f"{name} {title}")
         try:
             verdicts[name] = function(s)
+        except NoScore as failure:
+            status = "FAIL" if re.search(BLAMED.get(name, "(?!)"), str(failure)) else "SKIP"
+            verdicts[name] = Verdict(status, str(failure), "", "make an artifact that has a score")
         except Failure as failure:
             verdicts[name] = Verdict("FAIL", str(failure), "", "put the file right, or make the record anew")
         except OSError as error:
