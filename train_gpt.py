@@ -74,14 +74,12 @@ class Config:
     loops: int = 2  # extra passes through layers loop_first to loop_last (PR #1394, #1493)
     loop_first: int = 3
     loop_last: int = 5
-    value_dims: int = 0  # width of a table of values that the last two layers share (PR #374)
     bigram_buckets: int = 0  # rows of a hashed table of token pairs (PR #162, #549)
     bigram_dims: int = 128
     document_mask: bool = True  # training rows hold several documents, which do not see each other (PR #1530)
     # Initialisation
     qk_gain_init: float = 5.0
     embed_init_std: float = 0.005
-    embed_spectrum: float = 0.0  # singular value k of the embedding starts at k^-this times the first (overtone: 0.5)
     ortho_init: bool = True
     # Optimiser: Muon for the matrices, Adam for the embedding and for gains, mixes and skips
     matrix_lr: float = 0.026
@@ -102,8 +100,6 @@ class Config:
     warmdown: float = 0.85
     min_lr: float = 0.1
     loop_from: float = 0.35  # the fraction of the run at which the extra passes begin
-    noise_step: float = 0.0  # late noise on the weights as wide as this share of a row's root mean square; 0: none
-    noise_from: float = 0.8  # the fraction of the run at which it begins
     ema_decay: float = 0.9965
     # Batch, in tokens: of a step over all ranks, and of one forward on one rank
     batch_tokens: int = 786_432
@@ -127,18 +123,13 @@ class Config:
 
 NAMES = [field.name for field in fields(Config)]
 MODEL_FIELDS = NAMES[: NAMES.index("document_mask")]
-# The public challenge's baseline: everything that came later is off
-PLAIN = dict(
-    vocab_size=1024, seq_len=1024, num_layers=9, mlp_mult=2.0, rope_dims=0, ln_scale=False, leaky_slope=0.0, xsa=False,
-    attn_gate=0, smear_gate=0, gated_skips=False, parallel_start=0, loops=0, document_mask=False, qk_gain_init=1.5,
-    ortho_init=False, matrix_lr=0.04, embed_lr=0.05, scalar_lr=0.04, muon_momentum=0.95, muon_momentum_start=0.85,
-    muon_momentum_steps=500, muon_polar=False, muon_row_norm=False, weight_decay=0.0, embed_decay=0.0, adam_beta2=0.95,
-    warmdown=0.4, min_lr=0.0, ema_decay=0.997, batch_tokens=524_288, micro_batch_tokens=65_536,
-    data_dir="data/fineweb_sp1024",
-)  # fmt: skip
-POCKET = PLAIN | dict(
-    track="pocket", data_dir="data/embedded", seq_len=512, num_layers=4, model_dim=128, num_heads=4, num_kv_heads=1,
-    batch_tokens=4096, micro_batch_tokens=4096, muon_momentum_steps=300, ema_decay=0.99, calibration_tokens=32_768,
+POCKET = dict(  # the public challenge's baseline at 1/64: everything that came later is off
+    track="pocket", data_dir="data/embedded", vocab_size=1024, seq_len=512, num_layers=4, model_dim=128, num_heads=4,
+    num_kv_heads=1, mlp_mult=2.0, rope_dims=0, ln_scale=False, leaky_slope=0.0, xsa=False, attn_gate=0, smear_gate=0,
+    gated_skips=False, parallel_start=0, loops=0, document_mask=False, qk_gain_init=1.5, ortho_init=False,
+    matrix_lr=0.04, embed_lr=0.05, scalar_lr=0.04, muon_momentum=0.95, muon_momentum_start=0.85,
+    muon_momentum_steps=300, muon_polar=False, muon_row_norm=False, weight_decay=0.0, embed_decay=0.0, adam_beta2=0.95,
+    warmdown=0.4, min_lr=0.0, ema_decay=0.99, batch_tokens=4096, micro_batch_tokens=4096, calibration_tokens=32_768,
     dev_tokens=65_536,
 )  # fmt: skip
 TINY = POCKET | dict(
@@ -189,8 +180,8 @@ def parse_config(argv: list[str], environment: dict[str, str]) -> Config:
     c = config
     sizes = (c.vocab_size, c.seq_len, c.num_layers, c.model_dim, c.num_heads, c.num_kv_heads, c.batch_tokens,
              c.micro_batch_tokens)  # fmt: skip
-    counts = (c.rope_dims, c.attn_gate, c.smear_gate, c.parallel_start, c.loops, c.loop_first, c.value_dims,
-              c.bigram_buckets, c.bigram_dims, c.noise_step)  # fmt: skip
+    counts = (c.rope_dims, c.attn_gate, c.smear_gate, c.parallel_start, c.loops, c.loop_first,
+              c.bigram_buckets, c.bigram_dims)  # fmt: skip
     looped = c.parallel_start or c.num_layers  # only layers before the two lanes can be passed again
     for bad, why in (
         (min(sizes) < 1, "sizes of the model and of the batch must be at least 1"),
@@ -339,13 +330,11 @@ class Attention(nn.Module):
         self.gain = nn.Parameter(torch.full((self.heads,), config.qk_gain_init))
         self.gate = nn.Parameter(torch.zeros(self.heads, config.attn_gate)) if config.attn_gate else None
 
-    def forward(self, x: Tensor, value: Tensor | None, documents: Tensor | None) -> Tensor:
-        """x [B, T, D]; value [B, T, G K] is added to the values; documents: for attend."""
+    def forward(self, x: Tensor, documents: Tensor | None) -> Tensor:
+        """x [B, T, D]; documents: for attend."""
         B, T, D = x.shape
         heads = self.qkv(x).view(B, T, -1, self.width).transpose(1, 2)  # [B, H+2G, T, K]
         q, k, v = heads.split((self.heads, self.kv_heads, self.kv_heads), 1)
-        if value is not None:
-            v = v + value.view(B, T, -1, self.width).transpose(1, 2)
         table = self.table[:, :T] if T <= self.table.size(1) else rope_table(T, *self.rope).to(x.device)
         q, k = (rotate(norm(z), table) for z in (q, k))
         gain = self.gain.clamp(max=80 / math.sqrt(self.width))  # scores stay where exp() is finite; none ever came near
@@ -394,10 +383,10 @@ class Block(nn.Module):
         if self.parallel:
             self.route = nn.Parameter(torch.tensor([[1.1, 1.0, 1.0]] * 2))
 
-    def forward(self, x: Tensor, lane: Tensor | None, x0: Tensor, value: Tensor | None, documents: Tensor | None):
+    def forward(self, x: Tensor, lane: Tensor | None, x0: Tensor, documents: Tensor | None):
         """Returns both lanes, the second None before parallel_start."""
         u = self.mix[0] * x + self.mix[1] * x0
-        attention = self.attn_gain * self.attn(norm(u) * self.scale, value, documents)
+        attention = self.attn_gain * self.attn(norm(u) * self.scale, documents)
         if not self.parallel:
             u = u + attention
             return u + self.mlp_gain * self.mlp(norm(u) * self.scale), None
@@ -412,8 +401,6 @@ class GPT(nn.Module):
     a row do not see each other (`document_mask`); in evaluation a row is one document.
     """
 
-    VALUE_LAYERS = 2  # the last ones read the shared table of values
-
     def __init__(self, config: Config):
         super().__init__()
         c = self.config = config
@@ -424,10 +411,6 @@ class GPT(nn.Module):
         self.skip = nn.Parameter(torch.ones(slots, c.model_dim))
         self.skip_gate = nn.Parameter(torch.zeros(slots, c.model_dim)) if c.gated_skips else None
         nn.init.normal_(self.embed.weight, std=c.embed_init_std)
-        if c.embed_spectrum:
-            u, s, vt = torch.linalg.svd(self.embed.weight.detach(), full_matrices=False)
-            s = s[0] * torch.arange(1, len(s) + 1, device=s.device) ** -c.embed_spectrum
-            self.embed.weight.data.copy_(u * s @ vt)
         if c.smear_gate:
             self.smear = nn.Parameter(torch.zeros(1, c.smear_gate))
             self.smear_scale = nn.Parameter(torch.zeros(1))
@@ -436,11 +419,6 @@ class GPT(nn.Module):
             self.bigram_proj = nn.Linear(c.bigram_dims, c.model_dim, bias=False)
             self.bigram_scale = nn.Parameter(torch.full((1,), 0.05))
             nn.init.zeros_(self.bigram_embed.weight)
-        if c.value_dims:
-            self.value_embed = nn.Embedding(c.vocab_size, c.value_dims)
-            self.value_proj = nn.Linear(c.value_dims, c.num_kv_heads * c.model_dim // c.num_heads, bias=False)
-            self.value_scale = nn.Parameter(torch.full((self.VALUE_LAYERS,), 0.1))
-            nn.init.normal_(self.value_embed.weight, std=0.01)
         if c.ortho_init:
             for name, p in self.named_parameters():
                 for rows in matrix_parts(name, p, c):
@@ -448,8 +426,6 @@ class GPT(nn.Module):
         for block in self.blocks:  # each block starts as the identity
             nn.init.zeros_(block.attn.proj.weight)
             nn.init.zeros_(block.mlp.down.weight)
-        if c.value_dims:
-            nn.init.zeros_(self.value_proj.weight)
 
     def order(self) -> list[int]:
         """The layers in the order in which they are passed."""
@@ -477,20 +453,17 @@ class GPT(nn.Module):
         if c.document_mask and self.training:  # CPUs have no kernels of variable length
             most = len(tokens) + tokens.numel() // 128  # no corpus has documents so short
             documents = document_bounds(tokens, most) if tokens.is_cuda else document_mask(tokens)
-        value = self.value_proj(self.value_embed(tokens)) if c.value_dims else None
         x = x0 = norm(self.embedding(tokens))
         half, saved, lane = len(order) // 2, [], None
         for i, layer in enumerate(order):
-            block, late, extra = self.blocks[layer], layer - c.num_layers + self.VALUE_LAYERS, None
+            block = self.blocks[layer]
             if block.parallel and lane is None:
                 lane = x
             if i >= len(order) - half:  # the second half reads the first half's outputs, last one first
                 slot = len(saved) - 1
                 back = self.skip[slot] * saved.pop()
                 x = x + back if self.skip_gate is None else torch.lerp(back, x, torch.sigmoid(self.skip_gate[slot]))
-            if value is not None and late >= 0:
-                extra = self.value_scale[late] * value
-            x, lane = block(x, lane, x0, extra, documents)
+            x, lane = block(x, lane, x0, documents)
             if i < half:
                 saved.append(x)
         return norm(x if lane is None else (x + lane) / 2)
@@ -654,25 +627,6 @@ class Optimizers:
         for own, saved in zip((self.params, self.ema, self.muon.momentum), state["lists"]):
             torch._foreach_copy_(list(own), saved)
         self.adam.load_state_dict(state["adam"])
-
-    @contextlib.contextmanager
-    def noisy(self, step: int, fraction: float):
-        """Inside, from `noise_from` on, matrices carry noise like that of packing; gradients go to the clean weights.
-
-        Uniform over a step of a grid: `noise_step` times the root mean square of a row, and 0.4 of that for tables,
-        which packing rounds as much more finely (grids of PR #1394).
-        """
-        c, clean = self.config, []
-        if c.noise_step and fraction >= c.noise_from:
-            clean = [(n, p, p.detach().clone()) for n, p in zip(self.names, self.params) if n.endswith(".weight")]
-        seed = (c.seed * 1_000_003 + step) * self.world + self.rank
-        generator = torch.Generator(self.params[0].device).manual_seed(seed)
-        for name, p, kept in clean:
-            width = c.noise_step * (0.4 if "embed" in name else 1.0) * kept.square().mean(1, keepdim=True).sqrt()
-            p.data += width * (torch.rand(p.shape, generator=generator, device=p.device) - 0.5)
-        yield
-        for _, p, kept in clean:
-            p.data.copy_(kept)
 
     @contextlib.contextmanager
     def averaged(self):
@@ -1235,11 +1189,10 @@ def train(config: Config, source: str) -> dict:
 
     def train_step(step: int, lr_scale: float, next_batch, fraction: float = 0.0) -> Tensor:
         total = torch.zeros((), device=device)
-        with optimizers.noisy(step, fraction):
-            for _ in range(stage.accumulate):
-                loss = loss_fn(*next_batch()) / stage.accumulate
-                loss.backward()
-                total += loss.detach()
+        for _ in range(stage.accumulate):
+            loss = loss_fn(*next_batch()) / stage.accumulate
+            loss.backward()
+            total += loss.detach()
         optimizers.step(step, lr_scale, fraction)
         return total
 

@@ -1,4 +1,4 @@
-"""Schedules of train_gpt.py and a run with every technique on: stages, noise, resuming, packing.
+"""Schedules of train_gpt.py and a run with every technique on: stages, resuming, packing.
 
 Schedules are held against formulas, a resumed run against one that was never stopped, bit for bit. Not covered here:
 the model's and the optimiser's numbers (test_train_model.py), the clock and the disk (test_train_run.py).
@@ -74,29 +74,6 @@ def test_pieces_of_rows_are_those_rows_cut_and_a_changed_number_of_rows_goes_on(
     assert short.state == long.state and torch.equal(short.next()[1], long.next()[1])
 
 
-def test_noise_is_uniform_over_a_step_of_the_grid_and_leaves_no_trace():
-    model = small_model(replace(SMALL, model_dim=64, value_dims=32), dtype=torch.float32)
-    config = replace(SMALL, noise_step=0.5, noise_from=0.8)
-    optimizers = t.Optimizers(model, config, torch.float32, 1, 0)
-    before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    drawn = []
-    for step, fraction in ((7, 0.79), (7, 0.8), (7, 0.9), (8, 0.9)):
-        with optimizers.noisy(step, fraction):
-            drawn.append({name: p.detach() - before[name] for name, p in model.named_parameters()})
-        assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
-    assert all(not noise.any() for noise in drawn[0].values())
-    for name, noise in drawn[1].items():
-        assert torch.equal(noise, drawn[2][name])  # of the step, so that a resumed run draws it again
-        if not name.endswith(".weight"):
-            assert not noise.any()
-            continue
-        assert not torch.equal(noise, drawn[3][name])
-        width = 0.5 * (0.4 if "embed" in name else 1) * before[name].square().mean(1, keepdim=True).sqrt()
-        share = (noise / width).double()
-        assert share.abs().max() <= 0.5 + 1e-3 and share.var() == pytest.approx(1 / 12, rel=0.15)
-        assert abs(share.mean()) < 0.1
-
-
 def test_a_slow_machine_is_named_before_the_clock_starts():
     machine = SimpleNamespace(name="H100", expected_flops=220e12)
     flops = 6 * 53_238_784 * 98_304  # the looped 16mb model, a micro-batch: 141.6 ms were measured (PR #1855)
@@ -139,9 +116,9 @@ def data(tmp_path_factory):
 
 
 EVERYTHING = """--rope_dims=8 --ln_scale --leaky_slope=0.5 --xsa --attn_gate=12 --smear_gate=12 --gated_skips --loops=2
-    --num_layers=4 --parallel_start=3 --loop_first=1 --loop_last=2 --loop_from=0.35 --value_dims=16 --bigram_buckets=96
-    --bigram_dims=16 --document_mask --ortho_init --embed_spectrum=0.5 --muon_polar --muon_row_norm --weight_decay=0.1
-    --embed_decay=0.1 --decay_taper=0.5 --noise_step=0.3 --noise_from=0.6 --stages=0.25:32:256 --dev_evals=3
+    --num_layers=4 --parallel_start=3 --loop_first=1 --loop_last=2 --loop_from=0.35 --bigram_buckets=96
+    --bigram_dims=16 --document_mask --ortho_init --muon_polar --muon_row_norm --weight_decay=0.1
+    --embed_decay=0.1 --decay_taper=0.5 --stages=0.25:32:256 --dev_evals=3
     --micro_batch_tokens=512 --max_seconds=0 --max_steps=40 --checkpoint_every=10""".split()
 
 
@@ -242,7 +219,7 @@ def test_everything_on_packs_and_unpacks(finished, tmp_path):
     statistics = torch.load(finished / "statistics.pt", weights_only=True)
     known = set(statistics["linear"]) | set(statistics["embedding"])
     matrices = {name for name, tensor in checkpoint["model"].items() if is_matrix(tensor)}
-    assert matrices <= known and {"embed.weight", "value_embed.weight", "bigram_embed.weight"} <= matrices
+    assert matrices <= known and {"embed.weight", "bigram_embed.weight"} <= matrices
     assert {"blocks.0.attn.gate", "smear"} <= known - matrices
     # the same tap is read once a pass: layers 1 and 2 three times, so the sum has three times the trace of a unit norm
     passes = {layer: statistics["taps"][f"blocks.{layer}.mlp.up"].trace().item() for layer in range(3)}
