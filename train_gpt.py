@@ -277,8 +277,8 @@ def document_bounds(tokens: Tensor, max_documents: int) -> Tensor:
 
 def attend(q: Tensor, k: Tensor, v: Tensor, documents: Tensor | None) -> Tensor:
     """Causal attention of q [B, H, T, K] over k, v [B, G, T, K]; within documents if given their mask or bounds."""
-    if documents is None and q.device.type == "cpu" and torch.is_grad_enabled() and q.size(2) <= 1024:  # keeps scores
-        return attend_in_blocks(q, k, v)
+    if documents is None and q.device.type == "cpu" and torch.is_grad_enabled() and q.size(2) <= 1024:
+        return attend_in_blocks(q, k, v)  # not for long rows: it keeps T^2 scores of each head
     if documents is None or documents.ndim == 4:
         causal = documents is None
         return F.scaled_dot_product_attention(q, k, v, attn_mask=documents, is_causal=causal, enable_gqa=True)
@@ -292,8 +292,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, documents: Tensor | None) -> Tensor:
 def attend_in_blocks(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Causal attention for training on a CPU, where torch's own spends 60% of a step in its backward pass.
 
-    Products of whole blocks: those on the diagonal, masked, then for widths w, 2w, 4w ... each odd block of queries with
-    the block of keys before it; with compiled exponentials in between. A column of ones sums the weights. There is no
+    Products of whole blocks: those on the diagonal, masked, then for widths w, 2w, 4w ... each odd block of queries
+    with the block of keys before it; with compiled exponentials in between. A column of ones sums the weights. There is no
     maximum to subtract: Attention bounds the scores.
     """
     (B, H, T, K), G, exact = q.shape, k.size(1), torch.promote_types(q.dtype, torch.float32)
@@ -980,7 +980,7 @@ def seconds(work) -> float:
 
 
 def keep_freed_memory():
-    """glibc hands large blocks back to the kernel when they are freed, and each step would fault their pages in again."""
+    """glibc gives large blocks back to the kernel when they are freed: each step would fault their pages in again."""
     with contextlib.suppress(AttributeError, OSError):  # another C library
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD

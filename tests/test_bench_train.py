@@ -1,4 +1,4 @@
-"""tools/bench_train.py against scripts whose clock is faked, so that rates are known, and a profile against its total."""
+"""tools/bench_train.py against scripts with a faked clock, so that rates are known; a profile against its total."""
 
 import json
 from pathlib import Path

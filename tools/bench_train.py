@@ -1,4 +1,4 @@
-"""How much faster train_gpt.py trains than the plain compiled model of the baseline record, and where a step's time goes.
+"""How much faster train_gpt.py trains than the baseline record's plain compiled model, and where a step's time goes.
 
     python tools/bench_train.py
     python tools/bench_train.py --field=value ... --json     # fields for train_gpt.py alone, such as --smear=false
