@@ -88,8 +88,9 @@ def family(root: Path) -> Path:
         idea="Test-time training on the stream.", artifact={"file": None, "bytes": 249_990}, bpb_sd=None,
         seeds=json.loads((wider / "record.json").read_text())["seeds"][:1], script=lambda text: text + "\nLAST = 1\n")
     hostile = add(root, "pocket", "0004", "hostile", 0.99, parent="0001_baseline", date="2026-12-05", scope="none",
-                  title=HOSTILE, idea=HOSTILE, authors=[HOSTILE], sources=["javascript:window.hacked=4"], environment={HOSTILE: HOSTILE}, config={
-                      **config, HOSTILE: HOSTILE}, script=lambda text: f"# {HOSTILE}\n{text}")
+                  title=HOSTILE, idea=HOSTILE, authors=[HOSTILE], sources=["javascript:window.hacked=4"],
+                  environment={HOSTILE: HOSTILE}, config=config | {HOSTILE: HOSTILE},
+                  script=lambda text: f"# {HOSTILE}\n{text}")
     slices = {HOSTILE: part, "wiki": part}
     for number in range(3):
         change(hostile, number, slices=slices, audits=[{"audit": HOSTILE, "verdict": HOSTILE, "detail": HOSTILE}],

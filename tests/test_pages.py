@@ -135,8 +135,9 @@ def test_numbers_of_the_baseline_are_those_of_its_record(tmp_path):
 
 def test_what_a_record_lacks_is_said(site):
     page = " ".join(Page(site / "open/0001_odd.html").elements[0][2].split())
-    for line in ("No logs in this record", "No scores by slice in this record", "No scores in this record", "No clock in",
-                 "The artifact is not in the repository: 16,000,000 bytes", "not scored on the same documents",
+    for line in ("No logs in this record", "No scores by slice in this record", "No scores in this record",
+                 "No clock in this record", "The artifact is not in the repository: 16,000,000 bytes",
+                 "not scored on the same documents",
                  "The same script as its parent's"):
         assert line in page
     assert "No audits in this record's scores" in Page(site / "pocket/0001_baseline.html").elements[0][2]
@@ -289,7 +290,7 @@ def test_labels_cover_neither_points_nor_each_other(places):
     for number, (left, top, right, bottom) in enumerate(boxes):
         assert charts.PLOT[0] < left and right < charts.PLOT[2] and charts.PLOT[1] < top and bottom < charts.PLOT[3]
         assert not any(left < p["x"] < right and top < p["y"] < bottom for p in points)
-        assert not any(left < r and l < right and top < b and t < bottom for l, t, r, b in boxes[:number])
+        assert not any(left < r and o < right and top < b and t < bottom for o, t, r, b in boxes[:number])
 
 
 @given(st.lists(st.integers(1, 16_000_000), min_size=1, max_size=20), st.sampled_from([None, 250_000, 16_000_000]))

@@ -184,7 +184,8 @@ def scale(chart, axis: str, value) -> np.poly1d:
     assert len(places) == len(values) >= 2
     line = np.poly1d(np.polyfit(places, values, 1))
     assert np.abs(line(places) - values).max() < 0.01 * abs(values[-1] - values[0])
-    assert max(abs(box[1 if axis == "x" else 2] - place) for box, place in zip(boxes, places)) < 4  # texts at their lines
+    off = [box[1 if axis == "x" else 2] - place for box, place in zip(boxes, places)]
+    assert np.abs(off).max() < 4  # each text at its own line
     return line
 
 

@@ -127,7 +127,8 @@ def test_record_folder(root, capsys):
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", written.pop("date"))
     assert written == {
         "format": 1, "track": "pocket", "number": "0001", "slug": "baseline", "title": "The baseline",
-        "idea": "Start here.", "parent": None, "authors": ["Ann"], "sources": ["Keller 2024", "https://a.org"], "agent_help": "some",
+        "idea": "Start here.", "parent": None, "authors": ["Ann"], "sources": ["Keller 2024", "https://a.org"],
+        "agent_help": "some",
         "script_sha256": hashlib.sha256(SCRIPT.encode()).hexdigest(),
         "artifact": {"file": "baseline.golf", "bytes": median.stat().st_size,
                      "sha256": hashlib.sha256(median.read_bytes()).hexdigest(), "seed": seeds[0]},
