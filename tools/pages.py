@@ -31,6 +31,7 @@ TRACKS = {
     "16mb": "at most 16,000,000 bytes; 600 s of training and 600 s of scoring on 8xH100; FineWeb",
     "open": "either cap and no training clock: for ideas that are not fast yet",
 }
+SCOPES = ("none", "document", "stream")
 SECTIONS = {"CODE": "training script and decoder", "CONF": "configuration", "TOKN": "tokenizer", "WGTS": "weights",
             "overhead": "container: header, section table, checksum"}
 COPIED = ("train_gpt.py", "record.json", "parent.diff")
@@ -281,6 +282,7 @@ def build(root: Path, out: Path) -> int:
 
     Raises Failure, leaving `out` as it was, if a record cannot be read or `out` holds something else.
     """
+    from jinja2 import UndefinedError
     from rich.console import Console
     from rich.progress import track
 
@@ -298,8 +300,9 @@ def build(root: Path, out: Path) -> int:
     for name, what in TRACKS.items():
         ranked = sorted((r for r in rows.values() if r["track"] == name), key=lambda r: (r["bpb_mean"], r["number"]))
         cap = None if name == "open" else CAP_BYTES[name]
-        tracks.append({"name": name, "what": what, "cap": CAP_BYTES[name], "records": ranked, "charts": [
-            charts.by_date(name, ranked), charts.by_bytes(name, ranked, cap)] if ranked else []})
+        tracks.append({"name": name, "what": what, "records": ranked, "best": [
+            next(r for r in ranked if r["scope"] == scope) for scope in SCOPES if scope in {r["scope"] for r in ranked}],
+            "charts": [charts.by_date(name, ranked), charts.by_bytes(name, ranked, cap)] if ranked else []})
     tracks.sort(key=lambda t: not t["records"])
     ranks = {r["name"]: (place, len(t["records"])) for t in tracks for place, r in enumerate(t["records"], start=1)}
     env = environment()
@@ -310,14 +313,14 @@ def build(root: Path, out: Path) -> int:
         for record in records:
             try:
                 page = record_page(record, rows, *ranks[record.name])
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                text = env.get_template("record.html").render(up="../", **page)
+            except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, UndefinedError) as error:
                 raise Failure(f"{record.folder}: a log or score is not what the kit writes: {error!r}") from None
             folder = temporary / record.name
             folder.mkdir(parents=True)
             for name in page["files"]:
                 shutil.copyfile(record.folder / name, folder / name)
-            (temporary / f"{record.name}.html").write_text(
-                env.get_template("record.html").render(up="../", **page), encoding="utf-8")
+            (temporary / f"{record.name}.html").write_text(text, encoding="utf-8")
         temporary.chmod(0o755)  # mkdtemp's own mode would hide it from a server
         replace(out, temporary)
     finally:
