@@ -26,10 +26,10 @@ from tools.record import CAP_BYTES, CLOCK_SECONDS, interval, schema_errors
 TEMPLATES = Path(__file__).resolve().parent / "site"
 GENERATOR = "tools/leaderboard.py"  # named in every page; a folder whose index does not name it is not overwritten
 TRACKS = {
-    "pocket": "at most 250,000 bytes; 600 s of training and 600 s of scoring on 2 CPU cores; English prose from PyPI "
-              "packages",
-    "16mb": "at most 16,000,000 bytes; 600 s of training and 600 s of scoring on 8xH100; FineWeb",
-    "open": "either cap and no training clock: for ideas that are not fast yet",
+    "pocket": "At most 250,000 bytes; 600 s of training and 600 s of scoring on 2 CPU cores; English prose from PyPI "
+              "packages.",
+    "16mb": "At most 16,000,000 bytes; 600 s of training and 600 s of scoring on 8xH100; FineWeb.",
+    "open": "Either cap and no training clock: for ideas that are not fast yet.",
 }
 SCOPES = ("none", "document", "stream")
 SECTIONS = {"CODE": "training script and decoder", "CONF": "configuration", "TOKN": "tokenizer", "WGTS": "weights",
@@ -301,7 +301,7 @@ def build(root: Path, out: Path) -> int:
         ranked = sorted((r for r in rows.values() if r["track"] == name), key=lambda r: (r["bpb_mean"], r["number"]))
         cap = None if name == "open" else CAP_BYTES[name]
         tracks.append({"name": name, "what": what, "records": ranked, "best": [
-            next(r for r in ranked if r["scope"] == scope) for scope in SCOPES if scope in {r["scope"] for r in ranked}],
+            next(r for r in ranked if r["scope"] == s) for s in SCOPES if s in {r["scope"] for r in ranked}],
             "charts": [charts.by_date(name, ranked), charts.by_bytes(name, ranked, cap)] if ranked else []})
     tracks.sort(key=lambda t: not t["records"])
     ranks = {r["name"]: (place, len(t["records"])) for t in tracks for place, r in enumerate(t["records"], start=1)}
