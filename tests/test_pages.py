@@ -136,8 +136,7 @@ def test_numbers_of_the_baseline_are_those_of_its_record(tmp_path):
 def test_what_a_record_lacks_is_said(site):
     page = " ".join(Page(site / "open/0001_odd.html").elements[0][2].split())
     for line in ("No logs in this record", "No scores by slice in this record", "No scores in this record",
-                 "The artifact is not in the repository: 16,000,000 bytes",
-                 "not scored on the same documents",
+                 "The artifact is not in the repository: 16,000,000 bytes", "not scored on the same documents, or a",
                  "The same script as its parent's"):
         assert line in page
     assert "No audits in this record's scores" in Page(site / "pocket/0001_baseline.html").elements[0][2]
@@ -214,6 +213,8 @@ def edit(path: Path, **changes) -> None:
     (lambda root, r: (r / "logs/seed482590693.metrics.jsonl").write_text('{"step": 1, "elapsed": "x", "loss": 1}\n'),
      "not what the kit writes"),
     (lambda root, r: edit(r / "eval/seed482590693.json", audits=[{"audit": "blind", "verdict": "pass"}]), "'detail'"),
+    (lambda root, r: edit(add(root, "pocket", "0002", "child", parent="0001_baseline") / "eval/seed482590693.json",
+                          per_document=[1]), "0002_child: a log or score is not what"),
     (lambda root, r: (r / "README.md").write_bytes(b"\xff"), "not what the kit writes"),
 ])
 def test_bad_input_is_one_line_and_leaves_the_site_alone(root, capsys, damage, message):

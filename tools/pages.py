@@ -9,6 +9,7 @@ tools/site/ has the templates.
 """
 
 import base64
+import contextlib
 import datetime
 import hashlib
 import math
@@ -88,7 +89,7 @@ def curve_charts(record: lineage.Record) -> list[dict]:
             estimates.append((f"seed {seed}", [], points))
     found = []
     if losses:  # the first steps would squeeze the rest of the curve into a flat line
-        found.append(charts.curves("Training loss", "nats per token", losses, ceiling=max(starts)))
+        found.append(charts.curves("Training loss and its running mean", "nats per token", losses, ceiling=max(starts)))
     if estimates:
         found.append(charts.curves("Dev estimate of the training script", "bits per byte", estimates))
     return found
@@ -103,15 +104,16 @@ def slice_groups(scores: dict[int, dict], shown: int, claim: dict | None) -> lis
         kind, space, rest = name.partition(" ")
         return (kind, rest) if space and scores[shown].get("format", 1) > 1 else ("source", name)
 
-    def mean(name: str, row: dict) -> float:
-        return statistics.mean(score.get("slices", {}).get(name, row)["bpb"] for score in scores.values())
+    def mean(name: str) -> float:
+        return statistics.mean(score["slices"][name]["bpb"] for score in scores.values()
+                               if name in score.get("slices", {}))
 
     gains = claim["slices"] if claim else {}
     groups = {}
     for name, row in scores[shown].get("slices", {}).items():
         kind, short = split(name)
         groups.setdefault(kind, []).append({
-            "name": short, "bpb": mean(name, row), "interval": row.get("bpb_interval"),
+            "name": short, "bpb": mean(name), "interval": row.get("bpb_interval"),
             "documents": row.get("documents"), "raw_bytes": row.get("raw_bytes"), "shown": row["bpb"],
             "gain": gains.get(name) or gains.get(f"{kind} {short}")})
     found = []
@@ -277,12 +279,22 @@ def check(record: lineage.Record) -> None:
         raise Failure(f"{links[0]}: a symbolic link: a record holds its files itself")
 
 
+@contextlib.contextmanager
+def blame(record: lineage.Record):
+    """Turns what goes wrong inside, on files that are JSON but hold something else, into a Failure that names it."""
+    from jinja2 import UndefinedError
+
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, UndefinedError, ValueError) as error:
+        raise Failure(f"{record.folder}: a log or score is not what the kit writes: {error!r}") from None
+
+
 def build(root: Path, out: Path) -> int:
     """Writes the pages of root/records into `out`, replacing what an earlier call wrote; returns how many.
 
     Raises Failure, leaving `out` as it was, if a record cannot be read or `out` holds something else.
     """
-    from jinja2 import UndefinedError
     from rich.console import Console
     from rich.progress import track
 
@@ -295,7 +307,10 @@ def build(root: Path, out: Path) -> int:
     console = Console(stderr=True)
     bar = track(records, "comparing with parents", console=console, transient=True, auto_refresh=False,
                 disable=not console.is_terminal)  # drawn between the comparisons: prove.compare may draw its own
-    rows = {record.name: row(record, lineage.claim(record)) for record in bar}
+    rows = {}
+    for record in bar:
+        with blame(record):
+            rows[record.name] = row(record, lineage.claim(record))
     tracks = []
     for name, what in TRACKS.items():
         ranked = sorted((r for r in rows.values() if r["track"] == name), key=lambda r: (r["bpb_mean"], r["number"]))
@@ -311,11 +326,9 @@ def build(root: Path, out: Path) -> int:
         (temporary / "index.html").write_text(env.get_template("index.html").render(
             up="", tracks=tracks, tree=branches(records), rows=rows), encoding="utf-8")
         for record in records:
-            try:
+            with blame(record):
                 page = record_page(record, rows, *ranks[record.name])
                 text = env.get_template("record.html").render(up="../", **page)
-            except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, UndefinedError) as error:
-                raise Failure(f"{record.folder}: a log or score is not what the kit writes: {error!r}") from None
             folder = temporary / record.name
             folder.mkdir(parents=True)
             for name in page["files"]:
