@@ -20,6 +20,7 @@ import pytest
 from tests.site_records import family
 from tools import pages
 
+PATIENCE = 300_000  # milliseconds: a machine that is busy is not a page that is broken
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 PAGES = ("index.html", "pocket/0001_baseline.html", "pocket/0002_wider.html", "pocket/0003_adapts.html",
          "pocket/0004_hostile.html", "open/0001_odd.html")
@@ -32,7 +33,7 @@ def browser():
     if program is None:
         pytest.skip(f"needs a browser, one of {', '.join(NAMES)} (apt-get install chromium)")
     with playwright.sync_playwright() as driver:
-        running = driver.chromium.launch(executable_path=program)
+        running = driver.chromium.launch(executable_path=program, timeout=PATIENCE)
         yield running
         running.close()
 
@@ -70,6 +71,7 @@ def tab(browser):
 
     def open_page(url: str, width: int = 1280, scheme: str = "light"):
         context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+        context.set_default_timeout(PATIENCE)
         contexts.append(context)
         page = context.new_page()
         page.on("console", lambda message: problems.append(f"{page.url}: console {message.type}: {message.text}"))
@@ -101,6 +103,7 @@ def test_pages_load_alone(bases, tab, kind):
 def test_the_policy_stops_what_would_slip_through(bases, browser):
     """The reverse of the test above: a picture, a style and a handler put into the page by hand do nothing."""
     context = browser.new_context()
+    context.set_default_timeout(PATIENCE)
     page = context.new_page()
     page.goto(f"{bases['http']}/index.html")
     blocked = page.evaluate("""() => new Promise((resolve) => {

@@ -100,12 +100,12 @@ def labels(points: list[dict], text: Callable[[dict], str]) -> None:
     """Sets each point's "label" to (x, y, anchor, text) beside it, or to None where all four places are taken."""
     taken = [(p["x"] - 6, p["y"] - 6, p["x"] + 6, p["y"] + 6) for p in points]
     for point in points:
-        width = 9.5 * len(text(point))
+        width = 12 * len(text(point))
         point["label"] = None
         for dx, dy, anchor in ((10, 5, "start"), (-10, 5, "end"), (0, -11, "middle"), (0, 21, "middle")):
             x, y = point["x"] + dx, point["y"] + dy
             left = x - {"start": 0, "middle": width / 2, "end": width}[anchor]
-            box = (left, y - 12, left + width, y + 3)
+            box = (left, y - 15, left + width, y + 4)
             inside = PLOT[0] < box[0] and box[2] < PLOT[2] and PLOT[1] < box[1] and box[3] < PLOT[3]
             if inside and not any(box[0] < t[2] and t[0] < box[2] and box[1] < t[3] and t[1] < box[3] for t in taken):
                 point["label"] = (round(x, 2), round(y, 2), anchor, text(point))
