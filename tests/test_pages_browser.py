@@ -288,7 +288,7 @@ def test_the_theme_is_remembered(bases, tab):
     assert luminance(page.evaluate(ground)) > 0.8
 
 
-@pytest.mark.parametrize("width", [360, 390, 1280])
+@pytest.mark.parametrize("width", [390, 1280])
 def test_no_page_scrolls_sideways(bases, tab, width):
     page = tab(f"{bases['file']}/index.html", width)
     for name in PAGES:

@@ -89,7 +89,7 @@ def short(value: float, step: float) -> str:
 
 def date_axis(days: list[int]) -> Axis:
     """A horizontal axis of dates, given as proleptic ordinals."""
-    low, high = padded(days, 0.08, 1)
+    low, high = padded(days, 0.08, 1.25)
     step = max(1, round(round_step(high - low, 3)))
     form = "%b %Y" if step > 60 else "%d %b"
     ticks = [(day, datetime.date.fromordinal(int(day)).strftime(form)) for day in linear_ticks(low, high, step)]
