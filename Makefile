@@ -10,7 +10,7 @@ PY := $(VENV)/bin/python
 OMP_WAIT_POLICY ?= passive
 export OMP_WAIT_POLICY
 
-.PHONY: help run test venv redteam fuzz hook
+.PHONY: help run test site venv redteam fuzz hook
 .DELETE_ON_ERROR:
 
 help: ## list the targets
@@ -28,6 +28,9 @@ redteam: $(VENV)/.test ## score artifacts that cheat, and honest ones that look 
 
 fuzz: $(VENV)/.test ## 10,000 mutated artifacts through the scorer's reader
 	$(PY) -m tests.redteam.fuzz
+
+site: $(VENV)/.run ## write the leaderboard as pages for a browser: site/index.html
+	$(PY) tools/leaderboard.py --site
 
 hook: $(VENV)/.run ## from now on, git push checks the records that are pushed
 	$(PY) tools/check_submission.py --install_hook

@@ -29,6 +29,7 @@ TABLE = [
                       "rich"}),
     ("eval_heldout.py", {"compress.container", "compress.tokenizer", "scoring", "torch", "numpy", "sentencepiece",
                          "scipy", "rich"}),
+    ("tools/pages.py", {"tools", "compress.container", "rich", "jinja2", "markupsafe", "markdown_it"}),
     ("tools/*.py", {"tools", "scoring.tokenizer", "scoring.statistics", "scoring.slices", "torch", "numpy", "rich",
                     "scipy", "matplotlib", "sentencepiece", "huggingface_hub", "zstandard", "jsonschema",
                     "tensorboard"}),

@@ -116,7 +116,7 @@ def test_every_module_is_in_the_tree():
                for path in (ROOT / folder).glob("*.py") if path.name != "__init__.py"}
     assert modules - set(TREE) == set()
     folders = {path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith((".", "__"))}
-    assert folders - {path.split("/")[0] for path in TREE} <= {"data", "runs"}
+    assert folders - {path.split("/")[0] for path in TREE} <= {"data", "runs", "site"}
 
 
 @pytest.mark.parametrize("command", COMMANDS)

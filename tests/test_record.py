@@ -103,7 +103,7 @@ def test_unknown_commit_is_refused(root, capsys):
 
 def test_record_folder(root, capsys):
     runs = make_runs(root)
-    assert make(root, runs, "--json") == 0
+    assert make(root, runs, "--source", "Keller 2024", "--source", "https://a.org", "--json") == 0
     folder = root / "records/pocket/0001_baseline"
     seeds = record.draw_seeds(head(root), 3)
     made = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
@@ -127,7 +127,8 @@ def test_record_folder(root, capsys):
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", written.pop("date"))
     assert written == {
         "format": 1, "track": "pocket", "number": "0001", "slug": "baseline", "title": "The baseline",
-        "idea": "Start here.", "parent": None, "authors": ["Ann"], "agent_help": "some",
+        "idea": "Start here.", "parent": None, "authors": ["Ann"], "sources": ["Keller 2024", "https://a.org"],
+        "agent_help": "some",
         "script_sha256": hashlib.sha256(SCRIPT.encode()).hexdigest(),
         "artifact": {"file": "baseline.golf", "bytes": median.stat().st_size,
                      "sha256": hashlib.sha256(median.read_bytes()).hexdigest(), "seed": seeds[0]},

@@ -1,5 +1,7 @@
 """Writes the leaderboard into README.md from records/*/*/record.json; --check says whether it is up to date.
 
+    python tools/leaderboard.py --site      # the table, and site/: the same and more as pages for a browser
+
 Not covered: whether a record is valid or its gain is real; the table shows what the records say, best mean bpb first.
 """
 
@@ -12,6 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 if not __package__:  # run as a file: import from the repository's root, not from tools/
     sys.path[0] = str(ROOT)
 
+from tools import pages  # noqa: E402
 from tools.files import Failure, explain, read_json, write_atomic  # noqa: E402
 
 BEGIN, END = "<!-- leaderboard -->", "<!-- /leaderboard -->"
@@ -67,7 +70,9 @@ def main(argv: list[str] | None = None) -> int:
     """Returns the exit code: 0, or 1 when --check finds the table stale or a file is wrong."""
     parser = argparse.ArgumentParser(prog="tools/leaderboard.py",
                                      description="Write README.md's leaderboard from records/.")
-    parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 if README.md is out of date")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--site", action="store_true", help="write the pages in site/ too")
+    what.add_argument("--check", action="store_true", help="change nothing; exit with 1 if README.md is out of date")
     parser.add_argument("--json", action="store_true", help="end with one JSON object")
     options = parser.parse_args(argv)
     path = ROOT / "README.md"
@@ -77,6 +82,7 @@ def main(argv: list[str] | None = None) -> int:
         after = rewrite(before, records)
         if after != before and not options.check:
             write_atomic(path, after.encode())
+        written = pages.build(ROOT, ROOT / "site") if options.site else 0
     except (Failure, OSError) as error:
         return explain("leaderboard.py", error)
     stale = after != before
@@ -84,9 +90,11 @@ def main(argv: list[str] | None = None) -> int:
         print("leaderboard.py: README.md is out of date: run python tools/leaderboard.py", file=sys.stderr)
     else:
         print(f"README.md: leaderboard {'rewritten' if stale else 'up to date'}, records: {len(records)}")
+    if options.site:
+        print(f"site/index.html: {written} pages")
     if options.json:
         print(json.dumps({"format": 1, "records": len(records), "stale": stale,
-                          "written": stale and not options.check}))
+                          "written": stale and not options.check} | ({"pages": written} if options.site else {})))
     return 1 if options.check and stale else 0
 
 

@@ -186,15 +186,20 @@ def read_tree(root: Path) -> list[Record]:
     return ordered
 
 
-def gain(record: Record) -> dict | None:
-    """Gain over the parent in bpb with its 95% interval; None for a root or where the two cannot be compared."""
+def claim(record: Record) -> dict | None:
+    """prove.compare of a record with its parent; None for a root or where the two cannot be compared."""
     if record.parent is None:
         return None
     try:
-        claim = prove.compare(*(prove.read_arm(str(r.folder)) for r in (record, record.parent)), 0.0, None)
+        return prove.compare(*(prove.read_arm(str(r.folder)) for r in (record, record.parent)), 0.0, None)
     except (Failure, OSError):
         return None
-    return {"gain": claim["gain"], "interval": claim["interval"]}
+
+
+def gain(record: Record) -> dict | None:
+    """Gain over the parent in bpb with its 95% interval; None as for claim()."""
+    found = claim(record)
+    return found and {"gain": found["gain"], "interval": found["interval"]}
 
 
 def find(records: list[Record], name: str) -> Record:

@@ -256,7 +256,8 @@ def make(options: argparse.Namespace) -> dict:
     record = {
         "format": 1, "track": options.track, "number": options.number, "slug": options.slug,
         "title": options.title, "idea": options.idea, "parent": parent.resolve().name if parent else None,
-        "authors": options.author, "agent_help": options.agent_help, "date": datetime.date.today().isoformat(),
+        "authors": options.author, "sources": options.source, "agent_help": options.agent_help,
+        "date": datetime.date.today().isoformat(),
         "script_sha256": median.run["source_sha256"],
         "artifact": {"file": f"{options.slug}.golf" if median.artifact_bytes <= COMMITTED_BYTES else None,
                      "bytes": median.artifact_bytes, "sha256": median.artifact_sha256, "seed": median.run["seed"]},
@@ -330,6 +331,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
                        help="the idea in one sentence")
     maker.add_argument("--parent", type=Path, help="folder of the record that this one builds on")
     maker.add_argument("--author", action="append", required=True, help="repeat it for several authors")
+    maker.add_argument("--source", action="append", default=[], type=matching(".*[^ ].*", "a line of text"),
+                       help="where the idea comes from: a paper, a pull request, an address; repeat it for several")
     maker.add_argument("--agent_help", required=True, choices=("none", "some", "most"),
                        help="how much of it coding agents did")
     maker.add_argument("--seed_commit", required=True, help="the commit that drew the seeds")
