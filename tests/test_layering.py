@@ -30,7 +30,8 @@ TABLE = [
     ("eval_heldout.py", {"compress.container", "compress.tokenizer", "scoring", "torch", "numpy", "sentencepiece",
                          "scipy", "rich"}),
     ("tools/*.py", {"tools", "scoring.tokenizer", "scoring.statistics", "torch", "numpy", "rich", "scipy", "matplotlib",
-                    "sentencepiece", "huggingface_hub", "zstandard", "jsonschema", "tensorboard"}),
+                    "sentencepiece", "huggingface_hub", "zstandard", "jsonschema", "tensorboard", "trackio",
+                    "submitit", "optuna"}),
 ]
 ONLY_IN_FUNCTIONS = [("compress/*.py", "matplotlib"), ("tools/*.py", "torch")]
 

@@ -48,7 +48,7 @@ from rich.table import Table  # noqa: E402
 from tools import ledger, sweep_spec, trial  # noqa: E402
 from tools.files import Failure, explain, read_json, read_metrics, sha256_file, write_atomic  # noqa: E402
 
-TICK_SECONDS = 1.0
+TICK_SECONDS = 0.5
 CLOSED = ("done", "stopped", "failed")  # not run again
 
 
@@ -216,6 +216,8 @@ class Sweep:
     def start(self, run: Run) -> None:
         """Notes the hypothesis and submits the trial."""
         folder = ROOT / "runs" / run.name
+        if not trial.has_job(folder):
+            ledger.sync(ROOT, ended=folder)  # a job that died while no sweep was watching is a row too
         for name in ("stop.json", "trial.json"):
             (folder / name).unlink(missing_ok=True)
         self.note(run, {"hypothesis": self.spec.hypothesis})
@@ -441,7 +443,7 @@ def main(argv: list[str] | None = None) -> int:
     """Returns the exit code: 0, 1 if nothing has a score or the spec is bad, 130 when interrupted."""
     parser = argparse.ArgumentParser(
         prog="tools/sweep.py", formatter_class=argparse.RawDescriptionHelpFormatter,
-        description=f"{__doc__.split(chr(10))[0]}\n\n{sweep_spec.__doc__}")
+        description=f"{__doc__}\nA spec:\n\n{sweep_spec.__doc__}")
     parser.add_argument("spec", type=Path, metavar="SPEC.toml")
     parser.add_argument("--cluster", choices=("local", "slurm"), default="local")
     parser.add_argument("--dry-run", action="store_true", help="list the trials and what the log holds of them")

@@ -133,10 +133,11 @@ class Worker:
         with tempfile.TemporaryFile("w+", errors="replace") as errors:
             process = subprocess.Popen([sys.executable, *arguments], cwd=ROOT, env=environment, stderr=errors,
                                        stdin=subprocess.DEVNULL, preexec_fn=die_with_parent)
-            while process.poll() is None:
+            while process.returncode is None:
                 if asked is None and (asked := self.told_to_stop()):
                     process.terminate()  # training stops after the step at hand and saves
-                time.sleep(LOOK_SECONDS)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(LOOK_SECONDS)
             self.seconds[name] = round(time.monotonic() - start, 2)
             errors.seek(0)
             said = errors.read()
@@ -223,6 +224,16 @@ class SlurmJobs:
             self.asked = now
             self.known = {name for name, _, folder in rows if Path(folder) == ROOT}
         return {name for name in self.known if outcome_of(ROOT / "runs" / name) is None}  # sooner than squeue
+
+
+def has_job(folder: Path) -> bool:
+    """Whether a job of this machine works on the trial in `folder`: it holds the lock."""
+    with contextlib.suppress(OSError), open(folder / "trial.lock") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def request_stop(folder: Path, reason: dict) -> None:

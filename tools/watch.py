@@ -4,8 +4,8 @@
     python tools/watch.py --once       # one frame
     python tools/watch.py --json       # one JSON object
 
-It only reads: train.log (config, latest line), metrics.jsonl, run.json, eval.json. A run without run.json whose train.log
-has been quiet for ten minutes counts as crashed, as in the log of runs. What cannot be read is shown as far as it can.
+It only reads: train.log (config, latest line), metrics.jsonl, run.json, eval.json. A run without run.json whose files
+have been quiet for ten minutes counts as crashed, as in the log of runs. What cannot be read is left out.
 
 Not covered: GPU temperature and the like (nvidia-smi); runs on other machines whose folders are not visible here.
 """
@@ -237,8 +237,8 @@ def panel(run: Run, width: int) -> Panel:
     dev = "  ".join(f"{row['dev_bpb']:.4f} at {duration(row['elapsed'])}" for row in run.rows
                     if isinstance(row.get("dev_bpb"), (int, float)))
     filled = round(fraction * 20)
-    first = (f"{'━' * filled}{'─' * (20 - filled)} {fraction:4.0%}  {run.state}  "
-             f"eta {'-' if run.eta() is None else duration(run.eta())}  of {number(run.config.get('max_seconds'), 'g')} s")
+    eta = "-" if run.eta() is None else duration(run.eta())
+    first = (f"{'━' * filled}{'─' * (20 - filled)} {fraction:4.0%}  {run.state}  eta {eta}  of {number(run.config.get('max_seconds'), 'g')} s")
     second = (f"step {number(run.latest('step'), ',')}  loss {number(run.latest('loss'), '.4f')}  "
               f"{number(run.latest('tokens_per_second'), ',')} tok/s  mfu {number(run.latest('mfu'), '.1%')}  "
               + ", ".join(f"{name} {value:.0f} s" for name, value in run.phases().items()))
@@ -258,10 +258,11 @@ def frame(watch: Watch, width: int, height: int) -> Group:
     if not running:
         parts.append(Text("nothing is running"))
     if ended:
-        table = Table(box=None, pad_edge=False, title=f"{count} ended, the latest {len(ended)}", title_justify="left")
+        table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), title_justify="left",
+                      title=f"{count} ended, the latest {len(ended)}; the clock in seconds")
         phases = ("compile", "train", "calibrate", "score")
-        for name in ("run", "ended by", "packed", "dev bpb", "tok/s", "mfu", *(f"{phase} s" for phase in phases)):
-            table.add_column(name, justify="left" if name in ("run", "ended by") else "right", no_wrap=name == "run")
+        for name in ("run", "ended", "packed", "dev", "tok/s", "mfu", "compile", "train", "calib.", "score"):
+            table.add_column(name, justify="left" if name in ("run", "ended") else "right", no_wrap=True)
         for run in ended:
             table.add_row(run.name, run.state, number(run.score.get("bpb"), ".4f"),
                           number(run.latest("dev_bpb"), ".4f"), number(run.result.get("tokens_per_second"), ","),
