@@ -106,7 +106,8 @@ def test_restarted_deleted_and_broken_folders(tmp_path):
     watcher.look()
     assert [r["loss"] for r in watcher.runs["a"].rows] == [9.0]
     broken = begin(tmp_path, "b")
-    (broken / "metrics.jsonl").write_bytes(b'\xff\xfe\n[1]\n{"step": "x", "elapsed": 1}\n{"step": 7, "elapsed": 70.0}\n')
+    (broken / "metrics.jsonl").write_bytes(b'\xff\xfe\n[1]\n{"step": "x", "elapsed": 1}\n')
+    log(broken, row(7))
     (broken / "eval.json").write_text("[")
     (broken / "run.json").mkdir()
     (tmp_path / "sweeps").mkdir()

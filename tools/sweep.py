@@ -77,6 +77,7 @@ class Configuration:
     values: dict
     runs: list[Run] = field(default_factory=list)
     error: str | None = None
+    told: bool = False  # to the search
 
     @property
     def outcome(self) -> str | None:
@@ -241,6 +242,7 @@ class Sweep:
             if left is None and read_json(folder / "run.json").get("stopped") == "sigterm":
                 run.status, run.error = "interrupted", None
         self.look_up(run)
+        self.conclude(next(each for each in self.configurations if run in each.runs))
         shown = "" if run.value is None else f" {run.value:.4f} bpb"
         self.say(f"{run.name} {run.status}{shown} after {self.seconds[-1]:.0f} s" + f": {run.error}" * bool(run.error))
 
@@ -274,7 +276,9 @@ class Sweep:
             for run in configuration.runs:
                 if run.status == "planned":
                     run.status = "skipped"
-        if (outcome := configuration.outcome) is not None:
+        outcome = configuration.outcome
+        if outcome is not None and not configuration.told:
+            configuration.told = True
             self.search.tell(configuration.number, outcome, configuration.mean if outcome == "done" else None)
 
     def best(self) -> Run | None:
@@ -317,8 +321,6 @@ class Sweep:
                     for run in list(self.running):
                         if alive is not None and run.name not in alive:
                             self.settle(run)
-                    for configuration in self.configurations:
-                        self.conclude(configuration)
                     self.fill()
                 progress.update(bar, completed=self.closed(), text="")
             except KeyboardInterrupt:

@@ -236,9 +236,9 @@ def panel(run: Run, width: int) -> Panel:
     inner = max(20, width - 4)
     dev = "  ".join(f"{row['dev_bpb']:.4f} at {duration(row['elapsed'])}" for row in run.rows
                     if isinstance(row.get("dev_bpb"), (int, float)))
-    filled = round(fraction * 20)
+    bar = "━" * round(fraction * 20)
     eta = "-" if run.eta() is None else duration(run.eta())
-    first = (f"{'━' * filled}{'─' * (20 - filled)} {fraction:4.0%}  {run.state}  eta {eta}  of {number(run.config.get('max_seconds'), 'g')} s")
+    first = f"{bar:─<20} {fraction:4.0%}  {run.state}  eta {eta}"
     second = (f"step {number(run.latest('step'), ',')}  loss {number(run.latest('loss'), '.4f')}  "
               f"{number(run.latest('tokens_per_second'), ',')} tok/s  mfu {number(run.latest('mfu'), '.1%')}  "
               + ", ".join(f"{name} {value:.0f} s" for name, value in run.phases().items()))
