@@ -52,7 +52,7 @@ TICK_SECONDS = 0.5
 CLOSED = ("done", "stopped", "failed")  # not run again
 
 
-@dataclass
+@dataclass(eq=False)
 class Run:
     """One trial: a configuration with a seed. Status: planned, running, interrupted, crash, skipped, or in CLOSED."""
 
@@ -139,6 +139,7 @@ class Sweep:
         self.search = sweep_spec.Grid(spec) if spec.search == "grid" else sweep_spec.Study(
             spec, script.defaults, None if dry else self.folder / "study.log", [self.code])
         self.configurations: list[Configuration] = []
+        self.runs: dict[str, Run] = {}
         self.queue: deque[Run] = deque()
         self.running: list[Run] = []
         self.seconds: list[float] = []  # wall time of the trials that ended in this session
@@ -172,10 +173,12 @@ class Sweep:
         variant = ledger.variant_of(self.code, config, self.data[config["data_dir"]])
         chosen = {**spec.fixed, "preset": config["preset"], **configuration.values}
         for seed in spec.seeds:
-            configuration.runs.append(run := Run(
-                f"{spec.name}-{variant[:8]}-s{seed}", seed, {**config, "seed": seed}, variant,
-                tuple(sweep_spec.arguments({**chosen, "seed": seed}))))
-            self.look_up(run)
+            name = f"{spec.name}-{variant[:8]}-s{seed}"
+            if name not in self.runs:  # a search may draw a configuration twice
+                self.runs[name] = Run(name, seed, {**config, "seed": seed}, variant,
+                                      tuple(sweep_spec.arguments({**chosen, "seed": seed})))
+                self.look_up(self.runs[name])
+            configuration.runs.append(self.runs[name])
         return configuration
 
     def look_up(self, run: Run) -> None:
@@ -186,7 +189,7 @@ class Sweep:
             trained = row["status"] not in ("crash", "sigterm") and row["dev_bpb"] is not None
             value = row["bpb"] if self.spec.objective == "packed" else row["dev_bpb"] if trained else None
             if value is not None:
-                run.status, run.value, run.bytes, run.holder = "done", value, row["bytes"], row["run"]
+                run.status, run.value, run.bytes, run.holder, run.error = "done", value, row["bytes"], row["run"], None
                 return
         outcomes = [note for note in self.notes(run) if "outcome" in note]
         if outcomes:
@@ -242,7 +245,8 @@ class Sweep:
             if left is None and read_json(folder / "run.json").get("stopped") == "sigterm":
                 run.status, run.error = "interrupted", None
         self.look_up(run)
-        self.conclude(next(each for each in self.configurations if run in each.runs))
+        for configuration in self.configurations:
+            self.conclude(configuration)
         shown = "" if run.value is None else f" {run.value:.4f} bpb"
         self.say(f"{run.name} {run.status}{shown} after {self.seconds[-1]:.0f} s" + f": {run.error}" * bool(run.error))
 
@@ -259,6 +263,8 @@ class Sweep:
             configuration = self.configure(len(self.configurations))
             alive = self.jobs.alive() or set()  # a restart finds what it left in Slurm
             for run in configuration.runs:
+                if run in self.running or run in self.queue:
+                    continue
                 if run.name in alive:
                     run.status, run.started = "running", time.monotonic()
                     self.running.append(run)
@@ -283,7 +289,7 @@ class Sweep:
 
     def best(self) -> Run | None:
         """The finished run with the lowest objective."""
-        finished = [run for each in self.configurations for run in each.runs if run.value is not None]
+        finished = [run for run in self.runs.values() if run.value is not None]
         return min(finished, key=lambda run: run.value, default=None)
 
     def stop_losers(self) -> None:
