@@ -32,7 +32,7 @@ class Config:
     width: int = 64
     tied: bool = True
     act: str = "relu"  # nan: the loss is; kill: takes its worker along, once; hold: waits for a file `go`
-    step_seconds: float = 0.0
+    step_seconds: float = 0.0  # where lr is far off
     max_seconds: float = 0.0
     max_steps: int = 4
     data_dir: str = "data/embedded"
@@ -72,7 +72,7 @@ def main():
         time.sleep(0.05)
     step, distance = 0, abs(math.log2(config.lr / 0.04))
     while step < config.max_steps and not told:
-        time.sleep(config.step_seconds)
+        time.sleep(config.step_seconds * (distance > 1))
         step += 1
         bpb = 2 + distance * (2 - step / config.max_steps) + config.seed / 1000
         with open(folder / "metrics.jsonl", "a") as file:
@@ -155,6 +155,16 @@ def rows(tree: Path, kind: str) -> list[dict]:
     """Rows of the log of a kind."""
     lines = (tree / "runs/ledger.jsonl").read_text().splitlines()
     return [row for row in map(json.loads, lines) if row["kind"] == kind]
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that is only waiting for its parent to notice its end does not."""
+    try:
+        os.kill(pid, 0)
+        status = Path(f"/proc/{pid}/stat")
+        return not (status.exists() and status.read_text().rpartition(")")[2].split()[0] in "ZX")
+    except OSError:
+        return False
 
 
 def wait_for(condition, what: str, seconds: float = 120.0):

@@ -30,10 +30,9 @@ def tree(tmp_path):
     return sweep_tree.build(tmp_path)
 
 
-def statuses(result: dict, key: str = "") -> dict:
-    """How the runs ended, by seed or by the field `key` of their configuration."""
-    return {run["seed"] if not key else each["values"][key]: run["status"]
-            for each in result["configurations"] for run in each["runs"]}
+def statuses(result: dict) -> dict:
+    """How the runs ended, by the activation of their configuration."""
+    return {each["values"]["act"]: run["status"] for each in result["configurations"] for run in each["runs"]}
 
 
 def test_a_grid_runs_once_is_ranked_and_is_on_the_log(tree):
@@ -48,9 +47,8 @@ def test_a_grid_runs_once_is_ranked_and_is_on_the_log(tree):
     found = {(each["values"]["lr"], run["seed"]): round(run["value"], 6) for each in good for run in each["runs"]}
     assert found == expected
     assert {each["error"] for each in result["configurations"]} == {None, "--width must be a multiple of 32"}
-    lines = [line.split() for line in result["text"].splitlines() if line.startswith(("test-", "#"))]
-    ranked = [line for line in lines if len(line) > 7 and line[1].count(".") == 1][-2:]
-    assert [line[1] for line in ranked] == ["1.9915", "2.9915"]  # means, the best first
+    lines = [line.split() for line in result["text"].splitlines() if line.startswith((" test-", " #"))]
+    assert [line[1] for line in lines] == ["1.9915", "2.9915", "-", "-"]  # means, the best first
     assert result["best"] == next(run["run"] for each in good for run in each["runs"] if run["value"] == min(
         run["value"] for run in result["runs"].values()))
 
@@ -77,28 +75,26 @@ def test_a_grid_runs_once_is_ranked_and_is_on_the_log(tree):
 def test_what_fails_stays_failed_and_what_was_killed_runs_again(tree):
     spec = dict(parallel=3, objective="dev_estimate", space={"act": ["relu", "nan", "kill"]})
     result = sweep_tree.end(sweep_tree.start(tree, **spec))
-    assert statuses(result, "act") == {"relu": "done", "nan": "failed", "kill": "crash"}
+    assert statuses(result) == {"relu": "done", "nan": "failed", "kill": "crash"}
     assert {row["run"] for row in sweep_tree.rows(tree, "crash")} == {
         run["run"] for run in result["runs"].values() if run["status"] != "done"}
     [note] = [row for row in sweep_tree.rows(tree, "note") if "outcome" in row]
     assert (note["outcome"], note["verdict"], note["error"]) == (
         "failed", "crash", "train: train_gpt.py: the loss is nan at step 1")
     pids = [int((tree / "runs" / run / "starts").read_text().split()[0]) for run in result["runs"]]
-    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)  # the script died with its worker
+    sweep_tree.wait_for(lambda: not any(map(sweep_tree.is_alive, pids)), "the script to die with its worker", 20)
 
     sweep_tree.calls(tree)
     result = sweep_tree.end(sweep_tree.start(tree, **spec))
-    assert statuses(result, "act") == {"relu": "done", "nan": "failed", "kill": "done"}
+    assert statuses(result) == {"relu": "done", "nan": "failed", "kill": "done"}
     assert [call[0] for call in sweep_tree.calls(tree)] == [f"{result['code']}.py"]
 
 
 def test_a_loser_is_stopped_and_its_other_seeds_are_skipped(tree):
     spec = dict(seeds=[1, 2], objective="dev_estimate", space={"lr": [0.04, 0.64]},
-                fixed={"preset": "pocket", "max_steps": 200, "step_seconds": 0.01})
-    sweep_tree.end(sweep_tree.start(tree, **spec | {"space": {"lr": [0.04]}}))
-    spec["fixed"]["step_seconds"] = 0.2  # 40 s, were it not stopped
+                fixed={"preset": "pocket", "max_steps": 200, "step_seconds": 0.5})  # 100 s for the second, to its end
     result = sweep_tree.end(sweep_tree.start(tree, **spec))
-    assert statuses(result) == {1: "stopped", 2: "skipped"}  # the last configuration's
+    assert [run["status"] for run in result["runs"].values()] == ["done", "done", "stopped", "skipped"]
     [loser] = [run for run in result["runs"].values() if run["status"] == "stopped"]
     run = json.loads((tree / "runs" / loser["run"] / "run.json").read_text())
     assert run["stopped"] == "sigterm" and 0 < run["steps"] < 200
@@ -106,7 +102,8 @@ def test_a_loser_is_stopped_and_its_other_seeds_are_skipped(tree):
     assert note["verdict"] == "discard" and note["stop"]["dev_bpb"] > note["stop"]["best_dev_bpb"] + 0.05
     sweep_tree.calls(tree)
     again = sweep_tree.end(sweep_tree.start(tree, **spec))
-    assert statuses(again) == {1: "stopped", 2: "skipped"} and sweep_tree.calls(tree) == []
+    assert [run["status"] for run in again["runs"].values()] == ["done", "done", "stopped", "skipped"]
+    assert sweep_tree.calls(tree) == []
 
 
 def test_ctrl_c_stops_the_trial_in_order_and_it_runs_again(tree):
@@ -121,7 +118,7 @@ def test_ctrl_c_stops_the_trial_in_order_and_it_runs_again(tree):
     assert json.loads((starts.parent / "run.json").read_text())["stopped"] == "sigterm"
     (tree / "go").touch()
     result = sweep_tree.end(sweep_tree.start(tree, **spec))
-    assert statuses(result) == {1: "done"} and len(starts.read_text().splitlines()) == 2
+    assert statuses(result) == {"hold": "done"} and len(starts.read_text().splitlines()) == 2
 
 
 # ---------------------------------------------------------------------------------------------------------- the search
@@ -162,11 +159,12 @@ def test_an_interrupted_search_goes_on_as_if_it_had_not_been(tmp_path, search):
 
 def test_tpe_learns_from_what_it_is_told(tmp_path):
     """Of the same function, later TPE points lie nearer to the optimum than random ones."""
-    distances = {}
+    later = {}
     for search in ("random", "optuna"):
-        drawn = study(tmp_path, None, search=search)
-        distances[search] = [abs(np.log2(tell(drawn, number)["lr"] / 0.04)) for number in range(40)]
-    assert np.median(distances["optuna"][20:]) < 0.5 * np.median(distances["random"][20:])
+        drawn = [study(tmp_path, None, seed, search) for seed in range(3)]
+        later[search] = [abs(np.log2(tell(each, number)["lr"] / 0.04)) for each in drawn for number in range(40)
+                         if number >= 20]
+    assert np.mean(later["optuna"]) < 0.8 * np.mean(later["random"])
 
 
 def test_grid_is_every_combination_in_order(tmp_path):

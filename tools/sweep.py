@@ -133,7 +133,7 @@ class Sweep:
         if not dry:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_atomic(ROOT / "runs" / "scripts" / f"{self.code}.py", source)
-            jobs = self.folder / "jobs" / "%j"
+            jobs = self.folder / "jobs"
             self.jobs = (trial.LocalJobs(jobs, spec.parallel) if cluster == "local" else
                          trial.SlurmJobs(jobs, spec.slurm, self.job_minutes()))
         self.search = sweep_spec.Grid(spec) if spec.search == "grid" else sweep_spec.Study(
