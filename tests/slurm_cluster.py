@@ -3,8 +3,8 @@ packages slurm-wlm and munge, with their own configuration and ports, as any use
 """
 
 import contextlib
-import getpass
 import os
+import pwd
 import shutil
 import signal
 import socket
@@ -56,6 +56,11 @@ def missing() -> list[str]:
     return [name for name in PROGRAMS if shutil.which(name) is None]
 
 
+def user() -> str:
+    """Name of the user who runs this."""
+    return pwd.getpwuid(os.getuid()).pw_name
+
+
 def free_ports(count: int) -> list[int]:
     """TCP ports that nobody listens on now."""
     with contextlib.ExitStack() as stack:
@@ -85,7 +90,7 @@ def cluster():
         (folder / "key").write_bytes(os.urandom(128))
         (folder / "key").chmod(0o600)
         (folder / "slurm.conf").write_text(CONFIG.format(
-            host=socket.gethostname().split(".")[0], user=getpass.getuser(), folder=folder, ctld_port=ctld_port,
+            host=socket.gethostname().split(".")[0], user=user(), folder=folder, ctld_port=ctld_port,
             slurmd_port=slurmd_port))
         os.environ["SLURM_CONF"] = str(folder / "slurm.conf")
         munged = ["munged", "--foreground", "--force", f"--socket={folder}/munge.socket", f"--key-file={folder}/key",
@@ -102,7 +107,7 @@ def cluster():
         yield folder
     finally:
         with contextlib.suppress(OSError, subprocess.SubprocessError):
-            subprocess.run(["scancel", "--full", "--signal=KILL", f"--user={getpass.getuser()}"], timeout=20,
+            subprocess.run(["scancel", "--full", "--signal=KILL", f"--user={user()}"], timeout=20,
                            capture_output=True)
             wait_for_jobs()
         for daemon in reversed(daemons):
@@ -133,5 +138,5 @@ def wait_for_jobs() -> None:
     """Waits until no job is left, for a while."""
     end = time.monotonic() + 20
     while time.monotonic() < end and subprocess.run(["squeue", "--noheader"], capture_output=True, timeout=20).stdout:
-        subprocess.run(["scancel", f"--user={getpass.getuser()}"], timeout=20, capture_output=True)
+        subprocess.run(["scancel", f"--user={user()}"], timeout=20, capture_output=True)
         time.sleep(0.3)
