@@ -261,7 +261,9 @@ class Sweep:
             if len(self.configurations) == len(self.search):
                 return
             configuration = self.configure(len(self.configurations))
-            alive = self.jobs.alive() or set()  # a restart finds what it left in Slurm
+            while (alive := self.jobs.alive()) is None:  # what a sweep left in Slurm must not run twice
+                self.say("squeue does not answer: asking again")
+                time.sleep(trial.SQUEUE_SECONDS)
             for run in configuration.runs:
                 if run in self.running or run in self.queue:
                     continue
@@ -329,7 +331,7 @@ class Sweep:
                             self.settle(run)
                     self.fill()
                 progress.update(bar, completed=self.closed(), text="")
-            except KeyboardInterrupt:
+            except (KeyboardInterrupt, Failure):
                 self.interrupt()
                 raise
 
@@ -339,7 +341,8 @@ class Sweep:
             names = ",".join(run.name for run in self.running)
             self.say(f"left in Slurm: scancel --name={names} removes them" if names else "nothing is in Slurm")
             return
-        self.say("stopping the trials that run (again to leave them to themselves)")
+        if self.running:
+            self.say("stopping the trials that run (Ctrl-C again leaves them to themselves)")
         for run in self.running:
             trial.request_stop(ROOT / "runs" / run.name, {"reason": "interrupt"})
         while self.running:
