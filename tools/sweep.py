@@ -384,8 +384,7 @@ class Sweep:
     def table(self) -> Table:
         """A line per configuration, best first."""
         seeds = len(self.spec.seeds)
-        table = Table(box=SIMPLE, pad_edge=False, title=f"{self.spec.name}: {self.spec.hypothesis}",
-                      title_justify="left")
+        table = Table(box=SIMPLE, pad_edge=False)
         for name in ("configuration", "bpb" if self.spec.objective == "packed" else "dev bpb", "±" if seeds > 1 else "",
                      "bytes", "runs", *self.spec.space):
             table.add_column(name, justify="left" if name in ("configuration", "runs") else "right", no_wrap=True)
@@ -446,6 +445,7 @@ def make(options: argparse.Namespace) -> tuple[dict, int]:
         try:
             sweep.work()
         finally:
+            sweep.say(f"{spec.name}: {spec.hypothesis}")
             sweep.console.print(sweep.table())
         return sweep.summary(), 0 if sweep.best() else 1
 
