@@ -244,6 +244,15 @@ def test_a_bad_range_is_one_clear_failure(entry, search, found):
         sweep_spec.check_range("tied", {"low": 0, "high": 1}, bool, "random")
 
 
+def test_the_spec_that_help_shows_is_a_good_one(tmp_path):
+    lines = [line[4:] for line in sweep_spec.__doc__.splitlines() if line.startswith("    ") or not line]
+    (tmp_path / "s.toml").write_text("\n".join(lines))
+    spec = sweep_spec.read_spec(tmp_path / "s.toml")
+    sweep_spec.check_fields(spec, {f.name: f.default for f in dataclasses.fields(train_gpt.Config)})
+    assert set(dataclasses.asdict(spec)) - {"path"} == set(sweep_spec.TYPES) == set(
+        line.split(" = ")[0] for line in lines[:lines.index("[fixed]")] if line) | {"fixed", "space", "slurm"}
+
+
 def test_words_that_only_look_like_splits_are_fine(tmp_path):
     path = sweep_tree.write_spec(tmp_path / "s.toml", hypothesis="A gate on the final layer helps.",
                                  space={"act": ["gated", "finale"]})

@@ -3,9 +3,9 @@
     name = "mlp"                  # of the runs: runs/mlp-<8 hex of script, config and data>-s<seed>
     hypothesis = "A wider MLP is worth fewer steps."
     who = "agent"                 # person, agent or both
-    search = "grid"               # or random, or optuna (TPE, Bergstra et al. 2011)
-    trials = 30                   # random and optuna: how many configurations
-    search_seed = 0               # random and optuna
+    search = "optuna"             # TPE (Bergstra et al. 2011); or random; or grid: all combinations of the lists
+    trials = 30                   # how many configurations; not for a grid
+    search_seed = 0               # not for a grid
     seeds = [1, 2]                # every configuration runs with each
     parallel = 1                  # trials at once; a timed run needs the machine for itself
     processes = 1                 # of one trial; more than one train through torchrun
