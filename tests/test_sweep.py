@@ -248,7 +248,8 @@ def test_a_bad_range_is_one_clear_failure(entry, search, found):
 def test_the_spec_that_help_shows_is_a_good_one(tmp_path):
     lines = [line[4:] for line in sweep_spec.__doc__.splitlines() if line.startswith("    ") or not line]
     (tmp_path / "s.toml").write_text("\n".join(lines))
-    sweep_spec.check_fields(sweep_spec.read_spec(tmp_path / "s.toml"), {f.name: f.default for f in dataclasses.fields(train_gpt.Config)})
+    defaults = {f.name: f.default for f in dataclasses.fields(train_gpt.Config)}
+    sweep_spec.check_fields(sweep_spec.read_spec(tmp_path / "s.toml"), defaults)
     assert set(tomllib.loads((tmp_path / "s.toml").read_text())) == set(sweep_spec.TYPES)  # none is left out
 
 
