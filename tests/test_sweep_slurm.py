@@ -64,6 +64,8 @@ def test_a_killed_worker_a_requeued_job_and_a_sweep_that_was_interrupted(slurm, 
     (tree / "go").touch()
     slurm_cluster.ask("scontrol", "update", f"jobid={job}", "StartTime=now")  # Slurm would wait for two minutes
     result = sweep_tree.end(sweep_tree.start(tree, "--cluster", "slurm", **spec))
+    assert f"{requeued.name} is in the queue already" in result["text"]
+    assert f"{requeued.name} started" not in result["text"] and f"{killed.name} started" in result["text"]
     assert {run["status"] for run in result["runs"].values()} == {"done"} and len(result["runs"]) == 4
     assert [restarts for _, _, restarts in starts(requeued)] == [0, 1]  # the same job, again
     assert [restarts for _, _, restarts in starts(killed)] == [0, 0]  # another job
