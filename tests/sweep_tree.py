@@ -7,6 +7,7 @@ twice the distance at the start, and 0.01 less when packed. Each writes its comm
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -68,7 +69,8 @@ def main():
         Path("killed").touch()
         os.kill(os.getppid(), signal.SIGKILL)
         time.sleep(60)
-    while config.act == "hold" and not Path("go").exists() and not told:
+    end = time.monotonic() + 150  # of a test that failed
+    while config.act == "hold" and not Path("go").exists() and not told and time.monotonic() < end:
         time.sleep(0.05)
     step, distance = 0, abs(math.log2(config.lr / 0.04))
     while step < config.max_steps and not told:
@@ -102,6 +104,7 @@ artifact.with_name("eval.json").write_text(json.dumps({
 """
 SPEC = {"name": "test", "hypothesis": "A learning rate of 0.04 is best.", "who": "agent", "search": "grid",
         "seeds": [1], "fixed": {"preset": "pocket"}}
+STARTED: list[subprocess.Popen] = []
 
 
 def build(folder: Path) -> Path:
@@ -130,8 +133,22 @@ def write_spec(path: Path, **changes) -> Path:
 def start(tree: Path, *arguments: str, **spec) -> subprocess.Popen:
     """Starts a sweep whose spec is SPEC with changes."""
     write_spec(tree / "spec.toml", **spec)
-    return subprocess.Popen([sys.executable, "tools/sweep.py", "spec.toml", "--json", *arguments], cwd=tree, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"COLUMNS": "200"})
+    STARTED.append(subprocess.Popen(
+        [sys.executable, "tools/sweep.py", "spec.toml", "--json", *arguments], cwd=tree, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"COLUMNS": "200"}))
+    return STARTED[-1]
+
+
+def stop_all() -> None:
+    """Ends the sweeps that a failed test has left."""
+    while STARTED:
+        sweep = STARTED.pop()
+        if sweep.poll() is None:
+            sweep.send_signal(signal.SIGINT)
+            try:
+                sweep.communicate(timeout=30)
+            except subprocess.TimeoutExpired:
+                sweep.kill()
 
 
 def end(sweep: subprocess.Popen, code: int = 0) -> dict:

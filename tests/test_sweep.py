@@ -28,7 +28,8 @@ DEFAULTS = {"lr": 0.04, "width": 64, "tied": True, "act": "relu", "preset": "poc
 
 @pytest.fixture
 def tree(tmp_path):
-    return sweep_tree.build(tmp_path)
+    yield sweep_tree.build(tmp_path)
+    sweep_tree.stop_all()
 
 
 def statuses(result: dict) -> dict:

@@ -18,6 +18,7 @@ def slurm():
         pytest.fail(text) if os.environ.get("REQUIRE_SLURM") else pytest.skip(text)
     with slurm_cluster.cluster() as folder:
         yield folder
+        sweep_tree.stop_all()
 
 
 def starts(folder) -> list[list[int]]:
