@@ -32,7 +32,7 @@ TABLE = [
     ("tools/pages.py", {"tools", "compress.container", "rich", "jinja2", "markupsafe", "markdown_it"}),
     ("tools/*.py", {"tools", "scoring.tokenizer", "scoring.statistics", "scoring.slices", "torch", "numpy", "rich",
                     "scipy", "matplotlib", "sentencepiece", "huggingface_hub", "zstandard", "jsonschema",
-                    "tensorboard"}),
+                    "tensorboard", "trackio", "submitit", "optuna"}),
 ]
 ONLY_IN_FUNCTIONS = [("compress/*.py", "matplotlib"), ("tools/*.py", "torch")]
 

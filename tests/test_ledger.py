@@ -1,13 +1,17 @@
 """tools/ledger.py on hand-made runs: rows appear once and in order, edits are found, writers take turns, queries."""
 
+import contextlib
 import csv
 import hashlib
 import io
 import json
 import multiprocessing
 import os
+import sqlite3
+import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +19,7 @@ from tools import ledger
 from tools.files import Failure
 from tools.ledger_store import Ledger, check_chain, row_hash
 
+REPOSITORY = Path(__file__).resolve().parent.parent
 SCRIPT = "WIDTH = 64\nprint(WIDTH)\n"
 
 
@@ -295,6 +300,23 @@ def test_tensorboard_reads_the_curves_back(root, tmp_path):
     events = EventAccumulator(str(tmp_path / "tb/a"))
     events.Reload()
     assert [(e.step, round(e.value, 4)) for e in events.Scalars("loss")] == [(i, 5 - i / 10) for i in range(1, 6)]
+
+
+def test_trackio_reads_the_curves_back_and_takes_nothing_twice(root, tmp_path):
+    pytest.importorskip("trackio")
+    pack(train(root, "a", seed=3))
+    command = [sys.executable, "-c", "import sys; from tools import ledger; from pathlib import Path\n"
+               "ledger.ROOT = Path(sys.argv[1]); sys.exit(ledger.main(sys.argv[2:]))", str(root), "export", "--trackio",
+               str(tmp_path / "tio")]  # in its own process: the package reads its folder from the environment once
+    for _ in range(2):
+        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    with contextlib.closing(sqlite3.connect(tmp_path / "tio/golf.db")) as database:
+        rows = database.execute("SELECT run_name, step, metrics FROM metrics ORDER BY step").fetchall()
+        [(config,)] = database.execute("SELECT config FROM configs").fetchall()
+    assert [(run, step, json.loads(metrics)) for run, step, metrics in rows] == [
+        ("a", i, {"loss": 5 - i / 10}) for i in range(1, 6)]
+    assert json.loads(config)["seed"] == 3 and json.loads(config)["bytes"] == 4
 
 
 def test_plot_needs_a_score_and_makes_a_png(root, tmp_path, capsys):

@@ -15,10 +15,12 @@ Not covered: runs outside runs/; what a run did between two syncs, where a folde
 import argparse
 import contextlib
 import csv
+import datetime
 import difflib
 import hashlib
 import io
 import json
+import os
 import re
 import sqlite3
 import sys
@@ -37,6 +39,7 @@ QUIET_SECONDS = 600  # without a line in train.log: longer than any compilation 
 NOT_THE_VARIANT = ("seed", "run_dir", "data_dir")  # fields in which runs of one variant may differ
 FROM_RUN = ("track", "preset", "seed", "world_size", "config", "environment", "clock", "steps", "tokens", "params",
             "train_loss", "dev_bpb", "stopped")
+CURVES = ("loss", "dev_bpb", "tokens_per_second", "lr_scale")  # columns of metrics.jsonl that are exported
 
 
 def variant_of(code: str, config: dict, data: str | None) -> str:
@@ -253,6 +256,19 @@ def export_csv(rows: list[dict], path: Path) -> None:
     write_atomic(path, text.getvalue().encode())
 
 
+def curves_of(root: Path, rows: list[dict]):
+    """(row, [(unix time, step, {metric: value}), ...]) of every run that has a metrics.jsonl."""
+    from tools.files import read_metrics
+
+    for row in rows:
+        metrics = root / "runs" / row["run"] / "metrics.jsonl"
+        if metrics.exists():
+            start = (row["finished"] or 0) - (row["seconds"] or 0)
+            yield row, [(start + point["elapsed"], point["step"], {key: point[key] for key in CURVES
+                                                                   if point.get(key) is not None})
+                        for point in read_metrics(metrics)]
+
+
 def export_tensorboard(root: Path, rows: list[dict], folder: Path) -> None:
     """Loss and dev bpb of every run by step as TensorBoard event files. Failure if the package is not installed."""
     try:
@@ -261,21 +277,33 @@ def export_tensorboard(root: Path, rows: list[dict], folder: Path) -> None:
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
     except ImportError:
         raise Failure("the package tensorboard is not installed: pip install tensorboard") from None
-    from tools.files import read_metrics
 
-    for row in rows:
-        metrics = root / "runs" / row["run"] / "metrics.jsonl"
-        if not metrics.exists():
-            continue
+    for row, points in curves_of(root, rows):
         writer = EventFileWriter(str(folder / row["run"]))
-        start = (row["finished"] or 0) - (row["seconds"] or 0)
-        for point in read_metrics(metrics):
-            for key in ("loss", "dev_bpb", "tokens_per_second", "lr_scale"):
-                if point.get(key) is not None:
-                    value = Summary.Value(tag=key, simple_value=point[key])
-                    writer.add_event(Event(wall_time=start + point["elapsed"], step=point["step"],
-                                           summary=Summary(value=[value])))
+        for when, step, values in points:
+            for key, value in values.items():
+                summary = Summary(value=[Summary.Value(tag=key, simple_value=value)])
+                writer.add_event(Event(wall_time=when, step=step, summary=summary))
         writer.close()
+
+
+def export_trackio(root: Path, rows: list[dict], folder: Path) -> None:
+    """The same curves, and what the log says of each run, as the project "golf" of a trackio folder on this machine.
+
+    Exported again, only what is new is added. Failure if the package is not installed.
+    """
+    os.environ["TRACKIO_DIR"] = str(folder.resolve())  # the package reads it once, when it is imported
+    try:
+        from trackio.sqlite_storage import SQLiteStorage
+    except ImportError:
+        raise Failure("the package trackio is not installed: pip install trackio") from None
+
+    for row, points in curves_of(root, rows):
+        times = [datetime.datetime.fromtimestamp(when, datetime.UTC).isoformat() for when, _, _ in points]
+        SQLiteStorage.bulk_log(
+            "golf", row["run"], [values for _, _, values in points], steps=[step for _, step, _ in points],
+            timestamps=times, config={key: value for key, value in row.items() if value is not None},
+            log_ids=[f"{row['run']}/{row['finished']}/{i}" for i in range(len(points))])
 
 
 def plot(rows: list[dict], path: Path) -> None:
@@ -362,10 +390,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     command.add_argument("second")
     command = add("plot", "dev bpb over the runs as a PNG")
     command.add_argument("--out", type=Path, default=ROOT / "runs" / "ledger.png")
-    command = add("export", "the runs as CSV, or their curves for TensorBoard")
+    command = add("export", "the runs as CSV, or their curves for TensorBoard or trackio")
     kinds = command.add_mutually_exclusive_group(required=True)
     kinds.add_argument("--csv", type=Path, metavar="FILE")
     kinds.add_argument("--tensorboard", type=Path, metavar="DIR")
+    kinds.add_argument("--trackio", type=Path, metavar="DIR",
+                       help="then: TRACKIO_DIR=DIR trackio show --project golf")
     return parser.parse_args(argv)
 
 
@@ -406,8 +436,13 @@ def run_command(options: argparse.Namespace) -> dict:
         plot(runs, options.out)
         print(options.out)
     elif options.command == "export":
-        export_csv(runs, options.csv) if options.csv else export_tensorboard(ROOT, runs, options.tensorboard)
-        print(options.csv or options.tensorboard)
+        if options.csv:
+            export_csv(runs, options.csv)
+        elif options.tensorboard:
+            export_tensorboard(ROOT, runs, options.tensorboard)
+        else:
+            export_trackio(ROOT, runs, options.trackio)
+        print(options.csv or options.tensorboard or options.trackio)
     else:
         print_runs(runs)
     return {"runs": runs}
