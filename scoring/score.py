@@ -142,10 +142,14 @@ def score(artifact_path, data_dir, split, processes=None, time_limit=600, certif
     seed = secrets.randbits(64) if seed is None else seed
     started = time.monotonic()
     rows = [audits.plausibility(whole["bpb"], artifact["bytes"])]
+    claims = boxes[0].claims
+    if claims and audit == "none":
+        audit = "quick"  # without one, claims are worth nothing
     if audit == "quick" and rows[0]["verdict"] == "note":
         audit = "full"
     if audit != "none":
-        auditor = audits.Auditor(submission, documents, ledger, boxes[0].scope, audit, time_limit, seed)
+        opened = sum(box.opened for box in boxes) if claims else None
+        auditor = audits.Auditor(submission, documents, ledger, boxes[0].scope, audit, time_limit, seed, opened)
         rows += auditor.run(on_phase)
     if fresh:
         rows.append(_fresh(submission, tokenizer, documents, others, whole, processes, time_limit, certify, fresh,
@@ -156,7 +160,7 @@ def score(artifact_path, data_dir, split, processes=None, time_limit=600, certif
     result = {
         "format": 1, **whole, "tokens": tokens, "slices": slices, "per_document": per_document,
         "artifact": artifact, "data": data, "scorer_sha256": scorer_sha256(), "scope": boxes[0].scope,
-        "device": boxes[0].device, "processes": len(boxes),
+        "device": boxes[0].device, "processes": len(boxes), "probabilities": "audited" if claims else "constructed",
         "clock": {phase: round(seconds, 3) for phase, seconds in clock.items()},
         "tokens_per_second": round(tokens / clock["score"], 1), "sandbox": boxes[0].layers,
         "files_opened": files, "certified": certify, "audit": audit, "audit_seed": str(seed), "audits": rows,

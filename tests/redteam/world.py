@@ -87,9 +87,9 @@ class World:
         return str(path)
 
     def score(self, case, fresh):
-        """eval.json's object, with quick audits. Raises ScoringError."""
+        """eval.json's object, with the case's audits. Raises ScoringError."""
         return scoring_score.score(self.artifact(case), str(self.data), "dev", processes=1, time_limit=case.seconds,
-                                   audit="quick", fresh=fresh)
+                                   audit=case.audit, fresh=fresh)
 
     def run(self, case, fresh="gate"):
         """The Outcome of a case; fresh: the split to compare with, or None."""
