@@ -56,8 +56,8 @@ class Auditor:
         if self.opened is None:
             softmax = row("softmax and sweep", "constructed", "logits by value: the scorer normalises every row itself")
         else:
-            softmax = row("softmax", "audited", "log-probabilities were claimed; rows opened afterwards, at random, hold "
-                          "them", n=self.opened)
+            softmax = row("softmax", "audited", "log-probabilities were claimed; rows opened afterwards hold them",
+                          n=self.opened)
         rows = [softmax,
                 row("order of reveals", "constructed", "one score a symbol; the next chunk is sent after it is fixed"),
                 row("lossless", "pass", f"{len(self.documents):,} documents decoded where the text is unknown",
