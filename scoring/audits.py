@@ -25,7 +25,7 @@ import scipy.stats
 from scoring import passes, reference
 
 LEVELS = {"none": None, "quick": (200, 0.1, 4), "full": (2000, 0.5, 16)}  # blind positions, share again, sweeps
-PATIENCE = 4  # the blind audit and the sweeps may take this many times the limit of the pass
+PATIENCE = 4  # a box of the audits may take this many times the limit of the pass: there may have been more of those
 MIN_TOLERANCE, MAX_TOLERANCE = 1e-3, 0.1  # nats of one symbol
 NOISE_QUANTILE, NOISE_FACTOR = 0.999, 6
 MAX_DRIFT = 2e-4  # of the mean, in bits per byte; beyond it noise is no excuse
@@ -44,7 +44,7 @@ class Auditor:
     def __init__(self, submission, documents, ledger, scope, level, time_limit, seed, opened=None):
         self.submission, self.documents, self.ledger, self.scope = submission, documents, ledger, scope
         self.positions, self.share, self.sweeps = LEVELS[level]
-        self.time_limit, self.opened = time_limit, opened
+        self.time_limit, self.opened = PATIENCE * time_limit, opened
         self.rng = np.random.default_rng(seed)
         self.tokens = [document.tokens for document in documents]
         self.bytes_per_symbol = sum(document.raw_bytes for document in documents) / sum(map(len, self.tokens))
@@ -143,13 +143,13 @@ class Auditor:
         decoys = reference.Decoys(self.tokens, self.rng)
         found = {}  # (document, position) -> recorded minus blind nats of the symbols up to and at it, in its chunk
         sums = {}  # (document, position) -> (sum of the probabilities claimed for all symbols, recorded minus new nats)
-        with passes.Boxes(self.submission, 1, PATIENCE * self.time_limit) as running:
+        with passes.Boxes(self.submission, 1, self.time_limit) as running:
             if self.scope == "stream":
                 self._replay(running.boxes[0], positions, sweeps, decoys, found, sums)
             else:
                 self._blind_documents(running.boxes[0], positions, decoys, found)
         if sweeps and self.scope != "stream":
-            with passes.Boxes(self.submission, 1, PATIENCE * self.time_limit) as running:  # one that knows no text yet
+            with passes.Boxes(self.submission, 1, self.time_limit) as running:  # one that knows no text yet
                 for number, position in sorted(sweeps):
                     self._sweep_lanes(running.boxes[0], number, position, sums)
         return [self._blind(positions, uniform, found), *([self._sweep(sums, uniform_sweeps)] if sweeps else [])]
