@@ -212,7 +212,7 @@ CLAIMED = [
     Case("claims the best of two experts at the target (5)", "caught",
          claimer("return torch.maximum(claims, honest(0.3 * logits, tokens))"), expect="audit sweep"),
     Case("claims too much, but only for symbols that do not come (1)", "caught",
-         claimer("return torch.where((tokens > 3) & (tokens < 100), -3.0, claims)"), expect="audit sweep"),
+         claimer("return torch.where((tokens >= 132) & (tokens < 260), -3.0, claims)"), expect="audit sweep"),
     Case("claims a peek into the targets; rows that peek too (13)", "caught", claimer("return claims", rows=PEEK),
          expect="audit"),
     Case("claims too much, and little where it is swept (B0)", "caught", claimer('''
