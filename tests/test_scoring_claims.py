@@ -17,7 +17,7 @@ from hypothesis import given, strategies as st
 from scoring import audits, box, cgroup, confine, passes, worker
 from test_scoring import SCRIPT, plain_evaluation, world  # noqa: F401  (world is a fixture)
 from tests.redteam import local
-from tests.redteam.cases import CHEATS, HONEST
+from tests.redteam.cases import CHEATS, HONEST, STORED
 from tests.redteam.world import World
 
 CLAIMING = SCRIPT + """
@@ -125,10 +125,18 @@ def failing(rows):
     ("peeks at the target", "blind"), ("stream scope, peeks at one target in 200", "blind"),
     ("noise of 0.02 nats", "twice"), ("claims too much, but only for symbols", "sweep")])
 def test_without_its_audit_a_cheat_would_pass(red, name, audit):
-    """One audit fails and no other: a scorer without that audit would have given the score. (`order`: below. Fresh
-    text: in the red team only that row fails for stored text.)"""
+    """One audit fails and no other: a scorer without that audit would have given the score. (`order`: below.)"""
     _, rows = local.rows_of(red, case(name), case(name).audit)
     assert failing(rows) == [audit], rows
+
+
+def test_without_fresh_text_stored_text_would_pass(red):
+    """Every other audit agrees with a score that no model of this size has; its row for fresh text fails."""
+    bpb, rows = local.rows_of(red, STORED)
+    honest, _ = local.rows_of(red, case("plain table"))
+    assert not failing(rows) and bpb < 0.7 * honest
+    assert audits.fresh("gate", bpb, (bpb - 0.02, bpb + 0.02), honest, (honest - 0.02, honest + 0.02), 2.5, 2.5)[
+        "verdict"] == "fail"
 
 
 def test_order_finds_what_twice_leaves():

@@ -24,9 +24,10 @@ class LocalBox:
         module = types.ModuleType("train_gpt")
         with mock.patch.dict("sys.modules", {"__main__": host, "train_gpt": module}):
             exec(compile(case.script, "train_gpt.py", "exec"), module.__dict__)
-        config = module.Config(**case.config)
+        fields, weights = world.contents(case)
+        config = module.Config(**fields)
         model = module.build_model(config)
-        model.load_state_dict({"table": torch.from_numpy(world.table)})
+        model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
         self.host, self.vocab_size = host, config.vocab_size
         self.scorer = getattr(module, "Scorer", worker.PlainScorer)(model, config)
         self.scope, self.chunk = self.scorer.scope, self.scorer.chunk

@@ -75,13 +75,17 @@ class World:
         """Bits per byte of the honest table."""
         return scoring_score.score(self.artifact(Case("plain", "pass", BASE)), str(self.data), "dev", 1)["bpb"]
 
+    def contents(self, case):
+        """(fields of Config, weights by name) of a case."""
+        if case is STORED:
+            return {**case.config, "text": len(self.stored)}, {"table": self.table, "text": self.stored}
+        return case.config, {"table": self.table}
+
     def artifact(self, case):
-        script, config, weights = case.script, dict(case.config), {"table": self.table}
+        script, (config, weights) = case.script, self.contents(case)
         for name, value in (("outside", self.outside), ("data", self.data), ("pid", os.getpid()),
                             ("port", self.server.getsockname()[1]), ("fd", self.bait.fileno())):
             script = script.replace("{%s}" % name, str(value))
-        if case is STORED:
-            weights["text"], config["text"] = self.stored, len(self.stored)
         coded = io.BytesIO()
         np.savez_compressed(coded, **weights)
         path = self.folder / f"{hash(case.name):x}.golf"
