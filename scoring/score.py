@@ -6,8 +6,8 @@ length; with scope "stream" one box sees all of them in the order of the file. T
 symbol. A run scores every symbol exactly once or has no score: where a rule needs a number for a failed run, each of
 its bytes costs 8 bits.
 
-By construction here: a normalised distribution per symbol, one pass, score before update, no look at later chunks, the
-raw-byte denominator, the lossless tokenizer. Sampled by audits.py: causality inside a chunk (a box is given the tokens
+By construction here: a normalised distribution per symbol (unless the artifact claims log-probabilities: then audited),
+one pass, score before update, no look at later chunks, the raw-byte denominator, the lossless tokenizer. Sampled by audits.py: causality inside a chunk (a box is given the tokens
 of a chunk at once, teacher forcing), and that the scope is what it says.
 
 NOT covered: the shape of a batch tells a box roughly how long its documents are: lanes that have ended are padded with
