@@ -37,6 +37,17 @@ def test_claims_of_the_worker_are_log_softmax(seed, vocab_size, scale):
     assert torch.equal(worker.opened(logits.flatten(0, 1), [7, 0]), torch.stack([logits[1, 2], logits[0, 0]]))
 
 
+def test_plain_scorer_may_be_asked_again_before_it_observes():
+    """Its inputs are the tokens before, whatever was asked in between; observe() is about the last call."""
+    scorer = worker.PlainScorer(lambda inputs: inputs, types.SimpleNamespace(seq_len=3))
+    first, decoy, second = torch.tensor([[5, 6, 7]]), torch.tensor([[5, 9, 9]]), torch.tensor([[8, 2]])
+    for _ in range(2):
+        scorer.start(1)
+        assert [scorer.logits(tokens).tolist() for tokens in (decoy, first)] == [[[1, 5, 9]], [[1, 5, 6]]]
+        scorer.observe()
+        assert [scorer.logits(tokens).tolist() for tokens in (decoy, second)] == [[[7, 5, 9]], [[7, 8]]]
+
+
 def test_a_claimed_score_equals_plain_evaluation_and_is_called_audited(world, monkeypatch, tmp_path):
     """One box, in something that looks like a control group. The audits themselves are the other tests' matter."""
     (tmp_path / "cgroup.subtree_control").write_text("cpu memory pids\n")
