@@ -160,9 +160,10 @@ def score(artifact_path, data_dir, split, processes=None, time_limit=600, certif
     result = {
         "format": 1, **whole, "tokens": tokens, "slices": slices, "per_document": per_document,
         "artifact": artifact, "data": data, "scorer_sha256": scorer_sha256(), "scope": boxes[0].scope,
-        "device": boxes[0].device, "processes": len(boxes), "probabilities": "audited" if claims else "constructed",
+        "device": boxes[0].device, "processes": len(boxes),
         "clock": {phase: round(seconds, 3) for phase, seconds in clock.items()},
         "tokens_per_second": round(tokens / clock["score"], 1), "sandbox": boxes[0].layers,
+        "probabilities": "audited" if claims else "constructed",
         "files_opened": files, "certified": certify, "audit": audit, "audit_seed": str(seed), "audits": rows,
         "ledger": [head.hex() for _, head in sorted(ledger.heads.items())],
     }
