@@ -7,8 +7,9 @@ symbol. A run scores every symbol exactly once or has no score: where a rule nee
 its bytes costs 8 bits.
 
 By construction here: a normalised distribution per symbol (unless the artifact claims log-probabilities: then audited),
-one pass, score before update, no look at later chunks, the raw-byte denominator, the lossless tokenizer. Sampled by audits.py: causality inside a chunk (a box is given the tokens
-of a chunk at once, teacher forcing), and that the scope is what it says.
+one pass, score before update, no look at later chunks, the raw-byte denominator, the lossless tokenizer. Sampled by
+audits.py: causality inside a chunk (a box is given the tokens of a chunk at once, teacher forcing), and that the scope
+is what it says.
 
 NOT covered: the shape of a batch tells a box roughly how long its documents are: lanes that have ended are padded with
 id 0.

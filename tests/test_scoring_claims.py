@@ -133,7 +133,7 @@ def failing(rows):
 
 
 @pytest.mark.parametrize("name, audit", [
-    ("peeks at the target", "blind"), ("stream scope, peeks at one target in 200", "blind"),
+    ("peeks at the target", "blind"), ("stream scope, peeks at one pair in 200", "blind"),
     ("noise of 0.02 nats", "twice"), ("claims too much, but only for symbols", "sweep")])
 def test_without_its_audit_a_cheat_would_pass(red, name, audit):
     """One audit fails and no other: a scorer without that audit would have given the score. (`order`: below.)"""

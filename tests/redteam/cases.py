@@ -169,14 +169,14 @@ def run():
 threading.Thread(target=run, daemon=True).start()"""), expect="audit"),
     Case("stream scope, peeks at every target", "caught", scorer(rows=PEEK) + 'Scorer.scope = "stream"\n',
          expect="audit blind"),
-    Case("stream scope, peeks at one target in 200", "caught", scorer(rows=SELDOM.replace("MODULUS", "200"))
+    Case("stream scope, peeks at one pair in 200", "caught", scorer(rows=SELDOM.replace("MODULUS", "200"))
          + 'Scorer.scope = "stream"\n', expect="audit blind", audit="full"),
-    Case("peeks at one target in 1,000, fewer than 200 positions find", "open",
-         scorer(rows=SELDOM.replace("MODULUS", "1000"))),
+    Case("peeks at 3 of all symbols, fewer than 200 positions find", "open",
+         scorer(rows=SELDOM.replace("MODULUS", "1200"))),
     Case("noise of 0.02 nats, in which a smaller leak drowns", "caught", scorer(rows='''
 torch.manual_seed(int.from_bytes(os.urandom(4), "big"))
-return rows + 0.04 * torch.rand(rows.shape) + 0.002 * torch.nn.functional.one_hot(tokens, self.size)''')
-         + 'Scorer.scope = "stream"\n', expect="audit twice"),
+return rows + 0.04 * torch.rand(rows.shape) + 5e-4 * torch.nn.functional.one_hot(tokens, self.size)''')
+         + 'Scorer.scope = "stream"\n', expect="audit"),
 ]
 
 # Behind `Scorer.claims`: the worker's two functions replaced, `claims` changed by LIE, and rows made to fit them.
