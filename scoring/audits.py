@@ -2,25 +2,30 @@
 
 blind   positions drawn after the pass; the box gets the same document with decoys from that position on, and the
         recorded scores up to and at it must come back. A row that used its target, or anything later, differs.
+sweep   of a box that hands over claimed log-probabilities instead of rows: every symbol of the alphabet in turn as the
+        target at one place; the claimed probabilities, with the recorded one among them, must sum to at most one.
 twice   documents again with other batches and threads: measures the numeric noise, which sets the tolerance.
 order   documents shuffled: with scope "none" or "document" no score may move.
 
 A failed audit says which symbol; noise below the tolerance must have no sign. docs/audits.md has the power of each.
 
+With scope "stream" a fresh box sees the whole stream again: before a chunk is sent it is asked about decoys in its
+place (a Scorer's state changes in observe() only), from the left, so that it never knows what lies beyond the question.
+
 NOT covered: an artifact that cheats only at fewer positions than `misses` says; text that is stored in the artifact
-(every audit sees the same text: score.py compares with a fresh split); scope "stream" costs a replay per position, so
-few are drawn.
+(every audit sees the same text: score.py compares with a fresh split).
 """
 
+import functools
 import math
 
 import numpy as np
 import scipy.stats
 
 from scoring import passes, reference
-from scoring.likelihood import token_nats
 
-LEVELS = {"none": None, "quick": (200, 0.1, 1), "full": (2000, 0.5, 4)}  # blind positions, share again, of a stream
+LEVELS = {"none": None, "quick": (200, 0.1, 4), "full": (2000, 0.5, 16)}  # blind positions, share again, sweeps
+PATIENCE = 4  # a box of the audits may take this many times the limit of the pass: there may have been more of those
 MIN_TOLERANCE, MAX_TOLERANCE = 1e-3, 0.1  # nats of one symbol
 NOISE_QUANTILE, NOISE_FACTOR = 0.999, 6
 MAX_DRIFT = 2e-4  # of the mean, in bits per byte; beyond it noise is no excuse
@@ -33,12 +38,13 @@ PLAUSIBLE = 0.9
 
 
 class Auditor:
-    """The audits of one pass: a submission, its documents and their ledger. All draws come from `seed`."""
+    """The audits of one pass: a submission, its documents and their ledger. All draws come from `seed`. opened: rows
+    that a box with `claims` opened in the pass; None where rows were handed over."""
 
-    def __init__(self, submission, documents, ledger, scope, level, time_limit, seed):
+    def __init__(self, submission, documents, ledger, scope, level, time_limit, seed, opened=None):
         self.submission, self.documents, self.ledger, self.scope = submission, documents, ledger, scope
-        self.positions, self.share, self.stream_positions = LEVELS[level]
-        self.time_limit = time_limit
+        self.positions, self.share, self.sweeps = LEVELS[level]
+        self.time_limit, self.opened = PATIENCE * time_limit, opened
         self.rng = np.random.default_rng(seed)
         self.tokens = [document.tokens for document in documents]
         self.bytes_per_symbol = sum(document.raw_bytes for document in documents) / sum(map(len, self.tokens))
@@ -47,7 +53,12 @@ class Auditor:
 
     def run(self, on_phase=lambda name, total: None):
         """The rows of eval.json's "audits". Raises BoxFailure if a box fails that scored well before."""
-        rows = [row("softmax and sweep", "constructed", "logits by value: the scorer normalises every row itself"),
+        if self.opened is None:
+            softmax = row("softmax and sweep", "constructed", "logits by value: the scorer normalises every row itself")
+        else:
+            softmax = row("softmax", "audited", "log-probabilities were claimed; rows opened afterwards hold them",
+                          n=self.opened)
+        rows = [softmax,
                 row("order of reveals", "constructed", "one score a symbol; the next chunk is sent after it is fixed"),
                 row("lossless", "pass", f"{len(self.documents):,} documents decoded where the text is unknown",
                     n=len(self.documents))]
@@ -55,7 +66,7 @@ class Auditor:
         with passes.Boxes(self.submission, 1, self.time_limit, threads=2 if passes.cores() == 1 else 1) as running:
             rows += self._again(running.boxes[0])
         on_phase("blind", None)
-        return rows + [self._blind()]
+        return rows + self._blind_and_sweep()
 
     # ---- the same documents again ----
 
@@ -125,26 +136,53 @@ class Auditor:
 
     # ---- blind ----
 
-    def _blind(self):
-        positions, uniform = self._draw_positions()
+    def _blind_and_sweep(self):
+        """Rows of `blind` and, with claims, of `sweep`."""
+        positions, uniform = self._draw_positions(self.positions)
+        sweeps, uniform_sweeps = self._draw_positions(self.sweeps if self.opened is not None else 0)
         decoys = reference.Decoys(self.tokens, self.rng)
         found = {}  # (document, position) -> recorded minus blind nats of the symbols up to and at it, in its chunk
-        if self.scope == "stream":
-            for number, position in positions:
-                with passes.Boxes(self.submission, 1, self.time_limit) as running:
-                    box = running.boxes[0]
-                    for earlier in range(number):
-                        passes.score_batch(box, [earlier], self.documents, lambda *_: None)
-                    self._blind_lanes(box, [(number, position)], decoys, found)
-        else:
-            with passes.Boxes(self.submission, 1, self.time_limit) as running:
-                # A document's positions one after the other and from the left: what the box could remember of it is
-                # never past the position that it is asked for.
-                for turn in rounds(positions):
-                    box = running.boxes[0]
-                    ends = [self._end(number, position, box.chunk) for number, position in turn]
-                    for batch in passes.plan(ends, box.chunk, "document", min(passes.BATCH_TOKENS, box.capacity)):
-                        self._blind_lanes(box, [turn[place] for place in batch], decoys, found)
+        sums = {}  # (document, position) -> (sum of the probabilities claimed for all symbols, recorded minus new nats)
+        with passes.Boxes(self.submission, 1, self.time_limit) as running:
+            if self.scope == "stream":
+                self._replay(running.boxes[0], positions, sweeps, decoys, found, sums)
+            else:
+                self._blind_documents(running.boxes[0], positions, decoys, found)
+        if sweeps and self.scope != "stream":
+            with passes.Boxes(self.submission, 1, self.time_limit) as running:  # one that knows no text yet
+                for number, position in sorted(sweeps):
+                    self._sweep_lanes(running.boxes[0], number, position, sums)
+        return [self._blind(positions, uniform, found), *([self._sweep(sums, uniform_sweeps)] if sweeps else [])]
+
+    def _blind_documents(self, box, positions, decoys, found):
+        """A document's positions one after the other and from the left: what the box could remember of it is never past
+        the position that it is asked for."""
+        for turn in rounds(positions):
+            ends = [self._end(number, position, box.chunk) for number, position in turn]
+            for batch in passes.plan(ends, box.chunk, "document", min(passes.BATCH_TOKENS, box.capacity)):
+                self._blind_lanes(box, [turn[place] for place in batch], decoys, found)
+
+    def _replay(self, box, positions, sweeps, decoys, found, sums):
+        """The stream again up to the last position. Before each chunk the box is asked about decoys in its place, from
+        the left."""
+        blind, swept = set(positions), set(sweeps)
+        asked = {}
+        for number, position in sorted(blind | swept):
+            asked.setdefault(number, []).append(position)
+        for number in range(max(asked) + 1):
+            def before(begin, chunk):
+                for position in asked.get(number, ()):
+                    if not begin <= position < begin + chunk.shape[1]:
+                        continue
+                    if (number, position) in blind:
+                        altered = self._altered(number, position, begin + chunk.shape[1], decoys)
+                        self._compare(number, position, begin, 0, passes.ask(box, altered[None, begin:]), found)
+                    if (number, position) in swept:
+                        sums[number, position] = self._sum(box, number, position, chunk[:, :position - begin + 1])
+            for _ in passes.walk(box, [self.tokens[number]], before):
+                pass
+
+    def _blind(self, positions, uniform, found):
         at = np.array([found[place][-1] for place in positions])
         drawn = [number for number, _ in positions]
         worst = max(positions, key=lambda place: np.nan_to_num(np.abs(found[place]), nan=np.inf).max())
@@ -165,17 +203,23 @@ class Auditor:
                    problem or f"{len(positions):,} positions in {len(set(drawn)):,} documents", n=len(positions),
                    misses=self._missed(uniform, "positions"), blind_bpb=estimate)
 
-    def _draw_positions(self):
+    @functools.cached_property
+    def _gain(self):
+        """Nats by which the pass beats the reference model at each symbol of the split [T]; 0 beyond the reference."""
+        expected = reference.adaptive_nats(self.tokens, self.submission.vocab_size)
+        gain = np.zeros(sum(map(len, self.tokens)))
+        known = np.concatenate(expected)
+        gain[:len(known)] = np.maximum(0, known - np.concatenate(self.ledger.nats[:len(expected)]))
+        return gain
+
+    def _draw_positions(self, count):
         """([(document, position)], how many of them are uniform, which come first): the others where the pass beats the
         reference model, in proportion to the nats."""
         lengths = np.array([len(symbols) for symbols in self.tokens])
-        count = min(self.stream_positions if self.scope == "stream" else self.positions, int(lengths.sum()))
+        count = min(count, int(lengths.sum()))
         starts = np.cumsum(lengths) - lengths
         uniform = self.rng.choice(int(lengths.sum()), (count + 1) // 2, replace=False)
-        expected = reference.adaptive_nats(self.tokens, self.submission.vocab_size)
-        gain = np.zeros(int(lengths.sum()))
-        known = np.concatenate(expected)
-        gain[:len(known)] = np.maximum(0, known - np.concatenate(self.ledger.nats[:len(expected)]))
+        gain = self._gain.copy()
         gain[uniform] = 0
         aimed = min(count // 2, np.count_nonzero(gain))
         drawn = np.concatenate([uniform, self.rng.choice(len(gain), aimed, replace=False, p=gain / gain.sum())
@@ -186,22 +230,71 @@ class Auditor:
     def _end(self, number, position, chunk):
         return min(len(self.tokens[number]), (position // chunk + 1) * chunk)
 
+    def _altered(self, number, position, end, decoys):
+        """The first `end` symbols of a document, with decoys from `position` on."""
+        truth = self.tokens[number]
+        symbols = truth[:end].copy()
+        symbols[position:] = decoys.draw(end - position, int(truth[position - 1]) if position else passes.BOS,
+                                         int(truth[position]))
+        if end == len(truth) and position < end - 1:
+            symbols[-1] = passes.BOS
+        return symbols
+
     def _blind_lanes(self, box, lanes, decoys, found):
-        altered = []
-        for number, position in lanes:
-            truth, end = self.tokens[number], self._end(number, position, box.chunk)
-            symbols = truth[:end].copy()
-            symbols[position:] = decoys.draw(end - position, int(truth[position - 1]) if position else passes.BOS,
-                                             int(truth[position]))
-            if end == len(truth) and position < end - 1:
-                symbols[-1] = passes.BOS
-            altered.append(symbols)
-        for lane, begin, rows in passes.walk(box, altered):
+        altered = [self._altered(number, position, self._end(number, position, box.chunk), decoys)
+                   for number, position in lanes]
+        for lane, begin, count, nats in passes.walk(box, altered):
             number, position = lanes[lane]
-            if begin <= position < begin + len(rows):
-                truth = self.tokens[number][begin:position + 1]
-                found[number, position] = (self.ledger.nats[number][begin:position + 1]
-                                           - token_nats(rows[:len(truth)], truth))
+            if begin <= position < begin + count:
+                self._compare(number, position, begin, lane, nats, found)
+
+    def _compare(self, number, position, begin, lane, nats, found):
+        """Enter what the true symbols from `begin` up to `position` cost in the pass more than they do now."""
+        recorded = self.ledger.nats[number][begin:position + 1]
+        found[number, position] = recorded - nats(lane, self.tokens[number][begin:position + 1])
+
+    # ---- sweep ----
+
+    def _sweep_lanes(self, box, number, position, sums):
+        """The same document up to `position` in all lanes of a batch, and the sweep there."""
+        lanes = max(1, min(self.submission.vocab_size, min(passes.BATCH_TOKENS, box.capacity) // box.chunk))
+
+        def before(begin, chunk):
+            if begin + chunk.shape[1] > position:
+                sums[number, position] = self._sum(box, number, position, chunk)
+        for _ in passes.walk(box, [self.tokens[number][:position + 1]] * lanes, before):
+            pass
+
+    def _sum(self, box, number, position, chunk):
+        """(sum of the probabilities that are claimed for all symbols at the end of `chunk` [B, n], which is `position`;
+        recorded minus new nats of the true one). A box that behaves now, or claims little for all, misses the latter:
+        it cannot know which symbol is the true one."""
+        total, delta = 0.0, math.nan
+        symbols = self.rng.permutation(self.submission.vocab_size)
+        for begin in range(0, len(symbols), len(chunk)):
+            some = symbols[begin:begin + len(chunk)]
+            sent = chunk.copy()
+            sent[:len(some), -1] = some
+            claimed = box.claimed(sent)[:len(some), -1]
+            total += float(np.exp(-claimed).sum())
+            for nats in claimed[some == self.tokens[number][position]]:
+                delta = float(self.ledger.nats[number][position] - nats)
+        return total, delta
+
+    def _sweep(self, sums, uniform):
+        def badness(place):
+            total, delta = sums[place]
+            return np.nan_to_num(max(total - 1, abs(delta)) if total == total else np.inf, nan=np.inf)
+        worst = max(sums, key=badness)
+        total, delta = sums[worst]
+        where = f"symbol {worst[1]} of document {self.documents[worst[0]].id}"
+        verdict, detail = "pass", (f"{len(sums)} positions, all {self.submission.vocab_size:,} symbols, largest sum "
+                                   f"{max(total for total, _ in sums.values()):.6f}")
+        if not total <= math.exp(self.tolerance):
+            verdict, detail = "fail", f"the probabilities claimed for all symbols at {where} sum to {total:.4f}"
+        elif not abs(delta) <= self.tolerance:
+            verdict, detail = "fail", f"at {where} {-delta:+.4f} nats more are claimed when every symbol is asked for"
+        return row("sweep", verdict, detail, n=len(sums), misses=self._missed(uniform, "positions"))
 
     def _missed(self, count, unit):
         """The largest cheat that `count` uniform draws miss with probability POWER: a share f of the units with
@@ -233,7 +326,7 @@ def signed_noise(deltas, drift_bpb):
 
 
 def row(audit, verdict, detail, **fields):
-    """A row of the table of audits. verdict: pass | fail | note | constructed | not applicable."""
+    """A row of the table of audits. verdict: pass | fail | note | constructed | audited | not applicable."""
     return {"audit": audit, "verdict": verdict, "detail": detail, **fields}
 
 

@@ -3,10 +3,11 @@
 The box is `python -I` in its own temporary directory, in its own session, with an environment of a few names, no
 inherited descriptor but its channels, and the layers of confine.py. Whatever it does (crash, hang, flood, a wrong
 shape, NaN) ends in one BoxFailure with a one-line verdict; the whole process group is then killed, with it a process
-namespace, and the directory removed. The directory of a scorer that was itself killed is removed by the next one.
+namespace or a control group, and the directory removed. The directory of a scorer that was itself killed is removed by
+the next one.
 
-NOT covered: see confine.py. Where the process namespace is missing and processes are allowed (on a GPU), one that the
-artifact moves into a session of its own outlives the box.
+NOT covered: see confine.py. Where the process namespace and the control group are missing and processes are allowed (on
+a GPU), one that the artifact moves into a session of its own outlives the box.
 """
 
 import collections
@@ -28,18 +29,18 @@ import time
 
 import numpy as np
 
-from scoring import ScoringError, packages, protocol
+from scoring import ScoringError, cgroup, confine, packages, protocol
 
 BOX_FILES = ("worker.py", "protocol.py", "confine.py")
 CAPACITY_LOGITS = 1 << 27  # of one call: shared memory of 0.5 GiB, of which only what is used is real
-PREFIX, LOCK = "golf-box-", "lock"
+PREFIX, LOCK = cgroup.PREFIX, "lock"
 MAX_OUTPUT_BYTES = 1 << 23  # of stdout and stderr together; a training script prints far less
 TAIL_BYTES = 2000
 SCOPES = ("none", "document", "stream")
 
 
 class BoxFailure(ScoringError):
-    """The box did not keep the protocol. `kind`: crash | hang | flood | not-a-number | shape | protocol."""
+    """The box did not keep the protocol. `kind`: crash | hang | flood | not-a-number | shape | claims | protocol."""
 
     def __init__(self, kind, text):
         super().__init__(f"FAILED ({kind}): {text}")
@@ -60,22 +61,31 @@ class Submission:
 class Box:
     """One running box. Call load() once, then start/logits/commit; always kill() and then close()."""
 
-    def __init__(self, submission, threads, time_limit, gpu=None, memory_bytes=None):
+    def __init__(self, submission, threads, time_limit, gpu=None, memory_bytes=None, gpu_fraction=1.0):
         """Start the interpreter with `threads` CPU threads; `time_limit` seconds from now everything must be done.
-        memory_bytes: limit on its private memory (not held with a GPU)."""
+        memory_bytes: limit on its private memory (with a GPU only where the kernel grants a control group);
+        gpu_fraction: of the GPU's memory."""
         self.vocab_size = submission.vocab_size
         self.capacity = CAPACITY_LOGITS // self.vocab_size  # tokens of one call
         self.time_limit = time_limit
         self.deadline = time.monotonic() + time_limit
         self.layers, self.scope, self.chunk, self.device = [], None, 0, ""
+        self.claims, self.opened = False, 0  # of a box with `claims`: rows that it opened
         self.clock = {}
         self._tail, self._output_bytes, self._stage = collections.deque(), 0, "starting"
         self.directory, self._lock = _make_directory()
+        self.group = None
         try:
+            if memory_bytes is not None:
+                shared = protocol.memory_bytes(self.capacity, self.vocab_size)  # counts for whoever touches it first
+                name = os.path.basename(self.directory)
+                self.group = cgroup.make(name, memory_bytes + shared, confine.MAX_PROCESSES)
             self._write_files(submission)
             self._make_memory()
-            self._launch(threads, gpu, memory_bytes)
+            self._launch(threads, gpu, memory_bytes, gpu_fraction)
         except BaseException:
+            if self.group is not None:
+                cgroup.remove(self.group)
             shutil.rmtree(self.directory, ignore_errors=True)
             os.close(self._lock)
             raise
@@ -104,9 +114,10 @@ class Box:
                 self.memory_fd = os.dup(file.fileno())
             os.ftruncate(self.memory_fd, size)
         buffer = mmap.mmap(self.memory_fd, size)
-        self._tokens, self._logits = protocol.memory_views(np, buffer, self.capacity, self.vocab_size)
+        views = protocol.memory_views(np, buffer, self.capacity, self.vocab_size)
+        self._tokens, self._logits, self._claims = views
 
-    def _launch(self, threads, gpu, memory_bytes):
+    def _launch(self, threads, gpu, memory_bytes, gpu_fraction):
         command_in, self._command = os.pipe()
         self._reply, reply_out = os.pipe()
         self._output, output_in = os.pipe()
@@ -114,6 +125,7 @@ class Box:
                    "capacity": self.capacity, "vocab_size": self.vocab_size, "threads": threads,
                    "cpu_seconds": int((self.time_limit + 60) * (os.cpu_count() or 1)),
                    "memory_bytes": memory_bytes if gpu is None else None, "processes": gpu is not None,
+                   "group": self.group, "gpu_fraction": gpu_fraction,
                    "close": [command_in, reply_out, self.memory_fd], **packages.importable()}
         environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8",
                        "HOME": self.work, "TMPDIR": self.work,
@@ -161,7 +173,7 @@ class Box:
         self._stage = "building the model"
         ready = self._receive("ready")
         self.clock = {"start": started - begin, "decode": decoded - started, "build": time.monotonic() - decoded}
-        self.scope, self.chunk = ready.get("scope"), ready.get("chunk")
+        self.scope, self.chunk, self.claims = ready.get("scope"), ready.get("chunk"), ready.get("claims") is True
         self.device = _printable(str(ready.get("device")))
         if self.scope not in SCOPES:
             raise BoxFailure("protocol", f"the script's Scorer has scope {_printable(repr(self.scope))}; "
@@ -183,6 +195,25 @@ class Box:
         """Send a chunk's tokens [B, C] int64, wait, and return the logits float32 [B*C, V] as a view of shared memory.
 
         The box can still write there: read each row once, into memory of your own."""
+        self._chunk(tokens)
+        return self._logits[:tokens.size]
+
+    def claimed(self, tokens):
+        """As logits(), of a box with `claims`: what it claims to be the nats of each token, float64 [B, C], a copy."""
+        self._chunk(tokens)
+        return -self._claims[:tokens.size].reshape(tokens.shape)
+
+    def rows(self, places):
+        """Of a box with `claims`: the rows float32 [n, V] at `places` (int [n], in the flattened chunk) of the last
+        chunk, as a view of shared memory; read each once. At most 4,096 of them."""
+        self._stage = "opening rows"
+        self._send("rows", places=[int(place) for place in places])
+        if self._receive("rows").get("count") != len(places):
+            raise BoxFailure("shape", f"the box did not open the {len(places)} rows that it was asked for")
+        self.opened += len(places)
+        return self._logits[:len(places)]
+
+    def _chunk(self, tokens):
         lanes, length = tokens.shape
         self._stage = "scoring"
         self._tokens[:tokens.size] = tokens.reshape(-1)
@@ -192,7 +223,6 @@ class Box:
             due = [lanes, length, self.vocab_size]
             raise BoxFailure("shape", f"logits have shape {_printable(repr(shape))}, not {due} "
                              "(lanes, tokens, vocabulary of the artifact's tokenizer)")
-        return self._logits[:tokens.size]
 
     def commit(self):
         """The chunk's score is fixed; the box may adapt on it now."""
@@ -214,6 +244,8 @@ class Box:
             os.killpg(self.process.pid, signal.SIGKILL)
         except (ProcessLookupError, PermissionError):
             pass
+        if self.group is not None:
+            cgroup.kill(self.group)
 
     def close(self):
         """Kill, collect, and remove the directory. No other thread may be using the box any more."""
@@ -224,7 +256,9 @@ class Box:
             os.close(fd)
         if not self._drainer.is_alive():  # else a process that left the session still holds the pipe
             os.close(self._output)
-        del self._tokens, self._logits
+        del self._tokens, self._logits, self._claims
+        if self.group is not None:
+            cgroup.remove(self.group)
         _remove_tree(self.directory)
         os.close(self._lock)
 
@@ -301,6 +335,7 @@ def remove_stale(older_than=60):
     """Remove the directories of this user's scorers that were killed: nobody holds their lock any more.
 
     older_than: seconds; a directory without a lock may be one that is just being made."""
+    cgroup.remove_stale(older_than)
     for directory in glob.glob(os.path.join(tempfile.gettempdir(), PREFIX + "*")):
         try:
             status = os.stat(directory, follow_symlinks=False)

@@ -7,7 +7,8 @@ written), a seccomp filter in classic BPF (which system calls), resource limits.
 
 NOT covered: bugs of the kernel; the shared hardware (caches, timing); names, sizes and times of files, which stat()
 tells even where reading is refused; a GPU's memory and driver. On a GPU the box may start processes (Triton calls a
-compiler) and its memory has no limit, because CUDA reserves address space far beyond what it uses.
+compiler), and only a control group (cgroup.py) limits its memory, because CUDA reserves address space far beyond what
+it uses.
 """
 
 import ctypes
@@ -90,11 +91,12 @@ def confine(options):
     """Apply every layer that the kernel grants; must run while the process has one thread. Returns [(layer, active,
     note)] in the process that may go on.
 
-    options: cpu_seconds; memory_bytes (None: no limit); processes (bool: may start some); packages (paths that may be
-    imported); close (descriptors that only that process keeps). With a process namespace the caller's process stays
-    outside as a guardian that waits and passes on the exit status (128 + signal); this function returns in a
-    grandchild."""
+    options: cpu_seconds; memory_bytes (None: no limit but the group's); group (folder of a control group, or None);
+    processes (bool: may start some); packages (paths that may be imported); close (descriptors that only that process
+    keeps). With a process namespace the caller's process stays outside as a guardian that waits and passes on the exit
+    status (128 + signal); this function returns in a grandchild."""
     layers = {"own session, no inherited descriptors, empty environment": (os.getsid(0) == os.getpid(), "")}
+    grouped, group_note = _join(options["group"])  # first: children are born into it, and later no file opens
     root = os.getuid() == 0 and _read("/proc/self/uid_map").split() == ["0", "0", "4294967295"]
     got, reason = _namespaces()
     layers["ends with the scorer"] = _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -115,9 +117,10 @@ def confine(options):
     processes = _limit("RLIMIT_NPROC", MAX_PROCESSES, "processes and threads")
     layers["limit on processes"] = processes if got & CLONE_NEWUSER else (False, "needs a user namespace of its own")
     if options["memory_bytes"] is None:
-        layers["limit on memory"] = False, "not possible with CUDA"
+        layers["limit on memory"] = grouped, group_note
     else:
-        layers["limit on memory"] = _limit("RLIMIT_DATA", options["memory_bytes"], "bytes of private memory")
+        active, note = _limit("RLIMIT_DATA", options["memory_bytes"], "bytes of private memory")
+        layers["limit on memory"] = active, f"{note}; {group_note}" if grouped else note
     layers["no new privileges"] = _prctl(PR_SET_NO_NEW_PRIVS, 1)
     layers["Landlock: files"] = _landlock(options)
     filtered = _seccomp(options["processes"])
@@ -128,6 +131,8 @@ def confine(options):
     if root:  # the kernel does not hold RLIMIT_NPROC against root
         layers["limit on processes"] = none, ("no new processes, and threads end at the limit on memory" if none
                                               else "root is above it")
+    if grouped and not layers["limit on processes"][0]:
+        layers["limit on processes"] = True, f"{MAX_PROCESSES:,} processes and threads in its control group"
     return [(name, active, note if active else f"{note}: {OPEN[name]}" if note else OPEN[name])
             for name, (active, note) in layers.items()]
 
@@ -195,6 +200,18 @@ def _own_proc(got):
             or libc.mount(b"proc", b"/proc", b"proc", ctypes.c_ulong(2 | 4 | 8), None)):  # nosuid, nodev, noexec
         return False, _error()
     return True, ""
+
+
+def _join(group):
+    """Enter the control group that the scorer made, if there is one."""
+    if group is None:
+        return False, "with CUDA it needs a control group (v2) that the scorer may make"
+    try:
+        with open(os.path.join(group, "cgroup.procs"), "w", encoding="ascii") as file:
+            file.write("0")  # the writer itself (cgroups(7))
+    except OSError as error:
+        return False, f"its control group cannot be joined ({error.strerror})"
+    return True, f"control group of {_read(os.path.join(group, 'memory.max')).strip()} bytes"
 
 
 def _prctl(option, value):

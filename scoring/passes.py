@@ -20,6 +20,8 @@ from scoring.likelihood import Ledger, token_nats
 BOS = 1  # id of the document boundary, and so of the end symbol
 BATCH_TOKENS = 8192  # of one call; larger is no faster on a CPU, and a chunk longer than this is still one call
 MIN_MEMORY_BYTES = 1 << 30  # of a box; torch alone takes a third of it
+OPENED_ROWS = 4  # of each chunk, of a box with `claims`
+CLAIM_TOLERANCE = 1e-3  # nats between a claim and its own row: float32 on both sides
 MIN_FILL = 0.75  # a batch takes a document only if it has at least this share of the windows of the longest
 
 
@@ -53,10 +55,30 @@ def plan(lengths, chunk, scope, batch_tokens):
     return batches
 
 
-def walk(box, lanes):
-    """Run lanes (each int64 [T]) of new documents through a box, chunk by chunk. Yields (lane, begin, rows) with rows
-    float32 [n, V], a view of shared memory for symbols begin.. of that lane; the chunk is committed when the next one
-    is asked for. Raises BoxFailure."""
+def ask(box, chunk):
+    """Send a chunk int64 [B, C]. Returns a function nats(lane, symbols) -> float64 [n]: of `symbols` in the place of
+    the first n of that lane, whatever was sent there. Call it before the next chunk, for rows are read from shared
+    memory then. With `claims`, the nats of what was sent are the box's claims; for all else it must open the row."""
+    length = chunk.shape[1]
+    if not box.claims:
+        rows = box.logits(chunk)
+        return lambda lane, symbols: token_nats(rows[lane * length:lane * length + len(symbols)], symbols)
+    claimed = box.claimed(chunk)
+
+    def nats(lane, symbols):
+        found = claimed[lane, :len(symbols)].copy()
+        others = np.flatnonzero(chunk[lane, :len(symbols)] != symbols)
+        if len(others):
+            found[others] = token_nats(box.rows(lane * length + others), symbols[others])
+        return found
+    return nats
+
+
+def walk(box, lanes, before=None):
+    """Run lanes (each int64 [T]) of new documents through a box, chunk by chunk. Yields (lane, begin, count, nats): the
+    chunk holds `count` symbols of that lane from begin on, `nats` is the function of ask(). The chunk is committed when
+    the next one is asked for. before(begin, chunk) may first ask for other chunks in the place of this one. Raises
+    BoxFailure."""
     longest = max(map(len, lanes))
     box.start(len(lanes))
     for begin in range(0, longest, box.chunk):
@@ -65,21 +87,40 @@ def walk(box, lanes):
         for lane, symbols in enumerate(lanes):
             part = symbols[begin:begin + length]
             chunk[lane, :len(part)] = part
-        logits = box.logits(chunk)
-        for lane, symbols in enumerate(lanes):
-            count = min(length, len(symbols) - begin)
-            if count > 0:
-                yield lane, begin, logits[lane * length:lane * length + count]
+        if before is not None:
+            before(begin, chunk)
+        nats = ask(box, chunk)
+        counts = np.array([min(length, max(0, len(symbols) - begin)) for symbols in lanes])
+        for lane in np.flatnonzero(counts):
+            yield int(lane), begin, int(counts[lane]), nats
+        if box.claims:
+            _open_rows(box, chunk, counts, nats)
         box.commit()
 
 
-def checked_nats(rows, symbols, begin, name):
-    """token_nats of rows [n, V], or BoxFailure if one of them is no finite number."""
-    nats = token_nats(rows, symbols)
-    if not np.isfinite(nats).all():
-        where = int(np.flatnonzero(~np.isfinite(nats))[0])
-        what = "give the symbol probability zero" if nats[where] == np.inf else "hold NaN or infinity"
-        raise BoxFailure("not-a-number", f"logits {what} at symbol {begin + where} of document {name}")
+def _open_rows(box, chunk, counts, nats):
+    """Draw rows now that the claims are fixed: each must hold what was claimed. This finds faults, not liars, who could
+    make up a row that fits: audits.py asks boxes that do not know the symbol."""
+    length = chunk.shape[1]
+    places = np.flatnonzero(np.arange(length) < counts[:, None])
+    drawn = np.random.default_rng().choice(places, min(OPENED_ROWS, len(places)), replace=False)
+    claims = np.array([nats(place // length, chunk[place // length])[place % length] for place in drawn])
+    symbols = chunk.reshape(-1)[drawn]
+    rows = token_nats(box.rows(drawn), symbols)
+    wrong = np.flatnonzero(~np.isclose(claims, rows, rtol=0, atol=CLAIM_TOLERANCE))
+    if len(wrong):
+        raise BoxFailure("claims", f"{claims[wrong[0]]:.4f} nats were claimed for a symbol that costs "
+                         f"{rows[wrong[0]]:.4f} in the box's own row")
+
+
+def checked(nats, begin, name):
+    """nats [n] of symbols begin.. of a document, or BoxFailure if one of them is no finite number, or below 0."""
+    wrong = np.flatnonzero(~(np.isfinite(nats) & (nats >= 0)))
+    if len(wrong):
+        first = nats[wrong[0]]
+        what = ("logits give the symbol probability zero" if first == np.inf else
+                "a probability above one is claimed" if first < 0 else "logits hold NaN or infinity")
+        raise BoxFailure("not-a-number", f"{what} at symbol {begin + int(wrong[0])} of document {name}")
     return nats
 
 
@@ -87,10 +128,9 @@ def score_batch(box, batch, documents, commit):
     """Run one batch of documents through a box; commit(number, begin, nats) takes every symbol's score. Raises
     BoxFailure."""
     lanes = [documents[number].tokens for number in batch]
-    for lane, begin, rows in walk(box, lanes):
+    for lane, begin, count, nats in walk(box, lanes):
         number = batch[lane]
-        symbols = lanes[lane][begin:begin + len(rows)]
-        commit(number, begin, checked_nats(rows, symbols, begin, documents[number].id))
+        commit(number, begin, checked(nats(lane, lanes[lane][begin:begin + count]), begin, documents[number].id))
 
 
 class Boxes:
@@ -109,11 +149,11 @@ class Boxes:
         try:
             for number in range(self.count):
                 gpu = devices[number % len(devices)] if devices else None
-                self.boxes.append(Box(self.submission, self.threads, self.time_limit, gpu, memory_share(self.count)))
+                self.boxes.append(Box(self.submission, self.threads, self.time_limit, gpu, memory_share(self.count),
+                                      1 / math.ceil(self.count / max(1, len(devices)))))
             self.each(Box.load, self.boxes)
-            scope, chunk = self.boxes[0].scope, self.boxes[0].chunk
-            if any((box.scope, box.chunk) != (scope, chunk) for box in self.boxes):
-                raise BoxFailure("protocol", "boxes of one artifact disagree on scope or chunk")
+            if len({(box.scope, box.chunk, box.claims) for box in self.boxes}) > 1:
+                raise BoxFailure("protocol", "boxes of one artifact disagree on scope, chunk or claims")
         except BaseException:
             self.__exit__()
             raise

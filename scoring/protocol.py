@@ -1,14 +1,17 @@
 """Messages and shared memory between the scorer and a box. The box gets a copy of this file: standard library only.
 
 A message is a frame on a pipe: 4 bytes little-endian length, then that many bytes of JSON (one object). Arrays go
-through one piece of shared memory: `capacity` int64 tokens, then `capacity` rows of `vocab_size` float32 logits.
+through one piece of shared memory: `capacity` int64 tokens, then `capacity` rows of `vocab_size` float32 logits, or in
+the place of the rows `capacity` float64 log-probabilities.
 
     scorer -> box                       box -> scorer
                                         hello    {layers}: confined, nothing of the artifact was loaded yet
                                         decoded  {}: train_gpt.py and decode.py imported, weights decoded
-                                        ready    {scope, chunk, device}: the model stands
+                                        ready    {scope, chunk, claims, device}: the model stands
     start  {lanes}                      -
-    chunk  {lanes, length}              logits   {shape}: the rows lie in shared memory
+    chunk  {lanes, length}              logits   {shape}: the rows lie in shared memory; with `claims` only the
+                                                 log-probability of each token, and the rows stay in the box
+    rows   {places}                     rows     {count}: these rows of the last chunk lie in shared memory (`claims`)
     committed {}                        -
     threads {count}                     -        (scope "stream": one box works, so it gets all cores)
     files {}                            files    {files}: paths opened outside libraries and the box, as the box says
@@ -16,7 +19,7 @@ through one piece of shared memory: `capacity` int64 tokens, then `capacity` row
 
 A chunk's tokens [lanes, length] lie in shared memory when `chunk` is sent. `committed` follows when the scorer has
 copied the logits and fixed the score; only then may the box adapt, and only then does the next chunk exist in shared
-memory.
+memory. Audits send several chunks for one place before `committed`, which holds for the last of them.
 
 NOT covered: everything after `hello` may have been written by the artifact's code, so the scorer believes no reply
 beyond the order of messages; frames are bounded and a shape is checked against what was asked for.
@@ -79,7 +82,9 @@ def memory_bytes(capacity, vocab_size):
 
 
 def memory_views(numpy, buffer, capacity, vocab_size):
-    """(tokens int64 [capacity], logits float32 [capacity, vocab_size]) as views of the shared memory `buffer`."""
+    """(tokens int64 [capacity], logits float32 [capacity, vocab_size], claims float64 [capacity]) as views of the
+    shared memory `buffer`; logits and claims overlap. vocab_size >= 2."""
     tokens = numpy.frombuffer(buffer, numpy.int64, capacity)
     logits = numpy.frombuffer(buffer, numpy.float32, capacity * vocab_size, 8 * capacity)
-    return tokens, logits.reshape(capacity, vocab_size)
+    claims = numpy.frombuffer(buffer, numpy.float64, capacity, 8 * capacity)
+    return tokens, logits.reshape(capacity, vocab_size), claims

@@ -106,6 +106,8 @@ def print_report(result, path):
                   + ("Causality inside a chunk was promised by the artifact, not audited: see --audit."
                      if result["audit"] == "none" else "Causality inside a chunk was sampled: see audits."),
                   highlight=False)
+    if result["probabilities"] == "audited":
+        console.print("Probabilities were claimed by the artifact and audited, not constructed from its logits.")
     if result["scope"] == "stream":
         console.print("The artifact adapts over the whole stream: its documents are not independent, "
                       "the interval is too narrow.")

@@ -6,9 +6,10 @@ length; with scope "stream" one box sees all of them in the order of the file. T
 symbol. A run scores every symbol exactly once or has no score: where a rule needs a number for a failed run, each of
 its bytes costs 8 bits.
 
-By construction here: a normalised distribution per symbol, one pass, score before update, no look at later chunks, the
-raw-byte denominator, the lossless tokenizer. Sampled by audits.py: causality inside a chunk (a box is given the tokens
-of a chunk at once, teacher forcing), and that the scope is what it says.
+By construction here: a normalised distribution per symbol (unless the artifact claims log-probabilities: then audited),
+one pass, score before update, no look at later chunks, the raw-byte denominator, the lossless tokenizer. Sampled by
+audits.py: causality inside a chunk (a box is given the tokens of a chunk at once, teacher forcing), and that the scope
+is what it says.
 
 NOT covered: the shape of a batch tells a box roughly how long its documents are: lanes that have ended are padded with
 id 0.
@@ -146,10 +147,14 @@ def score(artifact_path, data_dir, split, processes=None, time_limit=600, certif
     seed = secrets.randbits(64) if seed is None else seed
     started = time.monotonic()
     rows = [audits.plausibility(whole["bpb"], artifact["bytes"])]
+    claims = boxes[0].claims
+    if claims and audit == "none":
+        audit = "quick"  # without one, claims are worth nothing
     if audit == "quick" and rows[0]["verdict"] == "note":
         audit = "full"
     if audit != "none":
-        auditor = audits.Auditor(submission, documents, ledger, boxes[0].scope, audit, time_limit, seed)
+        opened = sum(box.opened for box in boxes) if claims else None
+        auditor = audits.Auditor(submission, documents, ledger, boxes[0].scope, audit, time_limit, seed, opened)
         rows += auditor.run(on_phase)
     if fresh:
         rows.append(_fresh(submission, tokenizer, documents, others, whole, processes, time_limit, certify, fresh,
@@ -169,6 +174,7 @@ def score(artifact_path, data_dir, split, processes=None, time_limit=600, certif
         "device": boxes[0].device, "processes": len(boxes),
         "clock": {phase: round(seconds, 3) for phase, seconds in clock.items()},
         "tokens_per_second": round(tokens / clock["score"], 1), "sandbox": boxes[0].layers,
+        "probabilities": "audited" if claims else "constructed",
         "files_opened": files, "certified": certify, "audit": audit, "audit_seed": str(seed), "audits": rows,
         "ledger": [head.hex() for _, head in sorted(ledger.heads.items())],
     }

@@ -5,7 +5,12 @@ Run as `python -I worker.py '{...}'` in a directory that holds train_gpt.py and 
 source), config.json and weights.bin. Floating point: float32 on the CPU; with a CUDA device, autocast to bfloat16.
 
 A script may define `Scorer(model, config)` with `.scope` ("none" | "document" | "stream"), `.chunk` (tokens per call),
-`.start(lanes)`, `.logits(tokens[B,C]) -> [B,C,V]` and `.observe()`. Otherwise PlainScorer below is used.
+`.start(lanes)`, `.logits(tokens[B,C]) -> [B,C,V]` and `.observe()`. Otherwise PlainScorer below is used. State changes
+in start() and observe() only: audits call logits() several times for one place, and observe() is about the last call.
+
+With `Scorer.claims = True` the rows stay here until the chunk is committed, for vocabularies on a GPU whose rows are
+too much to hand over: the scorer gets the log-probability of each token, and single rows that it asks for afterwards.
+Such a score is audited, not constructed (docs/audits.md).
 
 NOT covered: once the artifact is imported it can change anything in this process. What is sent before that (`hello`) is
 the worker's own; the scorer takes nothing after it on trust.
@@ -42,14 +47,25 @@ class PlainScorer:
         """tokens [B, C] int64 -> logits [B, C, V]."""
         import torch
 
-        if self.previous is None:
-            self.previous = torch.full_like(tokens[:, :1], BOS)
-        inputs = torch.cat([self.previous, tokens[:, :-1]], dim=1)
-        self.previous = tokens[:, -1:]
-        return self.model(inputs)
+        previous = torch.full_like(tokens[:, :1], BOS) if self.previous is None else self.previous
+        self.last = tokens[:, -1:]
+        return self.model(torch.cat([previous, tokens[:, :-1]], dim=1))
 
     def observe(self):
-        """The chunk's score is final; a fixed predictor does nothing with it."""
+        """The chunk's score is final; a fixed predictor keeps the last token."""
+        self.previous = self.last
+
+
+def claimed(logits, tokens):
+    """log softmax(logits)[token]: logits [B, C, V], tokens int64 [B, C] -> float32 [B, C], at most 0."""
+    logits = logits.float()
+    target = logits.gather(2, tokens[..., None])[..., 0]
+    return (target - logits.logsumexp(2)).clamp(max=0)
+
+
+def opened(kept, places):
+    """Rows [n, V] at `places` (list of int) of the kept logits [N, V]."""
+    return kept[places]
 
 
 class Worker:
@@ -70,6 +86,8 @@ class Worker:
         torch.set_num_threads(self.options["threads"])
         torch.manual_seed(0)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if self.device.type == "cuda":  # only torch's own allocator keeps to it: for honest artifacts that share a GPU
+            torch.cuda.set_per_process_memory_fraction(self.options["gpu_fraction"])
         sys.path.insert(0, os.getcwd())
         self.stage = "importing train_gpt.py"
         script = importlib.import_module("train_gpt")
@@ -88,7 +106,9 @@ class Worker:
         model = model.to(self.device).float().eval() if self.device.type == "cpu" else model.to(self.device).eval()
         make = getattr(script, "Scorer", PlainScorer)
         self.scorer = make(model, config)
-        self.send("ready", scope=self.scorer.scope, chunk=self.scorer.chunk, device=self.device.type)
+        self.claims = getattr(self.scorer, "claims", False) is True
+        self.send("ready", scope=self.scorer.scope, chunk=self.scorer.chunk, claims=self.claims,
+                  device=self.device.type)
 
     def serve(self):
         """Answer the scorer until it closes the pipe."""
@@ -97,7 +117,7 @@ class Worker:
         capacity, vocab_size = self.options["capacity"], self.options["vocab_size"]
         size = self.protocol.memory_bytes(capacity, vocab_size)
         buffer = mmap.mmap(self.options["memory_fd"], size)
-        token_memory, logit_memory = self.protocol.memory_views(numpy, buffer, capacity, vocab_size)
+        token_memory, logit_memory, claim_memory = self.protocol.memory_views(numpy, buffer, capacity, vocab_size)
         while True:
             self.stage = "waiting"
             try:
@@ -114,25 +134,35 @@ class Worker:
                 lanes, length = message["lanes"], message["length"]
                 # A copy: the scorer will write the next chunk into the same memory.
                 tokens = self.torch.from_numpy(token_memory[:lanes * length].copy()).view(lanes, length).to(self.device)
-                shape = self.answer(tokens, logit_memory)
+                shape = self.answer(tokens, logit_memory, claim_memory)
                 self.send("logits", shape=shape)
+            elif message["op"] == "rows":
+                self.stage = "opening rows"
+                rows = self.torch.from_numpy(logit_memory[:len(message["places"])])
+                rows.copy_(opened(self.kept, message["places"]))
+                self.send("rows", count=len(rows))
             elif message["op"] == "committed":
                 self.stage = "observe()"
+                self.kept = None
                 self.scorer.observe()
             elif message["op"] == "files":
                 self.send("files", files=[path[:200] for path in self.watch.files])
 
-    def answer(self, tokens, logit_memory):
-        """Write the logits for tokens [B, C] into shared memory; returns their shape, and writes nothing if it is not
-        [B, C, V]."""
+    def answer(self, tokens, logit_memory, claim_memory):
+        """Write the logits for tokens [B, C] into shared memory, or what is claimed of them; returns their shape, and
+        writes nothing if it is not [B, C, V]."""
         torch = self.torch
         autocast = torch.autocast("cuda", torch.bfloat16) if self.device.type == "cuda" else contextlib.nullcontext()
         with torch.no_grad(), autocast:
             logits = self.scorer.logits(tokens)
         shape = list(logits.shape)
         if shape == [*tokens.shape, logit_memory.shape[1]]:
-            target = torch.from_numpy(logit_memory[:tokens.numel()]).view(shape)
-            target.copy_(logits.detach())
+            logits = logits.detach()
+            if self.claims:
+                self.kept = logits.flatten(0, 1)
+                torch.from_numpy(claim_memory[:tokens.numel()]).copy_(claimed(logits, tokens).flatten())
+            else:
+                torch.from_numpy(logit_memory[:tokens.numel()]).view(shape).copy_(logits)
         return shape
 
 

@@ -63,7 +63,7 @@ def build_model(config):
     return Model(config)
 """
 
-# Adaptive bigram counts, one table per lane; it also holds the scorer to the order start, (logits, observe)*.
+# Adaptive bigram counts, one table per lane; it also holds the scorer to the order start, (logits+, observe)*.
 ADAPTIVE = SCRIPT + """
 class Scorer:
     scope = "SCOPE"
@@ -81,7 +81,7 @@ class Scorer:
         self.last = torch.ones(lanes, 1, dtype=torch.int64)
 
     def logits(self, tokens):
-        assert self.due == "logits"
+        assert self.due in ("logits", "observe")
         self.due = "observe"
         self.context, self.tokens = torch.cat([self.last, tokens[:, :-1]], 1), tokens
         return self.counts[self.lanes, self.context].log()

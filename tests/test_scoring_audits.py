@@ -28,7 +28,7 @@ def test_honest_adaptive_scorer_passes_and_is_told_apart(world, scope):
     assert {row["verdict"] for row in result["audits"]} <= {"pass", "constructed", "note", "not applicable"}
     assert rows["order"]["verdict"] == ("pass" if scope == "document" else "not applicable")
     assert rows["softmax and sweep"]["verdict"] == rows["order of reveals"]["verdict"] == "constructed"
-    assert rows["blind"]["n"] == (200 if scope == "document" else 1) or result["audit"] == "full"
+    assert rows["blind"]["n"] == 200 or result["audit"] == "full"
     assert rows["blind"]["blind_bpb"] == pytest.approx(result["bpb"], abs=1e-6)
     share = rows["blind"]["misses"]["share"]
     uniform = (rows["blind"]["n"] + 1) // 2
@@ -85,15 +85,13 @@ def test_the_red_team_is_what_was_asked_for():
     assert all(case.expect for case in CHEATS if case.must == "caught")
 
 
-def auditor(lengths, nats, positions=40, scope="document"):
+def auditor(lengths, nats, scope="document"):
     documents = [scoring_score.Document(str(n), "a", "x" * length, length, np.arange(length) % 50 + 4)
                  for n, length in enumerate(lengths)]
     for document in documents:
         document.tokens[-1] = 1
     ledger = type("Ledger", (), {"nats": nats})
-    made = audits.Auditor(box.Submission("", "", {}, b"", 60), documents, ledger, scope, "quick", 1, seed=3)
-    made.positions = positions
-    return made
+    return audits.Auditor(box.Submission("", "", {}, b"", 60), documents, ledger, scope, "quick", 1, seed=3)
 
 
 def test_half_of_the_positions_lie_where_the_pass_beats_the_reference():
@@ -102,7 +100,7 @@ def test_half_of_the_positions_lie_where_the_pass_beats_the_reference():
     lengths = [500, 500, 500]
     nats = [np.full(length, 20.0) for length in lengths]
     nats[1][100:130] = 0.0
-    positions, uniform = auditor(lengths, nats)._draw_positions()
+    positions, uniform = auditor(lengths, nats)._draw_positions(40)
     assert uniform == 20 and len(positions) == len(set(positions)) == 40
     assert all(number == 1 and 100 <= place < 130 for number, place in positions[uniform:])
     assert len({number for number, _ in positions[:uniform]}) == 3

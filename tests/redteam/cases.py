@@ -84,9 +84,13 @@ class Case:
     expect: str = ""  # what the verdict must contain, for cheats that are caught
     twice: bool = False  # score a second time, and let that count
     seconds: int = 120
+    audit: str = "quick"  # level of the audits
 
 
 PEEK = "return rows + 3.0 * torch.nn.functional.one_hot(tokens, self.size)"
+SELDOM = '''
+chosen = ((context * 31 + tokens * 17) % MODULUS == 0)[..., None]
+return rows + 8.0 * chosen * torch.nn.functional.one_hot(tokens, self.size)'''
 
 LOOKING = [
     Case("peeks at the target (13)", "caught", scorer(rows=PEEK), expect="audit blind"),
@@ -165,9 +169,58 @@ def run():
 threading.Thread(target=run, daemon=True).start()"""), expect="audit"),
     Case("stream scope, peeks at every target", "caught", scorer(rows=PEEK) + 'Scorer.scope = "stream"\n',
          expect="audit blind"),
-    Case("stream scope, peeks at one target in 200", "open", scorer(rows='''
-chosen = ((context * 31 + tokens * 17) % 200 == 0)[..., None]
-return rows + 8.0 * chosen * torch.nn.functional.one_hot(tokens, self.size)''') + 'Scorer.scope = "stream"\n'),
+    Case("stream scope, peeks at one pair in 200", "caught", scorer(rows=SELDOM.replace("MODULUS", "200"))
+         + 'Scorer.scope = "stream"\n', expect="audit blind", audit="full"),
+    Case("peeks at 3 of all symbols, fewer than 200 positions find", "open",
+         scorer(rows=SELDOM.replace("MODULUS", "1200"))),
+    Case("noise of 0.02 nats, in which a smaller leak drowns", "caught", scorer(rows='''
+torch.manual_seed(int.from_bytes(os.urandom(4), "big"))
+return rows + 0.04 * torch.rand(rows.shape) + 5e-4 * torch.nn.functional.one_hot(tokens, self.size)''')
+         + 'Scorer.scope = "stream"\n', expect="audit"),
+]
+
+# Behind `Scorer.claims`: the worker's two functions replaced, `claims` changed by LIE, and rows made to fit them.
+CLAIMS = '''
+Scorer.claims = True
+worker = sys.modules["__main__"]
+honest = worker.claimed
+def claimed(logits, tokens):
+    global last
+    claims = lie(logits, tokens, honest(logits, tokens))
+    last = claims.flatten(), tokens.flatten()
+    return claims
+def opened(kept, places):
+    claims, tokens = last
+    rows = kept[places].log_softmax(1)[:, None]
+    return claim(rows, tokens[places, None], claims[places, None].exp())[:, 0]
+worker.claimed, worker.opened = claimed, opened
+def lie(logits, tokens, claims):
+'''
+
+
+def claimer(lie, **methods):
+    """A scorer that hands over claims; lie: body of a function of logits [B,C,V], tokens [B,C] and honest claims."""
+    return scorer(**methods) + CLAIMS + "".join(f"    {line}\n" for line in lie.strip("\n").splitlines())
+
+
+CLAIMED = [
+    Case("claims of a fifth too much for every symbol (1, 2)", "caught",
+         claimer("return (claims + 0.18).clamp(max=0)"), expect="audit sweep"),
+    Case("claims that the box's own rows do not hold (2)", "caught",
+         claimer("return 0.5 * claims") + "worker.opened = lambda kept, places: kept[places]\n",
+         expect=r"FAILED \(claims\)"),
+    Case("claims the best of two experts at the target (5)", "caught",
+         claimer("return torch.maximum(claims, honest(0.3 * logits, tokens))"), expect="audit sweep"),
+    Case("claims too much, but only for symbols that do not come (1)", "caught",
+         claimer("return torch.where((tokens >= 132) & (tokens < 260), -3.0, claims)"), expect="audit sweep"),
+    Case("claims a peek into the targets; rows that peek too (13)", "caught", claimer("return claims", rows=PEEK),
+         expect="audit"),
+    Case("claims too much, and little where it is swept (B0)", "caught", claimer('''
+if len(tokens) > 1 and (tokens[:, :-1] == tokens[:1, :-1]).all(): return claims - 3
+return (claims + 0.18).clamp(max=0)'''), expect="audit sweep"),
+    Case("claims more than certainty (6)", "caught", claimer("return claims.abs()"), expect="above one is claimed"),
+    Case("claims NaN for what it does not like (6)", "caught",
+         claimer("return torch.where(claims < -6, math.nan, claims)"), expect="NaN"),
 ]
 
 STATE = '''
@@ -290,6 +343,10 @@ return rows + 2e-4 * torch.randn(rows.shape)''')),
     Case("gate on its own entropy, target unseen", "pass", scorer(rows='''
 entropy = -(rows.exp() * rows).sum(2, keepdim=True)
 return torch.where(entropy > 3, 0.9 * rows, rows)''')),
+    Case("claims, as the worker makes them from rows", "pass", scorer() + "Scorer.claims = True\n"),
+    Case("claims in half precision, adapting over the stream", "pass",
+         scorer(begin="self.counts = torch.zeros(1, self.size, self.size)", rows=MIX + ".bfloat16()", after=ADAPT)
+         + 'Scorer.scope, Scorer.claims = "stream", True\n'),
 ]
 
-CHEATS = [*LOOKING, *CROSSING, *BROKEN, *GAINLESS, STORED]
+CHEATS = [*LOOKING, *CLAIMED, *CROSSING, *BROKEN, *GAINLESS, STORED]

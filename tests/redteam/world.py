@@ -2,6 +2,7 @@
 case is scored in it."""
 
 import dataclasses
+import functools
 import io
 import json
 import os
@@ -68,16 +69,23 @@ class World:
             np.add.at(counts, (symbols[:-1], symbols[1:]), 1)
         self.table = np.log(counts / counts.sum(axis=1, keepdims=True)).astype(np.float32)
         self.stored = np.concatenate([[1, *self.tokenizer.encode(text)] for text in texts["dev"]]).astype(np.int64)
-        plain = self.artifact(Case("plain", "pass", BASE))
-        self.plain = scoring_score.score(plain, str(self.data), "dev", 1)["bpb"]
+
+    @functools.cached_property
+    def plain(self):
+        """Bits per byte of the honest table."""
+        return scoring_score.score(self.artifact(Case("plain", "pass", BASE)), str(self.data), "dev", 1)["bpb"]
+
+    def contents(self, case):
+        """(fields of Config, weights by name) of a case."""
+        if case is STORED:
+            return {**case.config, "text": len(self.stored)}, {"table": self.table, "text": self.stored}
+        return case.config, {"table": self.table}
 
     def artifact(self, case):
-        script, config, weights = case.script, dict(case.config), {"table": self.table}
+        script, (config, weights) = case.script, self.contents(case)
         for name, value in (("outside", self.outside), ("data", self.data), ("pid", os.getpid()),
                             ("port", self.server.getsockname()[1]), ("fd", self.bait.fileno())):
             script = script.replace("{%s}" % name, str(value))
-        if case is STORED:
-            weights["text"], config["text"] = self.stored, len(self.stored)
         coded = io.BytesIO()
         np.savez_compressed(coded, **weights)
         path = self.folder / f"{hash(case.name):x}.golf"
@@ -87,9 +95,9 @@ class World:
         return str(path)
 
     def score(self, case, fresh):
-        """eval.json's object, with quick audits. Raises ScoringError."""
+        """eval.json's object, with the case's audits. Raises ScoringError."""
         return scoring_score.score(self.artifact(case), str(self.data), "dev", processes=1, time_limit=case.seconds,
-                                   audit="quick", fresh=fresh)
+                                   audit=case.audit, fresh=fresh)
 
     def run(self, case, fresh="gate"):
         """The Outcome of a case; fresh: the split to compare with, or None."""
