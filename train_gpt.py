@@ -293,8 +293,8 @@ def attend_in_blocks(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Causal attention for training on a CPU, where torch's own spends 60% of a step in its backward pass.
 
     Products of whole blocks: those on the diagonal, masked, then for widths w, 2w, 4w ... each odd block of queries
-    with the block of keys before it; with compiled exponentials in between. A column of ones sums the weights. There is no
-    maximum to subtract: Attention bounds the scores.
+    with the block of keys before it; with compiled exponentials in between. There is no maximum to subtract:
+    Attention bounds the scores.
     """
     (B, H, T, K), G, exact = q.shape, k.size(1), torch.promote_types(q.dtype, torch.float32)
     first = 64 if T % 64 == 0 and T & (T - 1) == 0 else T
