@@ -108,7 +108,7 @@ def statements(source: str, name: str) -> list[Statement]:
             inner = [item for _, block in blocks for item in block]
             end = min((getattr(item, "lineno", None) or item.pattern.lineno for item in inner), default=None)
             last = node.end_lineno if end is None else max(start, min(end - 1, node.end_lineno))
-            form = ast.dump(Rename().visit(copy.deepcopy(head)))
+            form = ast.dump(Rename().visit(head))  # in place: nothing below looks at these expressions again
             found.append(Statement(range(start, last + 1), form))
             for _, block in blocks:
                 if isinstance(block[0], ast.stmt):
