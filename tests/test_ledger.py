@@ -249,6 +249,7 @@ def test_notes_show_in_the_table_and_survive_training(root, capsys):
     assert (row["hypothesis"], row["verdict"], row["who"]) == ("wider is better", "discard", "both")
     assert row["status"] == "clock"
     assert ledger.main(["note", "a", "--who", "agent"]) == 2
+    assert ledger.main(["note", "aa", "--verdict", "discard", "--who", "agent"]) == 1  # unknown
 
 
 def test_compare_and_show_give_the_differences(root, capsys):

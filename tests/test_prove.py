@@ -173,6 +173,23 @@ def test_command_proves_a_real_gain_and_pairs_by_seed_only_when_all_match(root, 
     assert "not proven: " in capsys.readouterr().out
 
 
+def test_a_side_of_two_experiments_is_refused_and_a_disturbed_run_named(root, capsys):
+    new, old, size = simulate(np.random.default_rng(2), gain=0.05, seeds=2)
+    a, b = arm(root, "a", new, size, [1, 2]), arm(root, "b", old, size, [1, 2])
+    mixed = ",".join((a.split(",")[0], b.split(",")[1]))
+    assert prove.main([mixed, b]) == 1
+    assert "b2/run.json: another width than" in capsys.readouterr().err
+    for folder, steps in zip(a.split(","), (100, 80)):
+        path = Path(folder) / "run.json"
+        run = json.loads(path.read_text())
+        run["config"]["max_seconds"] = 60.0
+        path.write_text(json.dumps(run | {"steps": steps}))
+    prove.main([a, b, "--json"])
+    output = capsys.readouterr().out
+    assert "one run made 20% fewer steps than another" in " ".join(output.split())
+    assert list(json.loads(output.splitlines()[-1])["claims"][0]["least_share_of_steps"].values()) == [0.8, 1.0]
+
+
 def test_holm_over_the_claims_of_one_command(root, capsys):
     new, old, size = simulate(np.random.default_rng(6), gain=0.03, seeds=4)
     a, b = arm(root, "a", new, size, range(4)), arm(root, "b", old, size, range(10, 14))

@@ -408,6 +408,9 @@ def run_command(options: argparse.Namespace) -> dict:
     if options.command == "note":
         if not (options.hypothesis or options.verdict):
             raise Failure("a note needs --hypothesis or --verdict", code=2)
+        if not options.hypothesis:  # a verdict is on something that the log knows: a misspelt name is not
+            sync(ROOT)
+            rows_of(ROOT, options.run)
         row = note(ROOT, options.run, {key: getattr(options, key) for key in ("hypothesis", "verdict", "who")})
         print(f"row {row['n']}: {options.run}")
         return {"row": row}

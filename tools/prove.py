@@ -25,6 +25,7 @@ from tools.files import Failure, explain, read_json  # noqa: E402
 
 ALPHA, MARGIN = 0.01, 0.0015  # one-sided level; bpb that a gain must exceed (smaller ones are called ties)
 NOT_PROVEN = 3
+EVEN_STEPS = 0.85  # a run with fewer, as a share of another's on the same clock, was disturbed: records keep to 0.9
 SLICE_RESAMPLES = 1000  # of the bootstrap; the whole has proof.RESAMPLES
 MACHINE = ("platform", "device", "threads", "torch", "compute", "compiled", "world_size")  # of run.json's environment
 
@@ -38,6 +39,7 @@ class Arm:
     seeds: list[int]
     machines: list[tuple]
     scores: list[dict]  # eval.json of each seed
+    share_of_steps: float  # steps of the shortest run over those of the longest, where a clock ends them
 
     @property
     def rows(self) -> list[list[dict]]:
@@ -60,11 +62,16 @@ def read_arm(text: str) -> Arm:
     for run, folder in zip(runs, pairs):
         if run["source_sha256"] != runs[0]["source_sha256"]:
             raise Failure(f"{folder[0]}: another script than {pairs[0][0]}: a side is one experiment")
+        other = sorted(key for key in run["config"].keys() | runs[0]["config"].keys()
+                       if key not in ("seed", "run_dir") and run["config"].get(key) != runs[0]["config"].get(key))
+        if other:
+            raise Failure(f"{folder[0]}: another {', '.join(other)} than {pairs[0][0]}: a side is one experiment")
     seeds = [run["seed"] for run in runs]
     if len(set(seeds)) != len(seeds):
         raise Failure(f"{text}: two runs have the same seed")
     machines = [tuple(run["environment"].get(key) for key in MACHINE) for run in runs]
-    return Arm(name, runs[0]["track"], seeds, machines, scores)
+    steps = [run["steps"] for run in runs if run["config"].get("max_seconds") and "steps" in run]
+    return Arm(name, runs[0]["track"], seeds, machines, scores, min(steps) / max(steps) if steps else 1.0)
 
 
 def check_documents(arms: list[Arm]) -> None:
@@ -104,7 +111,8 @@ def compare(new: Arm, old: Arm, margin: float, root: Path | None, variants: int 
         parts[name]["documents"] = len(part.documents)
     signs = [part["gain"] > 0 for part in parts.values() if part["documents"] >= slices.MIN_DOCUMENTS]
     return {"new": new.name, "old": old.name, "track": new.track, "split": new.scores[0]["data"]["split"],
-            "seeds": [len(new.seeds), len(old.seeds)], "paired": paired, "same_machine": len(
+            "seeds": [len(new.seeds), len(old.seeds)], "paired": paired,
+            "least_share_of_steps": {arm.name: arm.share_of_steps for arm in (new, old)}, "same_machine": len(
                 {*new.machines, *old.machines}) == 1, "documents": len(sizes), "margin": margin, **result,
             "variants_tried": tried, "rivals": rivals, "luck_of_the_best": luck,
             "p_of_the_best": min(1.0, rivals * result["p"]), "slices": parts,
@@ -160,6 +168,10 @@ def print_claim(claim: dict) -> None:
                       f"{part['p']:.2g}", f"{part['documents']:,}", style="bold" if name == "all" else "")
     table.caption = "p: of a gain of at most 0; length, position: in bytes; non-ascii: share of the characters"
     Console().print(table)
+    for name, share in claim["least_share_of_steps"].items():
+        if share < EVEN_STEPS:
+            Console().print(f"{name}: one run made {1 - share:.0%} fewer steps than another in the same time: "
+                            "something else ran beside it; run that side again", highlight=False)
     if claim["slices_missing"]:
         Console().print(f"no slices by {' and '.join(claim['slices_missing'])}: some scores are of an older scorer, "
                         "which did not write them; score the artifacts again", highlight=False)
