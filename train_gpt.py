@@ -300,15 +300,15 @@ def attend_in_blocks(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     first = 64 if T % 64 == 0 and T & (T - 1) == 0 else T
     q, k, v = (x.reshape(B * G, -1, T, K) for x in (q / math.sqrt(K), k, v))
     lower, total, weight = torch.ones(first, first, dtype=torch.bool, device=q.device).tril(), 0.0, 0.0
-    for width in [0] + [first << n for n in range((T // first).bit_length() - 1)]:
-        blocks = [x.unflatten(2, (-1, width or first)).transpose(1, 2) for x in (q, k, v)]  # [B G, T/w, heads, w, K]
-        queries, keys, values = (x[:, i :: 2 if width else 1].flatten(2, 3) for x, i in zip(blocks, (width > 0, 0, 0)))
-        scores = (queries @ keys.mT).to(exact).unflatten(2, (-1, width or first)).exp()
-        scores = scores if width else torch.where(lower, scores, 0.0)
-        for_one = F.pad(scores.sum(-1).transpose(1, 2), (width, 0)).flatten(2, 3)  # [B G, heads, T]
-        part = (scores.to(v.dtype).flatten(2, 3) @ values).to(exact).unflatten(2, (-1, width or first))
-        total = total + F.pad(part.transpose(1, 2), (0, 0, width, 0)).flatten(2, 3)  # [B G, heads, T, K]
-        weight = weight + for_one
+    for offset in [0] + [first << n for n in range((T // first).bit_length() - 1)]:  # from queries back to their keys
+        width, every = offset or first, 2 if offset else 1
+        q_, k_, v_ = (x.unflatten(2, (-1, width)).transpose(1, 2) for x in (q, k, v))  # [B G, T/w, heads, w, K]
+        q_, k_, v_ = (x[:, ::every].flatten(2, 3) for x in (q_[:, every - 1 :], k_, v_))
+        scores = (q_ @ k_.mT).to(exact).unflatten(2, (-1, width)).exp()
+        scores = scores if offset else torch.where(lower, scores, 0.0)
+        part = (scores.to(v.dtype).flatten(2, 3) @ v_).to(exact).unflatten(2, (-1, width))
+        total = total + F.pad(part.transpose(1, 2), (0, 0, offset, 0)).flatten(2, 3)  # [B G, heads, T, K]
+        weight = weight + F.pad(scores.sum(-1).transpose(1, 2), (offset, 0)).flatten(2, 3)  # [B G, heads, T]
     return (total / weight[..., None]).to(q.dtype).view(B, H, T, K)
 
 
@@ -476,8 +476,9 @@ class GPT(nn.Module):
 
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Mean negative log-likelihood of targets [B, T] in nats per token."""
-        c, z = 2 * self.config.logit_softcap, F.linear(self.hidden(tokens), self.embed.weight)
-        y = c * torch.sigmoid(z.to(torch.promote_types(z.dtype, torch.float32)) * (2 / c) * 2)
+        cap, z = self.config.logit_softcap, F.linear(self.hidden(tokens), self.embed.weight)
+        # cap * tanh(z / cap) + cap: at most 2 cap, so there is no maximum to subtract
+        y = 2 * cap * torch.sigmoid(z.to(torch.promote_types(z.dtype, torch.float32)) * (2 / cap))
         hit = torch.arange(y.size(-1), device=y.device) == targets[..., None]
         return (y.exp().sum(-1).log() - torch.where(hit, y, 0.0).sum(-1)).mean()
 

@@ -104,10 +104,7 @@ def child(script: Path, arguments: list[str]) -> None:
     names["Optimizers"].step = optimise
     config = names["parse_config"](arguments, {})
     say({name: getattr(config, name) for name in SHAPE})
-    train = names["Clock"].start
-
-    def start(clock) -> None:  # the script calls it when compiling and warming up are over
-        names["Clock"].start = train
+    def start(clock) -> None:  # the script calls it once, when compiling and warming up are over
         take_turn()
 
     names["Clock"].start = start
@@ -126,7 +123,7 @@ def summarise(profiler, steps: int) -> dict:
              "optimiser": inclusive("optimizer step")}
     kinds = dict.fromkeys([kind for kind, _ in OPERATORS] + ["other operators"], 0.0)
     for row in rows:
-        kind = next((kind for kind, parts_ in OPERATORS if any(part in row.key for part in parts_)), "other operators")
+        kind = next((kind for kind, marks in OPERATORS if any(mark in row.key for mark in marks)), "other operators")
         kinds[kind] += row.self_cpu_time_total
     parts["loader, clock and the rest"] = max(0.0, total - sum(parts.values()))
     scale = 1e-3 / steps
