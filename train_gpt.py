@@ -123,13 +123,12 @@ class Config:
 
 NAMES = [field.name for field in fields(Config)]
 MODEL_FIELDS = NAMES[: NAMES.index("document_mask")]
-POCKET = dict(  # the public challenge's baseline at 1/64: everything that came later is off
-    track="pocket", data_dir="data/embedded", vocab_size=1024, seq_len=512, num_layers=4, model_dim=128, num_heads=4,
-    num_kv_heads=1, mlp_mult=2.0, rope_dims=0, ln_scale=False, leaky_slope=0.0, xsa=False, attn_gate=0, smear_gate=0,
-    gated_skips=False, parallel_start=0, loops=0, document_mask=False, qk_gain_init=1.5, ortho_init=False,
-    matrix_lr=0.04, embed_lr=0.05, scalar_lr=0.04, muon_momentum=0.95, muon_momentum_start=0.85,
-    muon_momentum_steps=300, muon_polar=False, muon_row_norm=False, weight_decay=0.0, embed_decay=0.0, adam_beta2=0.95,
-    warmdown=0.4, min_lr=0.0, ema_decay=0.99, batch_tokens=4096, micro_batch_tokens=4096, calibration_tokens=32_768,
+POCKET = dict(
+    track="pocket", data_dir="data/embedded", vocab_size=1024, seq_len=512, num_layers=4, model_dim=128, num_heads=2,
+    num_kv_heads=1, mlp_mult=2.0, rope_dims=0, ln_scale=False, attn_gate=0, parallel_start=0, loops=0,
+    document_mask=False, qk_gain_init=1.5, ortho_init=False, matrix_lr=0.03, embed_lr=0.05, scalar_lr=0.04,
+    muon_momentum=0.95, muon_momentum_start=0.85, muon_momentum_steps=300, weight_decay=0.03, embed_decay=0.0,
+    warmdown=0.75, min_lr=0.0, ema_decay=0.99, batch_tokens=4096, micro_batch_tokens=4096, calibration_tokens=32_768,
     dev_tokens=65_536,
 )  # fmt: skip
 TINY = POCKET | dict(
