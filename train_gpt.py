@@ -910,12 +910,14 @@ class SecondMoments(torch.overrides.TorchFunctionMode):
 CALIBRATION_TOKENS = 8192  # in one forward, at most: it keeps everything in float32
 
 
-def calibrate(model: nn.Module, next_tokens, config: Config, world: int, rank: int, device: torch.device) -> dict:
-    """Second moments over `calibration_tokens` tokens; next_tokens() gives a batch [B, T]."""
-    moments = SecondMoments(model)
+def calibrate(model, next_tokens, limit: float, config: Config, world: int, rank: int, device: torch.device) -> dict:
+    """Second moments over `calibration_tokens` tokens, or as many as `limit` seconds allow, should the machine have
+    become slower; next_tokens() gives a batch [B, T]."""
+    moments, start, spent, last = SecondMoments(model), time.perf_counter(), 0.0, 0.0
     generator = torch.Generator(device).manual_seed(config.seed + rank)
-    while moments.tokens * world < config.calibration_tokens:
+    while moments.tokens * world < config.calibration_tokens and (not last or spent + 1.5 * last < limit):
         moments.batch(model, next_tokens(), generator)
+        last, spent = time.perf_counter() - start - spent, time.perf_counter() - start
     return moments.result(world)
 
 
@@ -1291,7 +1293,8 @@ def train(config: Config, source: str) -> dict:
     if stopped != "sigterm":  # whoever sent the signal may kill soon: then the checkpoint comes first and alone
         with clock.phase("calibrate"), optimizers.averaged():
             loader.rows, loader.piece = calibration_rows, config.seq_len
-            statistics = calibrate(model, lambda: loader.next()[0].long(), config, world, rank, device)
+            left = config.max_seconds - clock.elapsed if config.max_seconds > 0 else math.inf
+            statistics = calibrate(model, lambda: loader.next()[0].long(), left, config, world, rank, device)
         with clock.phase("dev"):
             row = {"step": step, "elapsed": row["elapsed"], "loss": row["loss"], "dev_bpb": estimate()}
         log.metrics(row)

@@ -428,6 +428,22 @@ def test_muon_orthogonalises_q_k_and_v_apart():
         torch.testing.assert_close(change[rows], expected, rtol=1e-3, atol=1e-4)
 
 
+def test_calibration_keeps_to_its_clock(monkeypatch):
+    """A batch of 24 tokens takes 2 s here, and another one begins only where 3 s are left."""
+    monkeypatch.setattr(t.time, "perf_counter", lambda: next(now) // 2 * 2.0)
+    config, model = replace(SMALL, calibration_tokens=120), small_model()
+
+    def tokens(limit):
+        batch = torch.randint(0, SMALL.vocab_size, (2, 12))
+        return t.calibrate(model, lambda: batch, limit, config, 1, 0, torch.device("cpu"))["tokens"]
+
+    counts = []
+    for limit in (-1.0, 5.0, 5.1, 9.1, math.inf):
+        now = iter(range(1, 1000))
+        counts.append(tokens(limit))
+    assert counts == [24, 24, 48, 96, 120]
+
+
 def test_second_moments_equal_explicit_sums():
     model = small_model()
     tokens = torch.randint(0, SMALL.vocab_size, (2, 12))
