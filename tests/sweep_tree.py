@@ -87,7 +87,8 @@ def main():
         "track": config.track, "preset": config.preset, "seed": config.seed, "config": fields,
         "source_sha256": sha, "data": {"manifest_sha256": hashlib.sha256(manifest).hexdigest()}, "steps": step,
         "training_seconds": step, "clock": {"train": step * config.width / 64}, "params": 1000 * config.width,
-        "environment": {"device": "cpu", "threads": 1}, "dev_bpb": None if told else bpb, "stopped": "sigterm" if told else "steps"}))
+        "environment": {"threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1},
+        "dev_bpb": None if told else bpb, "stopped": "sigterm" if told else "steps"}))
     return 0
 
 if __name__ == "__main__":
@@ -104,7 +105,8 @@ artifact = Path(sys.argv[1])
 run = json.loads((artifact.parent / "run.json").read_text())
 artifact.with_name("eval.json").write_text(json.dumps({
     "bpb": run["dev_bpb"] - 0.01, "artifact": {"sha256": hashlib.sha256(artifact.read_bytes()).hexdigest()},
-    "scope": "document", "clock": {"score": 10.0 + run["config"]["tied"]}, "data": {"split": sys.argv[sys.argv.index("--split") + 1], "docs_sha256": "d"}}))
+    "scope": "document", "clock": {"score": 10.0 + run["config"]["tied"]},
+    "data": {"split": sys.argv[sys.argv.index("--split") + 1], "docs_sha256": "d"}}))
 """
 SPEC = {"name": "test", "hypothesis": "A learning rate of 0.04 is best.", "who": "agent", "search": "grid",
         "seeds": [1], "fixed": {"preset": "pocket"}}
@@ -115,7 +117,8 @@ def build(folder: Path) -> Path:
     """Fills `folder`; returns it."""
     for name in ("tools", "compress", "data/embedded"):
         (folder / name).mkdir(parents=True)
-    for name in ("__init__", "sweep", "sweep_spec", "trial", "files", "ledger", "ledger_store", "methods", "techniques"):
+    for name in ("__init__", "sweep", "sweep_spec", "trial", "files", "ledger", "ledger_store", "methods",
+                 "techniques"):
         shutil.copy(ROOT / f"tools/{name}.py", folder / "tools")
     (folder / "compress/__init__.py").touch()
     (folder / "data/embedded/manifest.json").write_text("{}")

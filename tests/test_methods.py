@@ -123,7 +123,12 @@ def test_effects_are_on_minus_off():
     assert {len(line) for line in text[:4]} == {len(text[0])} and text[1].count("-: |") == 2
     assert {tuple(i for i, c in enumerate(line) if c == "|") for line in text[:4]} == {
         tuple(i for i, c in enumerate(text[0]) if c == "|")}
-    assert "cccccccccccc" in text[-1] and "10 steps" in text[-1] and "seeds 1, 2, 3" in text[-1]
+    assert text[-1] == "Measured with the script of sha256 cccccccccccc..., 10 steps, seeds 1, 2, 3, bfloat16, " \
+        "threads: 1: all."
+    other = pair("gate", 5, {}, {}) | {"steps": 99}
+    below = techniques.markdown([first, second], [*pairs, other]).splitlines()[5::2]
+    assert [line.rpartition(": ")[2] for line in below] == ["wide.", "gate."]
+    assert techniques.cells(first | {"dropped": "out"})[0].endswith(" (3); out")
 
 
 # ---------------------------------------------------------------------------------------------------------------- files
@@ -209,7 +214,7 @@ def call(tree: Path, *arguments: str, code: int = 0) -> subprocess.CompletedProc
 
 
 def test_pairs_are_run_once_and_become_the_table(tree):
-    done = call(tree, "run", "--steps=3", "--seeds", "1", "2", "--parallel=4", "--json", code=1)
+    done = call(tree, "run", "--steps=3", "--seeds", "1", "2", "--parallel=2", "--json", code=1)
     result, calls = json.loads(done.stdout.splitlines()[-1]), sweep_tree.calls(tree)
     problems = result["problems"]
     assert (problems["odd"], problems["later"]) == ("refused: --width must be a multiple of 32",

@@ -82,9 +82,14 @@ def spec_of(options: argparse.Namespace, points: list[dict], score: bool) -> swe
 
 
 def collect(techniques: list[Technique], runner: sweep.Sweep, score: bool) -> tuple[list[dict], dict]:
-    """(pairs, {technique: what is in the way}) of a sweep; a technique has all of its pairs or none."""
+    """(pairs, {technique: what is in the way}) of a sweep, `techniques` its points after the first, the base.
+
+    Only techniques with this `score` are looked at. One has all of its pairs or none.
+    """
     pairs, problems = [], {}
     for each, configuration in itertools.zip_longest(techniques, runner.configurations[1:]):
+        if each.score != score:
+            continue
         if configuration is None:
             problems[each.name] = "not reached yet"
         elif configuration.error:
@@ -105,8 +110,7 @@ def collect(techniques: list[Technique], runner: sweep.Sweep, score: bool) -> tu
 def run(options: argparse.Namespace) -> tuple[dict, int]:
     """Runs what the log lacks and updates docs/methods.jsonl, even if interrupted: what --json shows, exit code."""
     every, pairs, problems = read_techniques(TECHNIQUES), [], {}
-    techniques = [each for each in every if not each.dropped]
-    names = [each.name for each in techniques]
+    names = [each.name for each in every if not each.dropped]
     for name in options.technique:
         if name not in names:
             raise Failure(f"no technique {name!r} to run in {TECHNIQUES}{sweep_spec.nearest(name, names)}")
@@ -114,11 +118,12 @@ def run(options: argparse.Namespace) -> tuple[dict, int]:
     (ROOT / "runs" / "scripts").mkdir(parents=True, exist_ok=True)
     with contextlib.closing(sweep_spec.Script(ROOT / "train_gpt.py", ROOT)) as script, \
             sweep.only_one(ROOT / "runs" / "sweeps" / "methods"):
-        for score in (False, True):
-            chosen = [each for each in techniques if each.score == score and each.name in (options.technique or names)]
-            problems |= {each.name: f"not in the script: {', '.join(missing)}" for each in chosen
-                         if (missing := each.missing(script.defaults))}
-            chosen = [each for each in chosen if each.name not in problems]
+        chosen = [each for each in every if each.name in (options.technique or names)]
+        problems |= {each.name: f"not in the script: {', '.join(missing)}" for each in chosen
+                     if (missing := each.missing(script.defaults))}
+        chosen = [each for each in chosen if each.name not in problems]
+        for score in (False, True):  # all are trained, on equal shares of the cores; then some are packed and scored
+            chosen = [each for each in chosen if each.score or not score]
             if not chosen:
                 continue
             base = script.resolve(spec_of(options, [], score).fixed)
@@ -163,7 +168,8 @@ def main(argv: list[str] | None = None) -> int:
     command.add_argument("technique", nargs="*", help="names in docs/techniques.toml; none: all")
     command.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     command.add_argument("--steps", type=int, default=1000)
-    command.add_argument("--parallel", type=int, default=1, help="runs at once, each with its share of the cores")
+    command.add_argument("--parallel", type=int, default=1, help="runs at once, each with its share of the cores; "
+                         "the same for all, as runs with other numbers of threads are no pairs")
     command.add_argument("--json", action="store_true", help="end with one JSON object")
     command = commands.add_parser("table", help="print the table")
     command.add_argument("--write", action="store_true", help="put it into docs/methods.md")

@@ -1,5 +1,5 @@
-"""The table of techniques: docs/techniques.toml says what they are, docs/methods.jsonl has pairs of runs with and without
-them, and docs/methods.md gets the table. tools/methods.py has the commands, and makes the pairs.
+"""The table of techniques: docs/techniques.toml says what they are, docs/methods.jsonl has pairs of runs with and
+without them, and docs/methods.md gets the table. tools/methods.py has the commands, and makes the pairs.
 
 Not covered: whether two runs are a pair (tools/methods.py).
 """
@@ -137,7 +137,7 @@ def cells(row: dict) -> list[str]:
     measured = row["dropped"] or "not measured"
     if row["seeds"]:
         spread = "" if row["half"] is None else f" ± {row['half']:.4f}"
-        measured = f"{row['bpb']:+.4f}{spread} ({len(row['seeds'])})"
+        measured = f"{row['bpb']:+.4f}{spread} ({len(row['seeds'])})" + f"; {row['dropped']}" * bool(row["dropped"])
     return [measured, "" if row["time"] is None else f"{row['time']:.2f}",
             "" if row["bytes"] is None else f"{row['bytes']:+,.0f}", *row["presets"].values()]
 
@@ -159,9 +159,10 @@ def markdown(rows: list[dict], pairs: list[dict]) -> str:
         key = (pair["code"][:12], pair["steps"], pair["machine"]["threads"], pair["machine"]["compute"])
         groups.setdefault(key, []).append(pair)
     for (code, steps, threads, compute), mine in groups.items():
-        names, seeds = ({pair[key] for pair in mine} for key in ("technique", "seed"))
-        text += (f"\n{len(names)} techniques measured with the script of sha256 {code}..., {steps:,} steps, seeds "
-                 f"{', '.join(map(str, sorted(seeds)))}, {compute}, {threads} threads.\n")
+        names = ", ".join(dict.fromkeys(pair["technique"] for pair in mine)) if len(groups) > 1 else "all"
+        seeds = ", ".join(map(str, sorted({pair["seed"] for pair in mine})))
+        text += (f"\nMeasured with the script of sha256 {code}..., {steps:,} steps, seeds {seeds}, {compute}, threads: "
+                 f"{threads}: {names}.\n")
     return text
 
 
