@@ -36,6 +36,9 @@ class Config:
     step_seconds: float = 0.0  # where lr is far off
     max_seconds: float = 0.0
     max_steps: int = 4
+    checkpoint_every: int = 1000
+    dev_tokens: int = 1000
+    dev_evals: int = 4
     data_dir: str = "data/embedded"
     run_dir: str = ""
 
@@ -83,7 +86,9 @@ def main():
     (folder / "run.json").write_text(json.dumps({
         "track": config.track, "preset": config.preset, "seed": config.seed, "config": fields,
         "source_sha256": sha, "data": {"manifest_sha256": hashlib.sha256(manifest).hexdigest()}, "steps": step,
-        "training_seconds": step, "dev_bpb": None if told else bpb, "stopped": "sigterm" if told else "steps"}))
+        "training_seconds": step, "clock": {"train": step * config.width / 64}, "params": 1000 * config.width,
+        "environment": {"threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1},
+        "dev_bpb": None if told else bpb, "stopped": "sigterm" if told else "steps"}))
     return 0
 
 if __name__ == "__main__":
@@ -100,7 +105,8 @@ artifact = Path(sys.argv[1])
 run = json.loads((artifact.parent / "run.json").read_text())
 artifact.with_name("eval.json").write_text(json.dumps({
     "bpb": run["dev_bpb"] - 0.01, "artifact": {"sha256": hashlib.sha256(artifact.read_bytes()).hexdigest()},
-    "scope": "document", "data": {"split": sys.argv[sys.argv.index("--split") + 1], "docs_sha256": "d"}}))
+    "scope": "document", "clock": {"score": 10.0 + run["config"]["tied"]},
+    "data": {"split": sys.argv[sys.argv.index("--split") + 1], "docs_sha256": "d"}}))
 """
 SPEC = {"name": "test", "hypothesis": "A learning rate of 0.04 is best.", "who": "agent", "search": "grid",
         "seeds": [1], "fixed": {"preset": "pocket"}}
@@ -111,7 +117,8 @@ def build(folder: Path) -> Path:
     """Fills `folder`; returns it."""
     for name in ("tools", "compress", "data/embedded"):
         (folder / name).mkdir(parents=True)
-    for name in ("__init__", "sweep", "sweep_spec", "trial", "files", "ledger", "ledger_store"):
+    for name in ("__init__", "sweep", "sweep_spec", "trial", "files", "ledger", "ledger_store", "methods",
+                 "techniques"):
         shutil.copy(ROOT / f"tools/{name}.py", folder / "tools")
     (folder / "compress/__init__.py").touch()
     (folder / "data/embedded/manifest.json").write_text("{}")

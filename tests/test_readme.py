@@ -74,7 +74,8 @@ def split(words: list[str]) -> tuple[tuple[str, ...], list[str]]:
         while words[0].startswith("--"):  # torchrun's own
             words = words[1:]
         target, words = words[:1], words[1:]
-    with_commands = ("compress", "tools/data.py", "tools/record.py", "tools/ledger.py", "tools/ladder.py")
+    with_commands = ("compress", "tools/data.py", "tools/record.py", "tools/ledger.py", "tools/ladder.py",
+                     "tools/methods.py")
     is_command = target[-1] in with_commands or (*target, *words[:1]) == ("eval_heldout.py", "compare")
     if is_command and words and not words[0].startswith("-"):
         target, words = [*target, words[0]], words[1:]

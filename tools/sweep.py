@@ -61,6 +61,7 @@ class Run:
     config: dict  # every field, resolved
     variant: str  # as in the log
     arguments: tuple[str, ...]
+    values: dict  # of its configuration
     status: str = "planned"
     value: float | None = None  # the objective, bpb
     bytes: int | None = None
@@ -176,7 +177,7 @@ class Sweep:
             name = f"{spec.name}-{variant[:8]}-s{seed}"
             if name not in self.runs:  # a search may draw a configuration twice
                 self.runs[name] = Run(name, seed, {**config, "seed": seed}, variant,
-                                      tuple(sweep_spec.arguments({**chosen, "seed": seed})))
+                                      tuple(sweep_spec.arguments({**chosen, "seed": seed})), configuration.values)
                 self.look_up(self.runs[name])
             configuration.runs.append(self.runs[name])
         return configuration
@@ -359,7 +360,7 @@ class Sweep:
 
     def describe(self, run: Run) -> str:
         """The run's fields of [space] and its seed."""
-        names = [f"{key}={self.shown(run.config[key])}" for key in self.spec.space]
+        names = [f"{key}={self.shown(run.config[key])}" for key in run.values]
         return ", ".join([*names, f"seed={run.seed}"])
 
     @staticmethod

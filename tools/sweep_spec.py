@@ -84,6 +84,7 @@ class Spec:
     objective: str = "packed"
     stop_margin: float = 0.05
     slurm: dict = field(default_factory=dict)
+    points: tuple[dict, ...] = ()  # a grid's configurations one by one, from tools/methods.py: no file has them
 
 
 def is_a(value, kind: type) -> bool:
@@ -153,7 +154,7 @@ def read_spec(path: Path) -> Spec:
 
 def check_fields(spec: Spec, defaults: dict) -> None:
     """Failure unless [fixed] and [space] are fields of Config with values of their types. defaults: field -> value."""
-    for table, entries in (("fixed", spec.fixed), ("space", spec.space)):
+    for table, entries in (("fixed", spec.fixed), ("space", spec.space), *(("point", each) for each in spec.points)):
         for key, entry in entries.items():
             where = f"{spec.path}: [{table}] {key}"
             if key in OWN:
@@ -223,10 +224,10 @@ def arguments(values: dict) -> list[str]:
 
 
 class Grid:
-    """All combinations, the last field of [space] fastest."""
+    """All combinations, the last field of [space] fastest; or the spec's points."""
 
     def __init__(self, spec: Spec):
-        self.points = [dict(zip(spec.space, values)) for values in itertools.product(*spec.space.values())]
+        self.points = spec.points or [dict(zip(spec.space, each)) for each in itertools.product(*spec.space.values())]
 
     def __len__(self) -> int:
         return len(self.points)
