@@ -1,7 +1,8 @@
 """The .golf file: magic, section table, four payloads, checksum (docs/format.md, container version 1).
 
 Shared by the packer and the scorer, so it holds what both must agree on: the container, the CODE and CONF payloads,
-and brotli with a bound on what comes out. Standard library and brotli only.
+and the compression of texts (PPMd var. I, Shkarin 2002; older files: brotli) with a bound on what comes out. Standard
+library, brotli and pyppmd only.
 
 Not covered: what TOKN holds (compress/tokenizer.py) and what WGTS holds (the decoder that travels in CODE). The
 checksum finds accidents, not malice: a file with a right checksum can still hold any code.
@@ -14,6 +15,7 @@ import struct
 from pathlib import Path
 
 import brotli
+import pyppmd
 
 MAGIC = b"GOLF"
 VERSION = 1
@@ -23,6 +25,12 @@ HEADER = struct.Struct("<4sB" + "4sI" * len(TAGS))
 OVERHEAD_BYTES = HEADER.size + CHECKSUM_BYTES
 SOURCE_LIMIT_BYTES = 4_000_000  # of both sources together, decompressed
 CONFIG_LIMIT_BYTES = 1_000_000
+PPMD = b"\x11"  # how a PPMd text begins, and no brotli stream does: RFC 7932, 9.1, reserves it
+ORDER, MEMORY_BYTES = 12, 1 << 24
+CHUNK_BYTES = 256
+# More than a decoder can take in for a chunk: a byte of text is at most ORDER + 2 decisions of at most 4 bytes.
+PADDING_BYTES = 64 * CHUNK_BYTES
+DAMAGED = "damaged PPMd stream, or bytes after its end"
 
 
 class FormatError(ValueError):
@@ -76,11 +84,48 @@ def write(path: str | os.PathLike, sections: dict[str, bytes]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def compress(text: bytes) -> bytes:
+    """The payload for a text: PPMD, then one PPMd stream with its end mark."""
+    encoder = pyppmd.Ppmd8Encoder(ORDER, MEMORY_BYTES)
+    return PPMD + encoder.encode(text) + encoder.flush()
+
+
 def decompress(payload: bytes, limit: int) -> bytes:
-    """One whole brotli stream of at most `limit` bytes, output allocated as it comes.
+    """The text of a payload, at most `limit` bytes, allocated as it comes.
 
     Raises FormatError if the stream is damaged, cut short, followed by anything, or longer than `limit`.
     """
+    if payload.startswith(PPMD):
+        return _read_ppmd(payload.removeprefix(PPMD), limit)
+    return _read_brotli(payload, limit)
+
+
+def _read_ppmd(stream: bytes, limit: int) -> bytes:
+    # Each chunk is encoded again, which tells how much of the stream it took: no other stream gives the same text, and
+    # the padding keeps pyppmd's decoder from ever running out of input. Where it does, it leaves a thread behind that
+    # waits for more, and reads freed memory when it is woken.
+    if stream.startswith(b"\xff\xff\xff\xff"):  # no encoder starts so, and pyppmd raises a SystemError
+        raise FormatError(DAMAGED)
+    decoder, encoder = pyppmd.Ppmd8Decoder(ORDER, MEMORY_BYTES), pyppmd.Ppmd8Encoder(ORDER, MEMORY_BYTES)
+    text, taken, data = bytearray(), 0, stream + bytes(PADDING_BYTES)
+    while not decoder.eof:
+        try:
+            part = decoder.decode(data, CHUNK_BYTES)
+        except ValueError:
+            raise FormatError(DAMAGED) from None
+        again = encoder.encode(part) + (encoder.flush() if decoder.eof else b"")
+        if stream[taken : taken + len(again)] != again:
+            raise FormatError("PPMd stream cut short" if again.startswith(stream[taken:]) else DAMAGED)
+        text += part
+        taken, data = taken + len(again), b""
+        if len(text) > limit:
+            raise FormatError(f"PPMd stream holds more than the {limit} bytes allowed")
+    if taken < len(stream):
+        raise FormatError(DAMAGED)
+    return bytes(text)
+
+
+def _read_brotli(payload: bytes, limit: int) -> bytes:
     stream, parts, size, data = brotli.Decompressor(), [], 0, payload
     try:
         while size <= limit and not stream.is_finished():
@@ -96,20 +141,15 @@ def decompress(payload: bytes, limit: int) -> bytes:
     return b"".join(parts)
 
 
-def compress(data: bytes, mode: int = brotli.MODE_GENERIC) -> bytes:
-    """Brotli at its highest quality and largest standard window."""
-    return brotli.compress(data, mode=mode, quality=11, lgwin=24)
-
-
 def code_pack(train_source: str, decode_source: str) -> bytes:
-    """CODE payload: both sources, with a zero byte (which no Python source can hold) between, in one brotli stream."""
+    """CODE payload: both sources, with a zero byte (which no Python source can hold) between."""
     for source in (train_source, decode_source):
         if "\0" in source:
             raise ValueError("source holds a zero byte")
     both = f"{train_source}\0{decode_source}".encode()
     if len(both) > SOURCE_LIMIT_BYTES:
         raise ValueError(f"source of {len(both)} bytes; at most {SOURCE_LIMIT_BYTES} can be packed")
-    return compress(both, brotli.MODE_TEXT)
+    return compress(both)
 
 
 def code_unpack(payload: bytes) -> tuple[str, str]:
@@ -124,13 +164,13 @@ def code_unpack(payload: bytes) -> tuple[str, str]:
 
 
 def config_pack(config: dict) -> bytes:
-    """CONF payload: brotli of {"config": config} as compact JSON with sorted keys. ValueError if JSON cannot say it."""
+    """CONF payload: {"config": config} as compact JSON with sorted keys. ValueError if JSON cannot say it."""
     value = {"config": config}
     try:
         text = json.dumps(value, separators=(",", ":"), sort_keys=True, ensure_ascii=False, allow_nan=False)
     except TypeError as error:
         raise ValueError(f"config: {error}") from None
-    return compress(text.encode(), brotli.MODE_TEXT)
+    return compress(text.encode())
 
 
 def config_unpack(payload: bytes) -> dict:

@@ -44,7 +44,7 @@ def minify(source: str) -> str:
             python_minifier.unparse(ast.fix_missing_locations(tree)),  # ast.unparse fails on some f-strings of 3.11
             remove_annotations=False,  # done above, by function
             preserve_locals=preserved,
-            hoist_literals=False,  # brotli already shares repeated literals
+            hoist_literals=False,  # the compressor shares repeated literals at less cost
             convert_posargs_to_args=False,  # f(a, /, **rest) may be called with a keyword a
         )
 

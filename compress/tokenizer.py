@@ -2,7 +2,7 @@
 
 A tokenizer of this kit is a SentencePiece BPE model with byte fallback whose ids are pad, bos, eos, unk, the 256 bytes,
 then the pieces in the order of their merge priority. Given that convention the list of pieces is the whole model, so
-the payload is that list under brotli; everything else of the model file is written by `canonical`, bit for bit the same
+the payload is that list, compressed; everything else of the model file is written by `canonical`, bit for bit the same
 wherever it is rebuilt.
 
 Not covered: encoding and decoding text (scoring/tokenizer.py), training (tools/data.py), SentencePiece models of other
@@ -15,7 +15,7 @@ Source of the field numbers: sentencepiece_model.proto of the SentencePiece proj
 import struct
 from collections.abc import Iterator
 
-import brotli
+from compress.container import compress, decompress
 
 SPECIALS = ("<pad>", "<s>", "</s>", "<unk>")  # ids 0..3
 FIRST_PIECE = len(SPECIALS) + 256
@@ -29,11 +29,14 @@ BPE = 2  # TrainerSpec.ModelType
 
 
 def serialise(model_bytes: bytes) -> bytes:
-    """The TOKN payload of a SentencePiece model: brotli of its pieces, one a line.
+    """The TOKN payload of a SentencePiece model: its pieces, one a line, compressed.
 
     `rebuild(serialise(m)) == canonical(m)`. Raises ValueError where `canonical` does.
     """
-    return _compress(_pieces(model_bytes))
+    # A space takes one byte where U+2581 takes three; 0xff, which UTF-8 never uses, stands for a newline in a piece.
+    pieces = _pieces(model_bytes)
+    lines = [piece.replace(SPACE, " ").encode("utf-8").replace(b"\n", b"\xff") for piece in pieces]
+    return compress(b"\n".join(lines))
 
 
 def rebuild(payload: bytes) -> bytes:
@@ -42,7 +45,7 @@ def rebuild(payload: bytes) -> bytes:
     Raises ValueError on anything that `serialise` does not write; never allocates more than MAX_TEXT_BYTES for the
     text.
     """
-    text = _decompress(payload)
+    text = decompress(payload, MAX_TEXT_BYTES)
     pieces = []
     if text:
         for index, line in enumerate(text.split(b"\n")):
@@ -66,32 +69,6 @@ def piece_bytes(model_bytes: bytes) -> list[bytes]:
     """For each id of a model, the bytes of text it stands for; the four specials stand for none."""
     text = [piece.replace(SPACE, " ").encode("utf-8") for piece in _pieces(model_bytes)]
     return [b""] * len(SPECIALS) + [bytes([value]) for value in range(256)] + text
-
-
-def _compress(pieces: list[str]) -> bytes:
-    # A space takes one byte where U+2581 takes three; 0xff, which UTF-8 never uses, stands for a newline in a piece.
-    lines = [piece.replace(SPACE, " ").encode("utf-8").replace(b"\n", b"\xff") for piece in pieces]
-    text = b"\n".join(lines)
-    modes = (brotli.MODE_GENERIC, brotli.MODE_TEXT)
-    return min((brotli.compress(text, mode=mode, quality=11, lgwin=22) for mode in modes), key=len)
-
-
-def _decompress(payload: bytes) -> bytes:
-    """Brotli with a bound on the output; a stream that is cut short or followed by anything is refused."""
-    stream, parts, size, data = brotli.Decompressor(), [], 0, payload
-    try:
-        while not stream.is_finished():
-            part = stream.process(data, output_buffer_limit=1 << 16)
-            size += len(part)
-            if size > MAX_TEXT_BYTES:
-                raise ValueError(f"tokenizer payload: more than {MAX_TEXT_BYTES} bytes of pieces")
-            if not part and not data and not stream.is_finished():
-                raise ValueError("tokenizer payload: the brotli stream is cut short")
-            parts.append(part)
-            data = b""
-    except brotli.error:
-        raise ValueError("tokenizer payload: not one brotli stream") from None
-    return b"".join(parts)
 
 
 def _write(pieces: list[str]) -> bytes:

@@ -18,8 +18,8 @@ OURS = {path.stem for path in ROOT.glob("*.py")} | {"compress", "scoring", "tool
 TABLE = [
     ("train_gpt.py", {"torch", "numpy"}),
     ("compress/decode.py", {"numpy", "torch", "brotli", "zstandard"}),
-    ("compress/container.py", {"brotli"}),
-    ("compress/tokenizer.py", {"brotli", "compress.container"}),
+    ("compress/container.py", {"brotli", "pyppmd"}),
+    ("compress/tokenizer.py", {"compress.container"}),
     ("compress/peers.py", {"compress", "torch", "numpy", "brotli", "zstandard", "zpaq"}),
     ("compress/*.py", {"compress", "torch", "numpy", "brotli", "rich", "matplotlib", "python_minifier"}),
     ("scoring/protocol.py", set()),  # these three are copied into the box and run there, beside the artifact's files

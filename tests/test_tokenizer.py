@@ -168,7 +168,7 @@ def test_damaged_payloads_are_value_errors(tokenizer):
     for cut in range(0, len(payload), 37):
         with pytest.raises(ValueError):
             model_format.rebuild(payload[:cut])
-    with pytest.raises(ValueError, match="not one brotli stream"):
+    with pytest.raises(ValueError, match="after its end"):
         model_format.rebuild(payload + b"\0")
     for flipped in range(0, len(payload) * 8, 11):
         damaged = bytearray(payload)
