@@ -61,6 +61,11 @@ class Config:
     mlp_mult: float = 2.0
     rope_base: float = 10000.0
     logit_softcap: float = 30.0
+    # Scoring (Scorer): tokens of a call (0: seq_len), tokens that it sees before them, Adam on committed text (0: none)
+    score_chunk: int = 0
+    score_context: int = 1
+    score_lr: float = 0.0
+    score_keep: float = 1.0  # of a document's change to the weights, for the documents after it
     # Initialisation
     qk_gain_init: float = 1.5
     embed_init_std: float = 0.005
@@ -98,7 +103,7 @@ class Config:
 
 
 MODEL_FIELDS = """vocab_size seq_len num_layers model_dim num_heads num_kv_heads mlp_mult rope_base
-    logit_softcap""".split()
+    logit_softcap score_chunk score_context score_lr score_keep""".split()
 POCKET = dict(
     track="pocket", data_dir="data/embedded", seq_len=512, num_layers=6, model_dim=96, num_heads=3, num_kv_heads=1,
     batch_tokens=4096, micro_batch_tokens=4096, muon_momentum_steps=300, ema_decay=0.99, calibration_tokens=32_768,
@@ -163,6 +168,8 @@ def parse_config(argv: list[str], environment: dict[str, str]) -> Config:
         (c.micro_batch_tokens % c.seq_len, "--micro_batch_tokens must be a multiple of --seq_len"),
         (c.max_seconds <= 0 and c.max_steps <= 0, "set --max_seconds or --max_steps"),
         (not 0 <= c.ema_decay < 1, "--ema_decay must be in [0, 1)"),
+        (c.score_chunk < 0 or c.score_context < 1, "--score_chunk must be at least 0, --score_context at least 1"),
+        (c.score_lr < 0 or not 0 <= c.score_keep <= 1, "--score_lr must be at least 0, --score_keep in [0, 1]"),
         (not 0 <= c.warmdown <= 1, "--warmdown must be in [0, 1]"),
     ):
         if bad:
@@ -278,6 +285,48 @@ class GPT(nn.Module):
 
 def build_model(config: Config) -> nn.Module:
     return GPT(config)
+
+
+class Scorer:
+    """How the artifact is scored: windows that keep context, and steps on text whose score is final.
+
+    A call's tokens [B, C] are predicted with the `score_context` tokens before them, as far as their document has so
+    many. With `score_lr` the scope is the stream of documents, and each chunk, once scored, gives one step of Adam on
+    all weights (dynamic evaluation, Krause et al. 2018; score-first test-time training, PR #549, PR #1413).
+    """
+
+    def __init__(self, model: nn.Module, config: Config):
+        self.model, self.config = model, config
+        self.scope = "stream" if config.score_lr else "document"
+        self.chunk = config.score_chunk or config.seq_len
+        self.params = list(model.parameters())
+        if config.score_lr:
+            self.adam = torch.optim.Adam(self.params, config.score_lr, betas=(0.0, 0.99), fused=True)
+            self.kept = [p.detach().clone() for p in self.params]
+
+    @torch.no_grad()
+    def start(self, lanes: int):
+        self.past = torch.full((lanes, 1), BOS, device=self.params[0].device)
+        if self.config.score_lr and self.config.score_keep < 1:
+            torch._foreach_lerp_(self.kept, self.params, self.config.score_keep)
+            torch._foreach_copy_(self.params, self.kept)
+
+    def logits(self, tokens: Tensor) -> Tensor:
+        """tokens [B, C] -> logits [B, C, V]; row i predicts tokens[:, i] from what came before it."""
+        inputs = torch.cat((self.past, tokens[:, :-1]), 1)
+        with torch.set_grad_enabled(self.scope == "stream"):
+            rows = self.model(inputs)[:, self.past.size(1) - 1 :]
+        self.scored = rows, tokens
+        self.past = torch.cat((self.past, tokens), 1)[:, -self.config.score_context :]
+        return rows
+
+    def observe(self):
+        """The chunk's score is final: learn from it."""
+        if self.scope == "stream":
+            rows, tokens = self.scored
+            F.cross_entropy(rows.flatten(0, 1).float(), tokens.flatten(), reduction="sum").backward()
+            self.adam.step()
+            self.adam.zero_grad()
 
 
 def flops_per_token(model: nn.Module, config: Config) -> int:
