@@ -61,11 +61,13 @@ class Config:
     mlp_mult: float = 2.0
     rope_base: float = 10000.0
     logit_softcap: float = 30.0
-    # Scoring (Scorer): tokens of a call (0: seq_len), tokens that it sees before them, Adam on committed text (0: none)
+    # Scoring (Scorer): tokens of a call (0: seq_len), tokens that it sees before them; Adam on scored text (0: none),
+    # share of a document's change that stays; counts of scored text
     score_chunk: int = 0
     score_context: int = 1
     score_lr: float = 0.0
-    score_keep: float = 1.0  # of a document's change to the weights, for the documents after it
+    score_keep: float = 0.15
+    score_counts: bool = False
     # Initialisation
     qk_gain_init: float = 1.5
     embed_init_std: float = 0.005
@@ -103,7 +105,7 @@ class Config:
 
 
 MODEL_FIELDS = """vocab_size seq_len num_layers model_dim num_heads num_kv_heads mlp_mult rope_base
-    logit_softcap score_chunk score_context score_lr score_keep""".split()
+    logit_softcap score_chunk score_context score_lr score_keep score_counts""".split()
 POCKET = dict(
     track="pocket", data_dir="data/embedded", seq_len=512, num_layers=6, model_dim=96, num_heads=3, num_kv_heads=1,
     batch_tokens=4096, micro_batch_tokens=4096, muon_momentum_steps=300, ema_decay=0.99, calibration_tokens=32_768,
@@ -288,45 +290,78 @@ def build_model(config: Config) -> nn.Module:
 
 
 class Scorer:
-    """How the artifact is scored: windows that keep context, and steps on text whose score is final.
+    """How the artifact is scored: windows that keep context, steps on text whose score is final, counts of that text.
 
     A call's tokens [B, C] are predicted with the `score_context` tokens before them, as far as their document has so
-    many. With `score_lr` the scope is the stream of documents, and each chunk, once scored, gives one step of Adam on
-    all weights (dynamic evaluation, Krause et al. 2018; score-first test-time training, PR #549, PR #1413).
+    many. Scope document, unless it learns over the stream of documents, one lane at a time:
+
+    - `score_lr`: each chunk, once scored, gives one step of Adam (no momentum) on all weights (dynamic evaluation,
+      Krause et al. 2018; score-first test-time training, PR #549, PR #1413). At the end of a document all but
+      `score_keep` of what it changed is undone.
+    - `score_counts`: the model's row is the base of a Dirichlet mixture, with discount, of what followed the same
+      tokens before: the last one in this document, the last 3 and the last 5 anywhere (Teh 2006 without its sampler).
     """
 
+    ORDERS = (2, 100.0), (4, 30.0), (6, 10.0)  # tokens with the predicted one, mass of the row below; first: document
+    DISCOUNT = 0.4
+
     def __init__(self, model: nn.Module, config: Config):
-        self.model, self.config = model, config
-        self.scope = "stream" if config.score_lr else "document"
+        self.model, self.config, self.params = model, config, list(model.parameters())
         self.chunk = config.score_chunk or config.seq_len
-        self.params = list(model.parameters())
+        self.scope = "stream" if config.score_lr or config.score_counts else "document"
+        self.seen: list[dict[tuple, list[int]]] = [{} for _ in self.ORDERS]  # context -> what followed it
         if config.score_lr:
             self.adam = torch.optim.Adam(self.params, config.score_lr, betas=(0.0, 0.99), fused=True)
             self.kept = [p.detach().clone() for p in self.params]
 
     @torch.no_grad()
     def start(self, lanes: int):
+        """New documents begin in `lanes` lanes."""
         self.past = torch.full((lanes, 1), BOS, device=self.params[0].device)
-        if self.config.score_lr and self.config.score_keep < 1:
+        self.text = [BOS]
+        self.seen[0].clear()
+        if self.config.score_lr:
             torch._foreach_lerp_(self.kept, self.params, self.config.score_keep)
             torch._foreach_copy_(self.params, self.kept)
 
     def logits(self, tokens: Tensor) -> Tensor:
         """tokens [B, C] -> logits [B, C, V]; row i predicts tokens[:, i] from what came before it."""
         inputs = torch.cat((self.past, tokens[:, :-1]), 1)
-        with torch.set_grad_enabled(self.scope == "stream"):
+        with torch.set_grad_enabled(self.config.score_lr > 0):
             rows = self.model(inputs)[:, self.past.size(1) - 1 :]
-        self.scored = rows, tokens
+        self.rows, self.tokens = rows, tokens
         self.past = torch.cat((self.past, tokens), 1)[:, -self.config.score_context :]
-        return rows
+        return self.mix(rows) if self.config.score_counts else rows
+
+    def contexts(self):
+        """(i, k, context): the tokens before row i of the chunk that the counts of ORDERS[k] look at."""
+        text = self.text + self.tokens[0].tolist()
+        for i in range(len(self.text), len(text)):
+            for k, (order, _) in enumerate(self.ORDERS):
+                yield i - len(self.text), k, tuple(text[max(0, i + 1 - order) : i])
+
+    def mix(self, rows: Tensor) -> Tensor:
+        """Log-probabilities [1, C, V]."""
+        p = rows[0].detach().float().softmax(1).cpu().numpy()
+        for i, k, context in self.contexts():
+            if seen := self.seen[k].get(context):
+                kinds, total = list(set(seen)), len(seen) + self.ORDERS[k][1]
+                p[i] *= (self.ORDERS[k][1] + self.DISCOUNT * len(kinds)) / total
+                p[i, kinds] -= self.DISCOUNT / total
+                np.add.at(p[i], seen, 1 / total)
+        return torch.from_numpy(p).log()[None]
 
     def observe(self):
         """The chunk's score is final: learn from it."""
-        if self.scope == "stream":
-            rows, tokens = self.scored
-            F.cross_entropy(rows.flatten(0, 1).float(), tokens.flatten(), reduction="sum").backward()
+        if self.config.score_lr:
+            F.cross_entropy(self.rows.flatten(0, 1).float(), self.tokens.flatten(), reduction="sum").backward()
             self.adam.step()
             self.adam.zero_grad()
+        if self.config.score_counts:
+            chunk = self.tokens[0].tolist()
+            for i, k, context in self.contexts():
+                self.seen[k].setdefault(context, []).append(chunk[i])
+            self.text += chunk
 
 
 def flops_per_token(model: nn.Module, config: Config) -> int:
