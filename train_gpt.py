@@ -8,7 +8,7 @@
 This is the one file a participant edits. It is self-contained: model, Muon, loader, clock, calibration, checkpoint. It
 writes runs/<id>/{train.log, metrics.jsonl, run.json, checkpoint.pt, statistics.pt}; `compress` turns that folder into
 one .golf file and `eval_heldout.py` scores the file. The minified text of this script travels inside that file, where
-only `Config` and `build_model` are used.
+only `Config`, `build_model` and `Scorer` are used.
 
 Not covered here: data preparation, packing, scoring (the dev bpb printed below is an estimate).
 """
@@ -299,11 +299,11 @@ class Scorer:
       Krause et al. 2018; score-first test-time training, PR #549, PR #1413). At the end of a document all but
       `score_keep` of what it changed is undone.
     - `score_counts`: the model's row is the base of a Dirichlet mixture, with discount, of what followed the same
-      tokens before: the last one in this document, the last 3 and the last 5 anywhere (Teh 2006 without its sampler).
+      tokens before: the last one and two in this document, the last 3 and 5 anywhere (as in Teh 2006, no sampler).
     """
 
-    ORDERS = (2, 100.0), (4, 30.0), (6, 10.0)  # tokens with the predicted one, mass of the row below; first: document
-    DISCOUNT = 0.4
+    # (tokens with the predicted one, mass of the row below); the first two count in the document alone
+    ORDERS, DISCOUNT = ((2, 100.0), (3, 3.0), (4, 30.0), (6, 3.0)), 0.6
 
     def __init__(self, model: nn.Module, config: Config):
         self.model, self.config, self.params = model, config, list(model.parameters())
@@ -319,7 +319,7 @@ class Scorer:
         """New documents begin in `lanes` lanes."""
         self.past = torch.full((lanes, 1), BOS, device=self.params[0].device)
         self.text = [BOS]
-        self.seen[0].clear()
+        self.seen[:2] = {}, {}
         if self.config.score_lr:
             torch._foreach_lerp_(self.kept, self.params, self.config.score_keep)
             torch._foreach_copy_(self.params, self.kept)
@@ -331,25 +331,22 @@ class Scorer:
             rows = self.model(inputs)[:, self.past.size(1) - 1 :]
         self.rows, self.tokens = rows, tokens
         self.past = torch.cat((self.past, tokens), 1)[:, -self.config.score_context :]
-        return self.mix(rows) if self.config.score_counts else rows
+        return self.mix(rows, tokens) if self.config.score_counts else rows
 
-    def contexts(self):
-        """(i, k, context): the tokens before row i of the chunk that the counts of ORDERS[k] look at."""
-        text = self.text + self.tokens[0].tolist()
-        for i in range(len(self.text), len(text)):
-            for k, (order, _) in enumerate(self.ORDERS):
-                yield i - len(self.text), k, tuple(text[max(0, i + 1 - order) : i])
-
-    def mix(self, rows: Tensor) -> Tensor:
-        """Log-probabilities [1, C, V]."""
+    def mix(self, rows: Tensor, tokens: Tensor) -> Tensor:
+        """Log-probabilities [1, C, V]. A row's target is counted only after the row: rows know what came before them."""
         p = rows[0].detach().float().softmax(1).cpu().numpy()
-        for i, k, context in self.contexts():
-            if seen := self.seen[k].get(context):
-                kinds, total = list(set(seen)), len(seen) + self.ORDERS[k][1]
-                p[i] *= (self.ORDERS[k][1] + self.DISCOUNT * len(kinds)) / total
-                p[i, kinds] -= self.DISCOUNT / total
-                np.add.at(p[i], seen, 1 / total)
-        return torch.from_numpy(p).log()[None]
+        for row, token in zip(p, tokens[0].tolist()):
+            for seen, (order, mass) in zip(self.seen, self.ORDERS):
+                followed = seen.setdefault(tuple(self.text[1 - order :]), [])
+                if followed:
+                    kinds, total = list(set(followed)), len(followed) + mass
+                    row *= (mass + self.DISCOUNT * len(kinds)) / total
+                    row[kinds] -= self.DISCOUNT / total
+                    np.add.at(row, followed, 1 / total)
+                followed.append(token)
+            self.text.append(token)
+        return torch.from_numpy(p).log()[None].to(rows.device)
 
     def observe(self):
         """The chunk's score is final: learn from it."""
@@ -357,11 +354,6 @@ class Scorer:
             F.cross_entropy(self.rows.flatten(0, 1).float(), self.tokens.flatten(), reduction="sum").backward()
             self.adam.step()
             self.adam.zero_grad()
-        if self.config.score_counts:
-            chunk = self.tokens[0].tolist()
-            for i, k, context in self.contexts():
-                self.seen[k].setdefault(context, []).append(chunk[i])
-            self.text += chunk
 
 
 def flops_per_token(model: nn.Module, config: Config) -> int:
