@@ -303,7 +303,7 @@ class Scorer:
     """
 
     # (tokens with the predicted one, mass of the row below); the first two count in the document alone
-    ORDERS, DISCOUNT = ((2, 100.0), (3, 3.0), (4, 30.0), (6, 3.0)), 0.6
+    ORDERS, DISCOUNT = ((2, 100.0), (3, 1.0), (4, 100.0), (6, 1.0)), 0.7
 
     def __init__(self, model: nn.Module, config: Config):
         self.model, self.config, self.params = model, config, list(model.parameters())
@@ -334,7 +334,7 @@ class Scorer:
         return self.mix(rows, tokens) if self.config.score_counts else rows
 
     def mix(self, rows: Tensor, tokens: Tensor) -> Tensor:
-        """Log-probabilities [1, C, V]. A row's target is counted only after the row: rows know what came before them."""
+        """Log-probabilities [1, C, V]. A row's target is counted after the row, which knows only what came before it."""
         p = rows[0].detach().float().softmax(1).cpu().numpy()
         for row, token in zip(p, tokens[0].tolist()):
             for seen, (order, mass) in zip(self.seen, self.ORDERS):
