@@ -334,7 +334,7 @@ class Scorer:
         return self.mix(rows, tokens) if self.config.score_counts else rows
 
     def mix(self, rows: Tensor, tokens: Tensor) -> Tensor:
-        """Log-probabilities [1, C, V]. A row's target is counted after the row, which knows only what came before it."""
+        """Log-probabilities [1, C, V]. A row's target is counted after the row, which knows only what precedes it."""
         p = rows[0].detach().float().softmax(1).cpu().numpy()
         for row, token in zip(p, tokens[0].tolist()):
             for seen, (order, mass) in zip(self.seen, self.ORDERS):
