@@ -163,8 +163,9 @@ def test_a_stream_is_repeatable_and_learns():
 
 @pytest.mark.parametrize("fields", [SLIDING, TRAINING | COUNTING])
 def test_scored_in_the_box_with_audits(world, fields):  # noqa: F811
-    config = dict(vocab_size=300, seq_len=16, num_layers=2, model_dim=16, num_heads=2, num_kv_heads=1,
-                  **fields | dict(score_chunk=16, score_context=17))  # fmt: skip
+    config = t.POCKET | dict(vocab_size=300, seq_len=16, num_layers=2, model_dim=16, num_heads=2, num_kv_heads=1)
+    config |= fields | dict(score_chunk=16, score_context=17)
+    config = {name: value for name, value in config.items() if name in t.MODEL_FIELDS}
     model = small_model(t.Config(**config), dtype=torch.float32)
     weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     source = (ROOT / "train_gpt.py").read_text(encoding="utf-8")
