@@ -8,7 +8,7 @@
 This is the one file a participant edits. It is self-contained: model, Muon, loader, clock, calibration, checkpoint. It
 writes runs/<id>/{train.log, metrics.jsonl, run.json, checkpoint.pt, statistics.pt}; `compress` turns that folder into
 one .golf file and `eval_heldout.py` scores the file. The minified text of this script travels inside that file, where
-only `Config` and `build_model` are used.
+only `Config`, `build_model` and `Scorer` are used.
 
 Not covered here: data preparation, packing, scoring (the dev bpb printed below is an estimate).
 """
@@ -76,6 +76,13 @@ class Config:
     loop_last: int = 5
     bigram_buckets: int = 0  # rows of a hashed table of token pairs (PR #162, #549)
     bigram_dims: int = 128
+    # Scoring (Scorer): tokens of a call (0: seq_len), tokens that it sees before them; Adam on scored text (0: none),
+    # share of a document's change that stays; counts of scored text
+    score_chunk: int = 0
+    score_context: int = 1
+    score_lr: float = 0.0
+    score_keep: float = 0.15
+    score_counts: bool = False
     document_mask: bool = True  # training rows hold several documents, which do not see each other (PR #1530)
     # Initialisation
     qk_gain_init: float = 5.0
@@ -197,6 +204,8 @@ def parse_config(argv: list[str], environment: dict[str, str]) -> Config:
         (c.micro_batch_tokens % c.seq_len, "--micro_batch_tokens must be a multiple of --seq_len"),
         (c.max_seconds <= 0 and c.max_steps <= 0, "set --max_seconds or --max_steps"),
         (not 0 <= c.ema_decay < 1, "--ema_decay must be in [0, 1)"),
+        (c.score_chunk < 0 or c.score_context < 1, "--score_chunk must be at least 0, --score_context at least 1"),
+        (c.score_lr < 0 or not 0 <= c.score_keep <= 1, "--score_lr must be at least 0, --score_keep in [0, 1]"),
         (not 0 <= c.warmdown <= 1, "--warmdown must be in [0, 1]"),
         (not 0 <= c.loop_from < 1, "--loop_from must be in [0, 1)"),
     ):
@@ -493,6 +502,86 @@ def matrix_parts(name: str, p: Tensor, config: Config) -> list[slice]:
 
 def build_model(config: Config) -> nn.Module:
     return GPT(config)
+
+
+class Scorer:
+    """How the artifact is scored: windows that keep context, steps on text whose score is final, counts of that text.
+
+    A call's tokens [B, C] are predicted with the `score_context` tokens before them, as far as their document has so
+    many. Scope document, unless it learns over the stream of documents, one lane at a time:
+
+    - `score_lr`: each chunk, once scored, gives one step of Adam (no momentum) on all weights (dynamic evaluation,
+      Krause et al. 2018; score-first test-time training, PR #549, PR #1413). At the end of a document all but
+      `score_keep` of what it changed is undone.
+    - `score_counts`: the model's row is the base of a Dirichlet mixture, with discount, of what followed the same
+      tokens before: the last one and two in this document, the last 3 and 5 anywhere (as in Teh 2006, no sampler).
+    """
+
+    # (tokens with the predicted one, mass of the row below); the first two count in the document alone
+    ORDERS, DISCOUNT = ((2, 100.0), (3, 1.0), (4, 100.0), (6, 1.0)), 0.7
+
+    def __init__(self, model: nn.Module, config: Config):
+        self.model, self.config, self.params = model, config, list(model.parameters())
+        self.chunk = config.score_chunk or config.seq_len
+        self.scope = "stream" if config.score_lr or config.score_counts else "document"
+        self.seen: list[dict[tuple, list[int]]] = [{} for _ in self.ORDERS]  # context -> what followed it
+        if config.score_lr:
+            self.adam = torch.optim.Adam(self.params, config.score_lr, betas=(0.0, 0.99), fused=True)
+            self.kept = [p.detach().clone() for p in self.params]
+
+    @torch.no_grad()
+    def start(self, lanes: int):
+        """New documents begin in `lanes` lanes."""
+        self.past = torch.full((lanes, 1), BOS, device=self.params[0].device)
+        self.text = [BOS]
+        self.seen[:2] = {}, {}
+        if self.config.score_lr:
+            torch._foreach_lerp_(self.kept, self.params, self.config.score_keep)
+            torch._foreach_copy_(self.params, self.kept)
+
+    def logits(self, tokens: Tensor) -> Tensor:
+        """tokens [B, C] -> logits [B, C, V]; row i predicts tokens[:, i] from what came before it. No state changes."""
+        inputs = torch.cat((self.past, tokens[:, :-1]), 1)
+        with torch.set_grad_enabled(self.config.score_lr > 0):
+            self.rows = self.model(inputs)[:, self.past.size(1) - 1 :]
+        self.tokens = tokens
+        return self.mix() if self.config.score_counts else self.rows
+
+    def mix(self) -> Tensor:
+        """Log-probabilities [1, C, V]. A row's target is counted after the row, and all are taken back at the end."""
+        p = self.rows[0].detach().float().softmax(1).cpu().numpy()
+        for row, token in zip(p, self.tokens[0].tolist()):
+            for seen, (order, mass) in zip(self.seen, self.ORDERS):
+                if followed := seen.get(tuple(self.text[1 - order :])):
+                    kinds, total = list(set(followed)), len(followed) + mass
+                    row *= (mass + self.DISCOUNT * len(kinds)) / total
+                    row[kinds] -= self.DISCOUNT / total
+                    np.add.at(row, followed, 1 / total)
+            self.count(token)
+        for _ in p:
+            self.count(None)
+        return torch.from_numpy(p).log()[None].to(self.rows.device)
+
+    def count(self, token: int | None):
+        """Adds a token to the text and to its contexts; None takes the last one back."""
+        if token is None:
+            self.text.pop()
+        for seen, (order, _) in zip(self.seen, self.ORDERS):
+            followed = seen.setdefault(tuple(self.text[1 - order :]), [])
+            followed.pop() if token is None else followed.append(token)
+        if token is not None:
+            self.text.append(token)
+
+    def observe(self):
+        """The chunk's score is final: learn from it."""
+        self.past = torch.cat((self.past, self.tokens), 1)[:, -self.config.score_context :]
+        if self.config.score_counts:
+            for token in self.tokens[0].tolist():
+                self.count(token)
+        if self.config.score_lr:
+            F.cross_entropy(self.rows.flatten(0, 1).float(), self.tokens.flatten(), reduction="sum").backward()
+            self.adam.step()
+            self.adam.zero_grad()
 
 
 def multiplied_weights(model: GPT) -> int:
