@@ -286,8 +286,8 @@ def document_bounds(tokens: Tensor, max_documents: int) -> Tensor:
 
 def attend(q: Tensor, k: Tensor, v: Tensor, documents: Tensor | None) -> Tensor:
     """Causal attention of q [B, H, T, K] over k, v [B, G, T, K]; within documents if given their mask or bounds."""
-    if documents is None and q.device.type == "cpu" and torch.is_grad_enabled() and q.size(2) <= 1024:
-        return attend_in_blocks(q, k, v)  # not for long rows: it keeps T^2 scores of each head
+    if documents is None and q.is_cpu and q.requires_grad and q.size(2) <= 1024 and torch.compiler.is_compiling():
+        return attend_in_blocks(q, k, v)  # long rows would need too much memory; uncompiled it is slower than torch's
     if documents is None or documents.ndim == 4:
         causal = documents is None
         return F.scaled_dot_product_attention(q, k, v, attn_mask=documents, is_causal=causal, enable_gqa=True)
@@ -477,9 +477,9 @@ class GPT(nn.Module):
                 saved.append(x)
         return norm(x if lane is None else (x + lane) / 2)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """tokens [B, T] -> logits [B, T, V] in float32; logits[:, i] predicts tokens[:, i + 1]."""
-        z = F.linear(self.hidden(tokens), self.embed.weight)
+    def forward(self, tokens: Tensor, first: int = 0) -> Tensor:
+        """tokens [B, T] -> logits [B, T - first, V] in float32; logits[:, i] predicts tokens[:, first + i + 1]."""
+        z = F.linear(self.hidden(tokens)[:, first:], self.embed.weight)
         z = z.to(torch.promote_types(z.dtype, torch.float32))
         return self.config.logit_softcap * torch.tanh(z / self.config.logit_softcap)
 
@@ -517,8 +517,8 @@ class Scorer:
       tokens before: the last one and two in this document, the last 3 and 5 anywhere (as in Teh 2006, no sampler).
     """
 
-    # (tokens with the predicted one, mass of the row below); the first two count in the document alone
-    ORDERS, DISCOUNT = ((2, 100.0), (3, 1.0), (4, 100.0), (6, 1.0)), 0.7
+    # (tokens before the predicted one, mass of the row below); the first two count in the document alone
+    ORDERS, DISCOUNT = ((1, 100.0), (2, 1.0), (3, 100.0), (5, 1.0)), 0.7
 
     def __init__(self, model: nn.Module, config: Config):
         self.model, self.config, self.params = model, config, list(model.parameters())
@@ -533,7 +533,6 @@ class Scorer:
     def start(self, lanes: int):
         """New documents begin in `lanes` lanes."""
         self.past = torch.full((lanes, 1), BOS, device=self.params[0].device)
-        self.text = [BOS]
         self.seen[:2] = {}, {}
         if self.config.score_lr:
             torch._foreach_lerp_(self.kept, self.params, self.config.score_keep)
@@ -541,43 +540,34 @@ class Scorer:
 
     def logits(self, tokens: Tensor) -> Tensor:
         """tokens [B, C] -> logits [B, C, V]; row i predicts tokens[:, i] from what came before it. No state changes."""
-        inputs = torch.cat((self.past, tokens[:, :-1]), 1)
+        self.tokens, past = tokens, self.past[:, -self.config.score_context :]
         with torch.set_grad_enabled(self.config.score_lr > 0):
-            self.rows = self.model(inputs)[:, self.past.size(1) - 1 :]
-        self.tokens = tokens
+            self.rows = self.model(torch.cat((past, tokens[:, :-1]), 1), past.size(1) - 1)
         return self.mix() if self.config.score_counts else self.rows
 
     def mix(self) -> Tensor:
-        """Log-probabilities [1, C, V]. A row's target is counted after the row, and all are taken back at the end."""
-        p = self.rows[0].detach().float().softmax(1).cpu().numpy()
-        for row, token in zip(p, self.tokens[0].tolist()):
-            for seen, (order, mass) in zip(self.seen, self.ORDERS):
-                if followed := seen.get(tuple(self.text[1 - order :])):
-                    kinds, total = list(set(followed)), len(followed) + mass
-                    row *= (mass + self.DISCOUNT * len(kinds)) / total
-                    row[kinds] -= self.DISCOUNT / total
-                    np.add.at(row, followed, 1 / total)
-            self.count(token)
-        for _ in p:
-            self.count(None)
-        return torch.from_numpy(p).log()[None].to(self.rows.device)
-
-    def count(self, token: int | None):
-        """Adds a token to the text and to its contexts; None takes the last one back."""
-        if token is None:
-            self.text.pop()
-        for seen, (order, _) in zip(self.seen, self.ORDERS):
-            followed = seen.setdefault(tuple(self.text[1 - order :]), [])
-            followed.pop() if token is None else followed.append(token)
-        if token is not None:
-            self.text.append(token)
+        """Log-probabilities [1, C, V]. What followed in the chunk, before a row, counts like what is committed."""
+        p, text, self.new = self.rows[0].detach().float().softmax(1), torch.cat((self.past, self.tokens), 1)[0], []
+        text = text.tolist()
+        for seen, (order, mass) in zip(self.seen, self.ORDERS):
+            found, inside = [], {}
+            for row, i in enumerate(range(self.past.size(1), len(text))):
+                context = tuple(text[max(0, i - order) : i])
+                found += [row * p.size(1) + t for t in seen.get(context, []) + inside.setdefault(context, [])]
+                inside[context].append(text[i])
+            self.new.append(inside)
+            counts = torch.bincount(torch.tensor(found, dtype=torch.int64), minlength=p.numel()).view_as(p).to(p)
+            below = mass + self.DISCOUNT * (counts > 0).sum(1, keepdim=True)
+            p = ((counts - self.DISCOUNT).clamp_min(0) + below * p) / (counts.sum(1, keepdim=True) + mass)
+        return p.log()[None]
 
     def observe(self):
         """The chunk's score is final: learn from it."""
-        self.past = torch.cat((self.past, self.tokens), 1)[:, -self.config.score_context :]
+        self.past = torch.cat((self.past, self.tokens), 1)[:, -max(self.config.score_context, self.ORDERS[-1][0]) :]
         if self.config.score_counts:
-            for token in self.tokens[0].tolist():
-                self.count(token)
+            for seen, inside in zip(self.seen, self.new):
+                for context, followed in inside.items():
+                    seen.setdefault(context, []).extend(followed)
         if self.config.score_lr:
             F.cross_entropy(self.rows.flatten(0, 1).float(), self.tokens.flatten(), reduction="sum").backward()
             self.adam.step()
