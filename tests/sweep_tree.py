@@ -135,8 +135,7 @@ def start(tree: Path, *arguments: str, **spec) -> subprocess.Popen:
     write_spec(tree / "spec.toml", **spec)
     STARTED.append(subprocess.Popen(
         [sys.executable, "tools/sweep.py", "spec.toml", "--json", *arguments], cwd=tree, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"COLUMNS": "200"},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)))  # a shell's background jobs ignore it
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"COLUMNS": "200"}))
     return STARTED[-1]
 
 

@@ -15,12 +15,16 @@ import torch
 import torch.multiprocessing as mp
 
 import train_gpt as t
+from tools import bench_train
 
 SIZES = dict(vocab_size=29, seq_len=12, num_layers=3, model_dim=16, num_heads=4, num_kv_heads=2, compile=False)
 # the public challenge's baseline
-PLAIN = t.POCKET | dict(
-    seq_len=1024, num_layers=9, model_dim=512, num_heads=8, num_kv_heads=4, muon_momentum_steps=500, ema_decay=0.997
-)
+PLAIN = t.POCKET | bench_train.PLAIN | dict(
+    seq_len=1024, num_layers=9, model_dim=512, num_heads=8, num_kv_heads=4, mlp_mult=2.0, qk_gain_init=1.5,
+    ortho_init=False, matrix_lr=0.04, embed_lr=0.05, scalar_lr=0.04, muon_momentum=0.95, muon_momentum_start=0.85,
+    muon_momentum_steps=500, weight_decay=0.0, embed_decay=0.0, adam_beta2=0.95, warmdown=0.4, min_lr=0.0,
+    ema_decay=0.997,
+)  # fmt: skip
 SMALL = replace(t.Config(), **PLAIN | SIZES)
 # every technique alone, then all of them
 TECHNIQUES = {
@@ -228,14 +232,14 @@ def test_segments_of_packed_rows_are_those_of_a_naive_search(monkeypatch):
 
 
 def test_without_techniques_the_model_trains_like_record_0001(monkeypatch):
-    """The pocket preset is the baseline up to rounding: the script of the record and this one give the same losses."""
+    """Up to rounding: the script of the record and this one give the same losses."""
     path = Path(t.__file__).parent / "records/pocket/0001_baseline/train_gpt.py"
     spec = importlib.util.spec_from_file_location("record_0001", path)
     record = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "record_0001", record)  # dataclasses look the module up
     spec.loader.exec_module(record)
     losses = []
-    for script, plain in ((record, {}), (t, t.POCKET)):
+    for script, plain in ((record, {}), (t, PLAIN)):
         changes = {k: v for k, v in record.POCKET.items() if k != "num_layers"} | dict(num_layers=3, compile=False)
         config = replace(script.Config(), **plain | changes)
         torch.manual_seed(config.seed)

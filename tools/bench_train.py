@@ -1,12 +1,12 @@
 """How much faster train_gpt.py trains than the baseline record's plain compiled model, and where a step's time goes.
 
     python tools/bench_train.py
-    python tools/bench_train.py --field=value ... --json     # fields for train_gpt.py alone, such as --smear=false
+    python tools/bench_train.py --field=value ... --json     # fields for train_gpt.py alone, such as --xsa=true
 
-Both scripts run for real, each in a child process: loader, compiled model, optimiser, clock. They train at the shape of
-the baseline (its layers, width, heads, MLP, vocabulary, context and batch; everything else is what each script's preset
-says) and take turns of a few steps, so that whatever else the machine does hits both alike. The ratio is the
-median over rounds of the two rates of one round. After that each is profiled for a few steps.
+Both scripts run for real, each in a child process: loader, compiled model, optimiser, clock. They train the model of
+the baseline (its layers, width, heads, MLP, vocabulary, context and batch, without the techniques that came later) and
+take turns of a few steps, so that whatever else the machine does hits both alike. The ratio is the median over rounds
+of the two rates of one round. After that each is profiled for a few steps.
 
 Not covered: loss (a faster step may learn less: compare runs of equal time), GPUs, several ranks.
 """
@@ -31,6 +31,10 @@ from tools.files import Failure, explain  # noqa: E402
 BASELINE = ROOT / "records/pocket/0001_baseline/train_gpt.py"
 SHAPE = ("vocab_size", "seq_len", "num_layers", "model_dim", "num_heads", "num_kv_heads", "mlp_mult", "batch_tokens",
          "micro_batch_tokens")  # fmt: skip
+PLAIN = dict(  # of train_gpt.py: every technique that costs time in a step is off
+    rope_dims=0, ln_scale=False, leaky_slope=0.0, xsa=False, attn_gate=0, smear_gate=0, gated_skips=False,
+    parallel_start=0, loops=0, bigram_buckets=0, document_mask=False, stages="", muon_polar=False, muon_row_norm=False,
+)  # fmt: skip
 WARM_STEPS = 5  # of the first round, not counted
 OPERATORS = (  # what a profiled operator is, by a part of its name; the first that fits
     ("attention", ("scaled_dot_product",)),
@@ -104,10 +108,8 @@ def child(script: Path, arguments: list[str]) -> None:
     names["Optimizers"].step = optimise
     config = names["parse_config"](arguments, {})
     say({name: getattr(config, name) for name in SHAPE})
-    train = names["Clock"].start
 
-    def start(clock) -> None:  # the script calls it when compiling and warming up are over
-        names["Clock"].start = train
+    def start(clock) -> None:  # the script calls it once, when compiling and warming up are over
         take_turn()
 
     names["Clock"].start = start
@@ -126,7 +128,7 @@ def summarise(profiler, steps: int) -> dict:
              "optimiser": inclusive("optimizer step")}
     kinds = dict.fromkeys([kind for kind, _ in OPERATORS] + ["other operators"], 0.0)
     for row in rows:
-        kind = next((kind for kind, parts_ in OPERATORS if any(part in row.key for part in parts_)), "other operators")
+        kind = next((kind for kind, marks in OPERATORS if any(mark in row.key for mark in marks)), "other operators")
         kinds[kind] += row.self_cpu_time_total
     parts["loader, clock and the rest"] = max(0.0, total - sum(parts.values()))
     scale = 1e-3 / steps
@@ -179,7 +181,7 @@ def measure(baseline: Path, script: Path, fields: list[str], rounds: int, steps:
                 shape = trainers[0].shape
                 trainers[0].turn(WARM_STEPS)
                 progress.advance(bar)
-                same = [f"--{name}={value}" for name, value in shape.items()]
+                same = [f"--{name}={value}" for name, value in (shape | PLAIN).items()]
                 trainers.append(Trainer("current", script, same + fields, Path(folder)))
                 trainers[1].turn(WARM_STEPS)
                 progress.update(bar, advance=1, description="training in turn")

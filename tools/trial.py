@@ -11,7 +11,6 @@ several processes after such a kill; GPUs shared by trials on one machine.
 import contextlib
 import ctypes
 import fcntl
-import json
 import os
 import signal
 import subprocess
@@ -244,7 +243,6 @@ def request_stop(folder: Path, reason: dict) -> None:
 
 def outcome_of(folder: Path) -> dict | None:
     """The trial.json of a trial that came to its end, else None."""
-    try:
-        return json.loads((folder / "trial.json").read_bytes())
-    except (OSError, ValueError):
-        return None
+    with contextlib.suppress(Failure):
+        return read_json(folder / "trial.json")
+    return None

@@ -28,7 +28,7 @@ from rich.table import Table  # noqa: E402
 from rich.text import Text  # noqa: E402
 
 from tools.curves import smooth  # noqa: E402
-from tools.files import Failure, explain  # noqa: E402
+from tools.files import Failure, explain, read_json  # noqa: E402
 from tools.ledger import QUIET_SECONDS  # noqa: E402
 
 FRAME_SECONDS = 2.0
@@ -58,10 +58,9 @@ def braille(points: list[tuple[float, float]], width: int, height: int) -> list[
 def read_object(path: Path) -> dict:
     """The JSON object in a file that another process may be writing or removing; {} if there is none."""
     try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError):
+        return read_json(path)
+    except Failure:
         return {}
-    return value if isinstance(value, dict) else {}
 
 
 def number(value, form: str) -> str:
