@@ -508,13 +508,11 @@ class Scorer:
     """How the artifact is scored: windows that keep context, steps on text whose score is final, counts of that text.
 
     A call's tokens [B, C] are predicted with the `score_context` tokens before them, as far as their document has so
-    many. Scope document, unless it learns over the stream of documents, one lane at a time:
-
-    - `score_lr`: each chunk, once scored, gives one step of Adam (no momentum) on all weights (dynamic evaluation,
-      Krause et al. 2018; score-first test-time training, PR #549, PR #1413). At the end of a document all but
-      `score_keep` of what it changed is undone.
-    - `score_counts`: the model's row is the base of a Dirichlet mixture, with discount, of what followed the same
-      tokens before: the last one and two in this document, the last 3 and 5 anywhere (as in Teh 2006, no sampler).
+    many. Scope document, unless it learns over the stream of documents, one lane at a time. `score_lr`: each chunk,
+    once scored, gives one step of Adam (no momentum) on all weights (dynamic evaluation, Krause et al. 2018; PR #549,
+    PR #1413); at the end of a document all but `score_keep` of what it changed is undone. `score_counts`: the model's
+    row is the base of a Dirichlet mixture, with discount, of what followed the same tokens before: the last one and
+    two in this document, the last 3 and 5 anywhere (as in Teh 2006, no sampler).
     """
 
     # (tokens before the predicted one, mass of the row below); the first two count in the document alone
@@ -524,7 +522,7 @@ class Scorer:
         self.model, self.config, self.params = model, config, list(model.parameters())
         self.chunk = config.score_chunk or config.seq_len
         self.scope = "stream" if config.score_lr or config.score_counts else "document"
-        self.seen: list[dict[tuple, list[int]]] = [{} for _ in self.ORDERS]  # context -> what followed it
+        self.seen, self.new = [{} for _ in self.ORDERS], []  # context -> what followed it: committed, in the last call
         if config.score_lr:
             self.adam = torch.optim.Adam(self.params, config.score_lr, betas=(0.0, 0.99), fused=True)
             self.kept = [p.detach().clone() for p in self.params]
@@ -547,8 +545,8 @@ class Scorer:
 
     def mix(self) -> Tensor:
         """Log-probabilities [1, C, V]. What followed in the chunk, before a row, counts like what is committed."""
-        p, text, self.new = self.rows[0].detach().float().softmax(1), torch.cat((self.past, self.tokens), 1)[0], []
-        text = text.tolist()
+        p, self.new = self.rows[0].detach().float().softmax(1), []
+        text = torch.cat((self.past, self.tokens), 1)[0].tolist()
         for seen, (order, mass) in zip(self.seen, self.ORDERS):
             found, inside = [], {}
             for row, i in enumerate(range(self.past.size(1), len(text))):
@@ -564,10 +562,9 @@ class Scorer:
     def observe(self):
         """The chunk's score is final: learn from it."""
         self.past = torch.cat((self.past, self.tokens), 1)[:, -max(self.config.score_context, self.ORDERS[-1][0]) :]
-        if self.config.score_counts:
-            for seen, inside in zip(self.seen, self.new):
-                for context, followed in inside.items():
-                    seen.setdefault(context, []).extend(followed)
+        for seen, inside in zip(self.seen, self.new):
+            for context, followed in inside.items():
+                seen.setdefault(context, []).extend(followed)
         if self.config.score_lr:
             F.cross_entropy(self.rows.flatten(0, 1).float(), self.tokens.flatten(), reduction="sum").backward()
             self.adam.step()
