@@ -8,7 +8,7 @@
 This is the one file a participant edits. It is self-contained: model, Muon, loader, clock, calibration, checkpoint. It
 writes runs/<id>/{train.log, metrics.jsonl, run.json, checkpoint.pt, statistics.pt}; `compress` turns that folder into
 one .golf file and `eval_heldout.py` scores the file. The minified text of this script travels inside that file, where
-only `Config` and `build_model` are used.
+only `Config`, `build_model` and `Scorer` are used.
 
 Not covered here: data preparation, packing, scoring (the dev bpb printed below is an estimate).
 """
@@ -76,6 +76,13 @@ class Config:
     loop_last: int = 5
     bigram_buckets: int = 0  # rows of a hashed table of token pairs (PR #162, #549)
     bigram_dims: int = 128
+    # Scoring (Scorer): tokens of a call (0: seq_len), tokens that it sees before them; Adam on scored text (0: none),
+    # share of a document's change that stays; counts of scored text
+    score_chunk: int = 0
+    score_context: int = 1
+    score_lr: float = 0.0
+    score_keep: float = 0.15
+    score_counts: bool = False
     document_mask: bool = True  # training rows hold several documents, which do not see each other (PR #1530)
     # Initialisation
     qk_gain_init: float = 5.0
@@ -196,6 +203,8 @@ def parse_config(argv: list[str], environment: dict[str, str]) -> Config:
         (c.micro_batch_tokens % c.seq_len, "--micro_batch_tokens must be a multiple of --seq_len"),
         (c.max_seconds <= 0 and c.max_steps <= 0, "set --max_seconds or --max_steps"),
         (not 0 <= c.ema_decay < 1, "--ema_decay must be in [0, 1)"),
+        (c.score_chunk < 0 or c.score_context < 1, "--score_chunk must be at least 0, --score_context at least 1"),
+        (c.score_lr < 0 or not 0 <= c.score_keep <= 1, "--score_lr must be at least 0, --score_keep in [0, 1]"),
         (not 0 <= c.warmdown <= 1, "--warmdown must be in [0, 1]"),
         (not 0 <= c.loop_from < 1, "--loop_from must be in [0, 1)"),
     ):
@@ -276,8 +285,8 @@ def document_bounds(tokens: Tensor, max_documents: int) -> Tensor:
 
 def attend(q: Tensor, k: Tensor, v: Tensor, documents: Tensor | None) -> Tensor:
     """Causal attention of q [B, H, T, K] over k, v [B, G, T, K]; within documents if given their mask or bounds."""
-    if documents is None and q.device.type == "cpu" and torch.is_grad_enabled() and q.size(2) <= 1024:
-        return attend_in_blocks(q, k, v)  # not for long rows: it keeps T^2 scores of each head
+    if documents is None and q.is_cpu and q.requires_grad and q.size(2) <= 1024 and torch.compiler.is_compiling():
+        return attend_in_blocks(q, k, v)  # long rows would need too much memory; uncompiled it is slower than torch's
     if documents is None or documents.ndim == 4:
         causal = documents is None
         return F.scaled_dot_product_attention(q, k, v, attn_mask=documents, is_causal=causal, enable_gqa=True)
@@ -467,9 +476,9 @@ class GPT(nn.Module):
                 saved.append(x)
         return norm(x if lane is None else (x + lane) / 2)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """tokens [B, T] -> logits [B, T, V] in float32; logits[:, i] predicts tokens[:, i + 1]."""
-        z = F.linear(self.hidden(tokens), self.embed.weight)
+    def forward(self, tokens: Tensor, first: int = 0) -> Tensor:
+        """tokens [B, T] -> logits [B, T - first, V] in float32; logits[:, i] predicts tokens[:, first + i + 1]."""
+        z = F.linear(self.hidden(tokens)[:, first:], self.embed.weight)
         z = z.to(torch.promote_types(z.dtype, torch.float32))
         return self.config.logit_softcap * torch.tanh(z / self.config.logit_softcap)
 
@@ -493,6 +502,73 @@ def matrix_parts(name: str, p: Tensor, config: Config) -> list[slice]:
 
 def build_model(config: Config) -> nn.Module:
     return GPT(config)
+
+
+class Scorer:
+    """How the artifact is scored: windows that keep context, steps on text whose score is final, counts of that text.
+
+    A call's tokens [B, C] are predicted with the `score_context` tokens before them, as far as their document has so
+    many. Scope document, unless it learns over the stream of documents, one lane at a time. `score_lr`: each chunk,
+    once scored, gives one step of Adam (no momentum) on all weights (dynamic evaluation, Krause et al. 2018; PR #549,
+    PR #1413); at the end of a document all but `score_keep` of what it changed is undone. `score_counts`: the model's
+    row is the base of a Dirichlet mixture, with discount, of what followed the same tokens before: the last one and
+    two in this document, the last 3 and 5 anywhere (as in Teh 2006, no sampler).
+    """
+
+    # (tokens before the predicted one, mass of the row below); the first two count in the document alone
+    ORDERS, DISCOUNT = ((1, 100.0), (2, 1.0), (3, 100.0), (5, 1.0)), 0.7
+
+    def __init__(self, model: nn.Module, config: Config):
+        self.model, self.config, self.params = model, config, list(model.parameters())
+        self.chunk = config.score_chunk or config.seq_len
+        self.scope = "stream" if config.score_lr or config.score_counts else "document"
+        self.seen, self.new = [{} for _ in self.ORDERS], []  # context -> what followed it: committed, in the last call
+        if config.score_lr:
+            self.adam = torch.optim.Adam(self.params, config.score_lr, betas=(0.0, 0.99), fused=True)
+            self.kept = [p.detach().clone() for p in self.params]
+
+    @torch.no_grad()
+    def start(self, lanes: int):
+        """New documents begin in `lanes` lanes."""
+        self.past = torch.full((lanes, 1), BOS, device=self.params[0].device)
+        self.seen[:2] = {}, {}
+        if self.config.score_lr:
+            torch._foreach_lerp_(self.kept, self.params, self.config.score_keep)
+            torch._foreach_copy_(self.params, self.kept)
+
+    def logits(self, tokens: Tensor) -> Tensor:
+        """tokens [B, C] -> logits [B, C, V]; row i predicts tokens[:, i] from what came before it. No state changes."""
+        self.tokens, past = tokens, self.past[:, -self.config.score_context :]
+        with torch.set_grad_enabled(self.config.score_lr > 0):
+            self.rows = self.model(torch.cat((past, tokens[:, :-1]), 1), past.size(1) - 1)
+        return self.mix() if self.config.score_counts else self.rows
+
+    def mix(self) -> Tensor:
+        """Log-probabilities [1, C, V]. What followed in the chunk, before a row, counts like what is committed."""
+        p, self.new = self.rows[0].detach().float().softmax(1), []
+        text = torch.cat((self.past, self.tokens), 1)[0].tolist()
+        for seen, (order, mass) in zip(self.seen, self.ORDERS):
+            found, inside = [], {}
+            for row, i in enumerate(range(self.past.size(1), len(text))):
+                context = tuple(text[max(0, i - order) : i])
+                found += [row * p.size(1) + t for t in seen.get(context, []) + inside.setdefault(context, [])]
+                inside[context].append(text[i])
+            self.new.append(inside)
+            counts = torch.bincount(torch.tensor(found, dtype=torch.int64), minlength=p.numel()).view_as(p).to(p)
+            below = mass + self.DISCOUNT * (counts > 0).sum(1, keepdim=True)
+            p = ((counts - self.DISCOUNT).clamp_min(0) + below * p) / (counts.sum(1, keepdim=True) + mass)
+        return p.log()[None]
+
+    def observe(self):
+        """The chunk's score is final: learn from it."""
+        self.past = torch.cat((self.past, self.tokens), 1)[:, -max(self.config.score_context, self.ORDERS[-1][0]) :]
+        for seen, inside in zip(self.seen, self.new):
+            for context, followed in inside.items():
+                seen.setdefault(context, []).extend(followed)
+        if self.config.score_lr:
+            F.cross_entropy(self.rows.flatten(0, 1).float(), self.tokens.flatten(), reduction="sum").backward()
+            self.adam.step()
+            self.adam.zero_grad()
 
 
 def multiplied_weights(model: GPT) -> int:

@@ -23,7 +23,7 @@ import pytest
 import eval_heldout
 from scoring import ScoringError, box, likelihood, overhead, passes
 from scoring import score as scoring_score
-from test_scoring import SCRIPT, box_processes, plain_evaluation, world  # noqa: F401  (world is a fixture)
+from test_scoring import ADAPTIVE, SCRIPT, box_processes, plain_evaluation, world  # noqa: F401  (world is a fixture)
 from tests.redteam import fuzz
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -235,14 +235,12 @@ def test_a_killed_run_leaves_nothing_to_the_next_which_starts_clean(world, monke
     assert [row["nats"] for row in result["per_document"]] == pytest.approx(plain_evaluation(world, 8), rel=1e-6)
 
 
-def test_overhead_compares_equal_work(world):
+@pytest.mark.parametrize("script", [SCRIPT, ADAPTIVE.replace("SCOPE", "stream")])
+def test_overhead_compares_equal_work(world, script):
     """The plain evaluation gives the same nats as the boxed pass; the times are only reported."""
-    submission, tokenizer, _ = scoring_score.read_artifact(world.artifact())
+    submission, tokenizer, _ = scoring_score.read_artifact(world.artifact(script))
     documents, _ = scoring_score.read_documents(str(world.data), "dev")
     scoring_score.tokenise(tokenizer, documents)
     result = overhead.measure(submission, documents, rounds=1)
     assert result["nats_difference"] < 1e-6 and result["threads"] == passes.cores()
     assert result["overhead"] == pytest.approx(result["scorer_seconds"] / result["plain_seconds"], rel=0.2)
-    scorer = world.artifact(SCRIPT + "\nclass Scorer:\n    pass\n", name="scorer.golf")
-    with pytest.raises(ScoringError, match="without a Scorer"):
-        overhead.measure(scoring_score.read_artifact(scorer)[0], documents, rounds=1)
