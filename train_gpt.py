@@ -182,8 +182,7 @@ def parse_config(argv: list[str], environment: dict[str, str]) -> Config:
     preset = values.get("preset") or ("16mb" if torch.cuda.is_available() else "pocket")
     if preset not in PRESETS:
         raise RunError(f"no preset {preset!r}: choose one of {', '.join(PRESETS)}")
-    config = replace(Config(), **PRESETS[preset] | values | {"preset": preset})
-    c = config
+    c = replace(Config(), **PRESETS[preset] | values | {"preset": preset})
     sizes = (c.vocab_size, c.seq_len, c.num_layers, c.model_dim, c.num_heads, c.num_kv_heads, c.batch_tokens,
              c.micro_batch_tokens)  # fmt: skip
     counts = (c.rope_dims, c.attn_gate, c.smear_gate, c.parallel_start, c.loops, c.loop_first,
@@ -209,7 +208,7 @@ def parse_config(argv: list[str], environment: dict[str, str]) -> Config:
         if bad:
             raise RunError(why)
     stages(c, 1)
-    return config
+    return c
 
 
 # What the schedules keep constant until a fraction of the run, and so one compiled graph: extra passes, length of rows,
@@ -311,9 +310,10 @@ def attend_in_blocks(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         queries, keys, values = (x[:, i :: 2 if width else 1].flatten(2, 3) for x, i in zip(blocks, (width > 0, 0, 0)))
         scores = (queries @ keys.mT).to(exact).unflatten(2, (-1, width or first)).exp()
         scores = scores if width else torch.where(lower, scores, 0.0)
-        weight = weight + F.pad(scores.sum(-1).transpose(1, 2), (width, 0)).flatten(2, 3)  # [B G, heads, T]
+        for_one = F.pad(scores.sum(-1).transpose(1, 2), (width, 0)).flatten(2, 3)  # [B G, heads, T]
         part = (scores.to(v.dtype).flatten(2, 3) @ values).to(exact).unflatten(2, (-1, width or first))
         total = total + F.pad(part.transpose(1, 2), (0, 0, width, 0)).flatten(2, 3)  # [B G, heads, T, K]
+        weight = weight + for_one
     return (total / weight[..., None]).to(q.dtype).view(B, H, T, K)
 
 
@@ -714,12 +714,11 @@ class Optimizers:
     @contextlib.contextmanager
     def averaged(self):
         """Inside, the model holds the averaged weights."""
-        live = [p.detach().clone() for p in self.params]
-        with torch.no_grad():
-            torch._foreach_copy_(list(self.params), self.ema)
+        params = [p.detach() for p in self.params]
+        live = copy.deepcopy(params)
+        torch._foreach_copy_(params, self.ema)
         yield
-        with torch.no_grad():
-            torch._foreach_copy_(list(self.params), live)
+        torch._foreach_copy_(params, live)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -1320,8 +1319,8 @@ def train(config: Config, source: str) -> dict:
         optimizers.load(initial)
         enter(plan[0])
     if config.max_seconds > 0 and clock.budget <= 0:
-        why = f"calibration takes {clock.reserve:.1f} s"
-        raise RunError(f"--max_seconds={config.max_seconds:g} leaves nothing to train: {why}")
+        why = f"leaves nothing to train: calibration takes {clock.reserve:.1f} s"
+        raise RunError(f"--max_seconds={config.max_seconds:g} {why}")
     before = ", ".join(f"{name} {clock.ledger[name]:.1f} s" for name in ("setup", "compile", "warmup"))
     log(f"{before}; {clock.reserve:.1f} s of the clock are kept for calibration")
 

@@ -134,13 +134,27 @@ def resources(compiled) -> dict:
 def zeros_for(graph):
     """A stand-in for a compiled graph: zeros of the right shapes, as nothing here could run it."""
     outputs = [node and node.meta["val"] for node in graph.graph.output_node().args[0]]
-    zeros = [torch.zeros(v.shape, dtype=v.dtype) if isinstance(v, torch.Tensor) else v for v in outputs]
-    return lambda *_: zeros
+
+    def run(*_):
+        return [torch.zeros(v.shape, dtype=v.dtype) if isinstance(v, torch.Tensor) else v for v in outputs]
+
+    return run
+
+
+class Driver:
+    """Says what Triton asks of a GPU's driver to translate a kernel: that this is an H100."""
+
+    def get_current_target(self):
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget("cuda", 90, 32)
 
 
 @mock.patch("torch.utils._triton.has_triton", lambda: True)
 def graphs(script) -> dict:
-    """What AOTAutograd makes of the fused loss behind a matrix product: kernels, and the largest float32 tensor."""
+    """What AOTAutograd makes of the fused loss behind a matrix product: which arguments each kernel is seen to write,
+    and the largest float32 tensor."""
+    import triton
     from torch._dynamo.backends.common import aot_autograd
 
     found = {}
@@ -148,8 +162,9 @@ def graphs(script) -> dict:
     def record(name):
         def compiler(graph, _):
             values = [node.meta.get("val") for node in graph.graph.nodes]
+            calls = [node for node in graph.graph.nodes if "triton_kernel_wrapper" in str(node.target)]
             found[name] = {
-                "kernels": sum("triton_kernel_wrapper" in str(node.target) for node in graph.graph.nodes),
+                "written": [sorted(node.kwargs["tensors_to_clone"]) for node in calls],
                 "float32": max(v.numel() for v in values if isinstance(v, torch.Tensor) and v.dtype == torch.float32),
             }
             return zeros_for(graph)
@@ -159,6 +174,7 @@ def graphs(script) -> dict:
     def loss(x, w, targets):
         return script.FusedLoss.apply(x @ w, targets, 2 * CAP)
 
+    triton.runtime.driver.set_active(Driver())
     x = torch.randn(64, 32, dtype=torch.bfloat16, requires_grad=True)
     w = torch.randn(32, 2048, dtype=torch.bfloat16, requires_grad=True)
     backend = aot_autograd(fw_compiler=record("forward"), bw_compiler=record("backward"))
