@@ -41,6 +41,12 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+triton = None
+if torch.cuda.is_available():  # elsewhere nothing runs its kernels, and importing Triton takes time
+    with contextlib.suppress(ImportError):
+        import triton
+        import triton.language as tl
+
 SHARD_MAGIC, SHARD_VERSION, SHARD_HEADER_BYTES, BOS = 20240520, 1, 1024, 1
 
 
@@ -182,8 +188,7 @@ def parse_config(argv: list[str], environment: dict[str, str]) -> Config:
     preset = values.get("preset") or ("16mb" if torch.cuda.is_available() else "pocket")
     if preset not in PRESETS:
         raise RunError(f"no preset {preset!r}: choose one of {', '.join(PRESETS)}")
-    config = replace(Config(), **PRESETS[preset] | values | {"preset": preset})
-    c = config
+    c = replace(Config(), **PRESETS[preset] | values | {"preset": preset})
     sizes = (c.vocab_size, c.seq_len, c.num_layers, c.model_dim, c.num_heads, c.num_kv_heads, c.batch_tokens,
              c.micro_batch_tokens)  # fmt: skip
     counts = (c.rope_dims, c.attn_gate, c.smear_gate, c.parallel_start, c.loops, c.loop_first,
@@ -211,7 +216,7 @@ def parse_config(argv: list[str], environment: dict[str, str]) -> Config:
         if bad:
             raise RunError(why)
     stages(c, 1)
-    return config
+    return c
 
 
 # What the schedules keep constant until a fraction of the run, and so one compiled graph: extra passes, length of rows,
@@ -320,6 +325,25 @@ def attend_in_blocks(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return (total / weight[..., None]).to(q.dtype).view(B, H, T, K)
 
 
+def choose_attention(config: Config, device: torch.device) -> str:
+    """Activates the first FlashAttention that runs here, forward and backward: its name, or why it is torch's own."""
+    if device.type == "cpu":
+        return "scaled_dot_product_attention" if config.document_mask or config.seq_len > 1024 else "attend_in_blocks"
+    H, G, T, result = config.num_heads, config.num_kv_heads, 128, "torch's own attention"
+    qkv = torch.randn(1, H + 2 * G, T, config.model_dim // H, device=device, dtype=torch.bfloat16, requires_grad=True)
+    for name in ("FA3", "FA4"):  # made for Hopper; in beta, for Hopper and Blackwell
+        try:
+            torch.nn.attention.activate_flash_attention_impl(name)
+            documents = torch.tensor([0, 50, T], device=device, dtype=torch.int32)
+            attend(*qkv.split((H, G, G), 1), documents).sum().backward()
+            torch.backends.cuda.enable_cudnn_sdp(False)  # where rows are not cut torch might prefer it
+            return name
+        except Exception as error:  # of other people's kernels, or of importing them: anything may come
+            result += f", no {name}: {error!r:.60}"
+    torch.nn.attention.restore_flash_attention_impl(False)
+    return result
+
+
 class Attention(nn.Module):
     """Causal grouped-query attention with QK-norm, RoPE and a learned gain per query head.
 
@@ -400,6 +424,50 @@ class Block(nn.Module):
             return u + self.mlp_gain * self.mlp(norm(u) * self.scale), None
         mlp = self.mlp_gain * self.mlp(norm(lane) * self.scale)
         return tuple(r[0] * old + r[1] * attention + r[2] * mlp for r, old in zip(self.route, (x, lane)))
+
+
+# The loss on a GPU, of rows of logits z [N, V] before the softcap. With c = 2 cap it is that of y = c sigmoid(4 z / c)
+# = cap tanh(z / cap) + cap: softmax ignores a constant, and what is at most c needs no maximum subtracted. z is read
+# once each way, and nothing of its size is kept in float32.
+if triton:
+
+    @triton.jit
+    def loss_kernel(z_ptr, target_ptr, loss_ptr, lse_ptr, c, V: tl.constexpr, BLOCK: tl.constexpr):
+        """A row's loss and logsumexp."""
+        i, sums = tl.program_id(0).to(tl.int64), tl.zeros((BLOCK,), tl.float32)
+        for first in range(0, V, BLOCK):
+            j = first + tl.arange(0, BLOCK)
+            s = tl.sigmoid(4 / c * tl.load(z_ptr + i * V + j, j < V).to(tl.float32))
+            sums += tl.where(j < V, tl.exp(c * s), 0.0)
+        s = tl.sigmoid(4 / c * tl.load(z_ptr + i * V + tl.load(target_ptr + i)).to(tl.float32))
+        lse = tl.log(tl.sum(sums))
+        tl.store(loss_ptr + i, lse - c * s)
+        tl.store(lse_ptr + i, lse)
+
+    @triton.jit
+    def gradient_kernel(z_ptr, target_ptr, scale_ptr, lse_ptr, dz_ptr, c, V: tl.constexpr, BLOCK: tl.constexpr):
+        """A block of a row of dz [N, V], the gradient of scale times the sum of losses."""
+        i, j = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+        s = tl.sigmoid(4 / c * tl.load(z_ptr + i * V + j, j < V).to(tl.float32))
+        h = tl.where(j == tl.load(target_ptr + i), 1.0, 0.0)
+        dz = tl.load(scale_ptr) * (tl.exp(c * s - tl.load(lse_ptr + i)) - h) * 4 * s * (1 - s)
+        tl.store(dz_ptr + i * V + j, dz, j < V)
+
+    class FusedLoss(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, z, targets, c):
+            loss, lse = (torch.empty(len(z), device=z.device) for _ in range(2))
+            loss_kernel[(len(z),)](z, targets, loss, lse, c, z.size(1), 1024)
+            ctx.save_for_backward(z, targets, lse)
+            ctx.c = c
+            return loss.mean()
+
+        @staticmethod
+        def backward(ctx, scale):
+            z, targets, lse = ctx.saved_tensors
+            dz, grid = torch.empty_like(z), (len(z), triton.cdiv(z.size(1), 1024))
+            gradient_kernel[grid](z, targets, scale / len(z), lse, dz, ctx.c, z.size(1), 1024)
+            return dz, None, None
 
 
 class GPT(nn.Module):
@@ -485,6 +553,8 @@ class GPT(nn.Module):
     def loss(self, tokens: Tensor, targets: Tensor) -> Tensor:
         """Mean negative log-likelihood of targets [B, T] in nats per token."""
         cap, z = self.config.logit_softcap, F.linear(self.hidden(tokens), self.embed.weight)
+        if triton and z.is_cuda:
+            return FusedLoss.apply(z.flatten(0, 1), targets.flatten(), 2 * cap)
         # cap * tanh(z / cap) + cap: at most 2 cap, so there is no maximum to subtract
         y = 2 * cap * torch.sigmoid(z.to(torch.promote_types(z.dtype, torch.float32)) * (2 / cap))
         hit = torch.arange(y.size(-1), device=y.device) == targets[..., None]
@@ -630,25 +700,36 @@ class Muon:
     @torch.no_grad()
     def step(self, lr: float, momentum: float, decay: float):
         """One update from the parameters' .grad (each rank's own mean); lr and decay include the schedule."""
+        updates = [self.update(*bank, lr, momentum, decay) for bank in zip(self.banks, self.momentum)]
+        for _ in range(3):  # one bank's messages travel while others are computed
+            for update in updates:
+                next(update, None)
+
+    def update(self, bank: tuple, buffer: Tensor, lr: float, momentum: float, decay: float):
+        """Updates a bank; yields where it would wait for other ranks: twice, or never if there are none."""
+        shape, matrices = bank
+        grad = torch.stack([p.grad[rows] for p, rows in matrices])
+        if self.world > 1:
+            padded = F.pad(grad, (0, 0, 0, 0, 0, buffer.size(0) * self.world - len(matrices)))
+            grad = torch.empty_like(buffer)
+            sent = dist.reduce_scatter_tensor(grad, padded, op=dist.ReduceOp.SUM, async_op=True)
+            yield
+            sent.wait()
+            grad /= self.world
+        buffer.mul_(momentum).add_(grad)
+        grad.add_(buffer, alpha=momentum)
+        if self.config.muon_row_norm:
+            grad /= grad.norm(dim=-1, keepdim=True).clamp_min(1e-7)
         coefficients = POLAR_EXPRESS if self.config.muon_polar else QUINTIC
-        for (shape, bank), buffer in zip(self.banks, self.momentum):
-            grad = torch.stack([p.grad[rows] for p, rows in bank])
-            if self.world > 1:
-                padded = F.pad(grad, (0, 0, 0, 0, 0, buffer.size(0) * self.world - len(bank)))
-                grad = torch.empty_like(buffer)
-                dist.reduce_scatter_tensor(grad, padded, op=dist.ReduceOp.SUM)
-                grad /= self.world
-            buffer.mul_(momentum).add_(grad)
-            grad.add_(buffer, alpha=momentum)
-            if self.config.muon_row_norm:
-                grad /= grad.norm(dim=-1, keepdim=True).clamp_min(1e-7)
-            update = newton_schulz(grad.to(self.dtype), self.config.muon_iterations, coefficients)
-            if self.world > 1:
-                own, update = update.contiguous(), update.new_empty(update.size(0) * self.world, *shape)
-                dist.all_gather_into_tensor(update, own)
-            scale = lr * math.sqrt(max(1.0, shape[0] / shape[1]))
-            for (p, rows), u in zip(bank, update):
-                p.data[rows].mul_(1 - lr * decay).sub_(u, alpha=scale)
+        update = newton_schulz(grad.to(self.dtype), self.config.muon_iterations, coefficients)
+        if self.world > 1:
+            own, update = update.contiguous(), update.new_empty(update.size(0) * self.world, *shape)
+            sent = dist.all_gather_into_tensor(update, own, async_op=True)
+            yield
+            sent.wait()
+        scale = lr * math.sqrt(max(1.0, shape[0] / shape[1]))
+        for (p, rows), u in zip(matrices, update):
+            p.data[rows].mul_(1 - lr * decay).sub_(u, alpha=scale)
 
 
 class Optimizers:
@@ -677,14 +758,16 @@ class Optimizers:
         c = self.config
         if self.world > 1:  # all small gradients in one message
             flat = torch.cat([p.grad.flatten() for p in self.adam_params])
-            dist.all_reduce(flat)
-            flat /= self.world
-            for p, g in zip(self.adam_params, flat.split([p.numel() for p in self.adam_params])):
-                p.grad.copy_(g.view_as(p))
+            sent = dist.all_reduce(flat, async_op=True)
         warm = min(1.0, step / max(1, c.muon_momentum_steps))
         momentum = c.muon_momentum_start + warm * (c.muon_momentum - c.muon_momentum_start)
         taper = 1 - c.decay_taper * max(0.0, (fraction - 0.7) / 0.3)
         self.muon.step(c.matrix_lr * lr_scale, momentum, c.weight_decay * taper)
+        if self.world > 1:
+            sent.wait()
+            flat /= self.world
+            for p, g in zip(self.adam_params, flat.split([p.numel() for p in self.adam_params])):
+                p.grad.copy_(g.view_as(p))
         for group in self.adam.param_groups:
             group["lr"], group["weight_decay"] = group["base_lr"] * lr_scale, group["base_decay"] * taper
         self.adam.step()
@@ -707,12 +790,11 @@ class Optimizers:
     @contextlib.contextmanager
     def averaged(self):
         """Inside, the model holds the averaged weights."""
-        live = [p.detach().clone() for p in self.params]
-        with torch.no_grad():
-            torch._foreach_copy_(list(self.params), self.ema)
+        params = [p.detach() for p in self.params]
+        live = copy.deepcopy(params)
+        torch._foreach_copy_(params, self.ema)
         yield
-        with torch.no_grad():
-            torch._foreach_copy_(list(self.params), live)
+        torch._foreach_copy_(params, live)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -839,18 +921,18 @@ class Clock:
 
     `elapsed` counts training alone. After each step the ranks agree on the largest elapsed time, the largest of their
     last eight step times and on whether anybody was told to stop; the schedule reads the agreed time, so that ranks
-    never differ.
+    never differ. A GPU works behind the host, which launches a step before it waits for the one before: then `elapsed`
+    ends with that one, and the guard leaves room for the step under way too.
     """
 
     def __init__(self, config: Config, world: int, device: torch.device):
-        self.config, self.world, self.device = config, world, device
+        self.config, self.world = config, world
+        self.on_gpu, self.launched = device.type == "cuda", None
         self.ledger: dict[str, float] = {}
         self.reserve = 0.0  # seconds of the cap kept for calibration
         self.steps: deque[float] = deque(maxlen=8)
-        self.elapsed, self.step_seconds, self.told_to_stop = 0.0, 0.0, False
-        self.signalled = False
-        self.last = time.perf_counter()
-        self.used = 0.0
+        self.elapsed, self.step_seconds, self.told_to_stop, self.signalled = 0.0, 0.0, False, False
+        self.last, self.used = time.perf_counter(), 0.0
 
     @contextlib.contextmanager
     def phase(self, name: str):
@@ -872,13 +954,17 @@ class Clock:
         self.last = time.perf_counter()
 
     def tick(self):
-        """Call after each step: adds it to this rank's time and agrees with the others."""
+        """Call after each step (again, to wait for a GPU): adds it to this rank's time and agrees with the others."""
+        if self.on_gpu:
+            event = torch.cuda.current_stream().record_event()
+            (self.launched or event).synchronize()  # how long the first step takes must be known before the second
+            self.launched = event
         now = time.perf_counter()
         self.used += now - self.last
         self.steps.append(now - self.last)
         self.last = now
         own = self.used, max(self.steps), float(self.signalled)
-        agreed = torch.tensor(own, dtype=torch.float64, device=self.device)
+        agreed = torch.tensor(own, dtype=torch.float64)  # not on a GPU, which would have to finish its work first
         if self.world > 1:
             dist.all_reduce(agreed, op=dist.ReduceOp.MAX)
         self.elapsed, self.step_seconds, stop = agreed.tolist()
@@ -898,7 +984,7 @@ class Clock:
         """ "" to go on, else why to stop: "sigterm", "clock" (the next step would not end in time) or "steps"."""
         if self.told_to_stop:
             return "sigterm"
-        if self.config.max_seconds > 0 and self.elapsed + 1.1 * self.step_seconds > self.budget:
+        if self.config.max_seconds > 0 and self.elapsed + 1.1 * (1 + self.on_gpu) * self.step_seconds > self.budget:
             return "clock"
         return "steps" if 0 < self.config.max_steps <= step else ""
 
@@ -979,8 +1065,7 @@ class SecondMoments(torch.overrides.TorchFunctionMode):
             dist.all_reduce(tokens)
         for store, key in sums:
             store[key] = (store[key] / tokens).cpu()
-        linear, taps, embedding = self.linear, self.taps, self.embedding
-        return {"format": 1, "tokens": int(tokens), "linear": linear, "taps": taps, "embedding": embedding}
+        return dict(format=1, tokens=int(tokens), linear=self.linear, taps=self.taps, embedding=self.embedding)
 
 
 CALIBRATION_TOKENS = 8192  # in one forward, at most: it keeps everything in float32
@@ -1054,6 +1139,8 @@ class Log:
 def seconds(work) -> float:
     start = time.perf_counter()
     work()
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
     return time.perf_counter() - start
 
 
@@ -1079,7 +1166,7 @@ class Machine:
             self.name = torch.cuda.get_device_name(self.device)
             dense_bf16 = {"H100": 989.5e12, "H200": 989.5e12, "B200": 2250e12, "A100": 312e12}
             self.peak_flops = next((flops for key, flops in dense_bf16.items() if key in self.name), None)
-            self.expected_flops = 220e12 if "H100" in self.name else None  # 6 per weight and token, from PR #1530 on
+            self.expected_flops = 200e12 if "H100" in self.name else None  # 6 per weight and token, from PR #1530 on
             self.dtype, self.why = torch.bfloat16, f"bfloat16 on {self.name}, data sheet's dense peak"
         else:
             cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -1220,7 +1307,7 @@ def train(config: Config, source: str) -> dict:
         raise RunError(f"no tokenizer.model in {data_dir}: build the data again with tools/data.py")
     tokenizer, manifest = ((data_dir / name).read_bytes() for name in ("tokenizer.model", "manifest.json"))
     if world > 1:
-        dist.init_process_group("nccl" if machine.on_gpu else "gloo")
+        dist.init_process_group("cpu:gloo,cuda:nccl" if machine.on_gpu else "gloo")
     clock = Clock(config, world, device)
     clock.obey_signals()
 
@@ -1244,7 +1331,7 @@ def train(config: Config, source: str) -> dict:
     model = build_model(config).to(device)
     params = sum(p.numel() for p in model.parameters())
     optimizers = Optimizers(model, config, machine.dtype if machine.on_gpu else torch.float32, world, rank)
-    plan = stages(config, world)
+    plan, attention = stages(config, world), choose_attention(config, device)
     stage, token_flops = plan[0], 0
     loader = Loader(read_share(shards, rank, world), max(s.rows for s in plan), config, rank, device)
 
@@ -1295,11 +1382,10 @@ def train(config: Config, source: str) -> dict:
             train_step(0, 0.0, synthetic)
             estimate()
     with clock.phase("warmup"):
-        timed = [seconds(lambda: float(train_step(0, 0.0, synthetic)))]
+        timed = [seconds(lambda: train_step(0, 0.0, synthetic))]
         repeat = min(100, int(machine.largest(2 / timed[0]))) if machine.on_gpu else 0
-        timed += [seconds(lambda: float(train_step(0, 0.0, synthetic))) for _ in range(repeat)]
+        timed += [seconds(lambda: train_step(0, 0.0, synthetic)) for _ in range(repeat)]
         wanted, median = 6 * multiplied_weights(model) * stage.tokens / world, sorted(timed)[len(timed) // 2]
-        attention = "varlen_attn" if machine.on_gpu and config.document_mask else "scaled_dot_product_attention"
         for line in speed_lines(machine, attention, machine.largest(median), wanted):
             log(line)
         # the time of a calibration batch on synthetic tokens says how much of the clock to keep for calibration
@@ -1311,8 +1397,8 @@ def train(config: Config, source: str) -> dict:
         optimizers.load(initial)
         enter(plan[0])
     if config.max_seconds > 0 and clock.budget <= 0:
-        why = f"calibration takes {clock.reserve:.1f} s"
-        raise RunError(f"--max_seconds={config.max_seconds:g} leaves nothing to train: {why}")
+        why = f"leaves nothing to train: calibration takes {clock.reserve:.1f} s"
+        raise RunError(f"--max_seconds={config.max_seconds:g} {why}")
     before = ", ".join(f"{name} {clock.ledger[name]:.1f} s" for name in ("setup", "compile", "warmup"))
     log(f"{before}; {clock.reserve:.1f} s of the clock are kept for calibration")
 
@@ -1338,13 +1424,15 @@ def train(config: Config, source: str) -> dict:
         step, tokens, flops = step + 1, tokens + stage.tokens, flops + stage.tokens * token_flops
         clock.tick()
         stopped = clock.verdict(step)
+        want_dev = bool(dev_at) and clock.fraction(step) >= dev_at[0]
+        if machine.on_gpu and (stopped or want_dev):
+            clock.tick()  # no pause before the step under way has been counted
         if resumable and stopped != "steps" and (stopped or step % config.checkpoint_every == 0):
             with clock.phase("save"):
                 progress = [step, tokens, flops, clock.used]
                 content = {"identity": identity, "optimizers": optimizers.state(), "loader": loader.state}
                 save_resume(folder, machine, step, content | {"progress": progress})
             clock.start()
-        want_dev = bool(dev_at) and clock.fraction(step) >= dev_at[0]
         if not (stopped or want_dev or clock.elapsed >= next_log):
             continue
         value = machine.mean(loss)
@@ -1413,10 +1501,12 @@ def train(config: Config, source: str) -> dict:
 
 def speed_lines(machine: Machine, attention: str, step_seconds: float, step_flops: float) -> list[str]:
     """What to say before the clock starts about a step's time, against `step_flops` on each GPU at the known rate."""
-    lines = [f"{machine.name}, {attention}: a step of the last stage takes {step_seconds * 1e3:.1f} ms"]
+    loss = "Triton" if triton else "torch"
+    lines = [f"{machine.name}, {attention}, loss by {loss}: a step of the last stage takes {step_seconds * 1e3:.1f} ms"]
     if machine.expected_flops:
-        expected = step_flops / machine.expected_flops
-        lines[0] += f", expected {expected * 1e3:.1f} ms at {machine.expected_flops / 1e12:.0f} TFLOP/s per GPU"
+        rate = machine.expected_flops * (1.1 if attention.startswith("FA") else 1.0)
+        expected = step_flops / rate
+        lines[0] += f", expected {expected * 1e3:.1f} ms at {rate / 1e12:.0f} TFLOP/s per GPU"
         if step_seconds > 1.2 * expected:
             lines.append(f"WARNING: {step_seconds / expected - 1:.0%} slower than planned: try another machine")
     return lines

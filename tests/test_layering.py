@@ -16,7 +16,7 @@ OURS = {path.stem for path in ROOT.glob("*.py")} | {"compress", "scoring", "tool
 
 # Most special first: the first row whose pattern matches a file holds for it. A name admits its submodules.
 TABLE = [
-    ("train_gpt.py", {"torch", "numpy"}),
+    ("train_gpt.py", {"torch", "numpy", "triton"}),
     ("compress/decode.py", {"numpy", "torch", "brotli", "zstandard"}),
     ("compress/container.py", {"brotli", "pyppmd"}),
     ("compress/tokenizer.py", {"compress.container"}),

@@ -324,12 +324,12 @@ def gradients(model, rank):
 TUNED = replace(SMALL, **ALL, muon_polar=True, muon_row_norm=True, weight_decay=0.3, embed_decay=0.2, decay_taper=0.5)
 
 
-def run_steps(config, world, rank):
-    """Two optimiser steps on fixed gradients: with one process, their mean over two ranks."""
-    model = small_model(config, dtype=torch.float32)
+def run_steps(config, world, rank, of=2, model=None):
+    """Two optimiser steps on fixed gradients: with one process, their mean over `of` ranks."""
+    model = model or small_model(config, dtype=torch.float32)
     optimizers = t.Optimizers(model, config, torch.float32, world, rank)
     for step in range(2):
-        parts = [gradients(model, r) for r in ((rank,) if world > 1 else (0, 1))]
+        parts = [gradients(model, r) for r in ((rank,) if world > 1 else range(of))]
         for i, p in enumerate(model.parameters()):
             p.grad = sum(g[i] for g in parts) / len(parts) * (step + 1)
         optimizers.step(step, 0.7, 0.85)

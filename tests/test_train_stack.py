@@ -75,11 +75,13 @@ def test_pieces_of_rows_are_those_rows_cut_and_a_changed_number_of_rows_goes_on(
 
 
 def test_a_slow_machine_is_named_before_the_clock_starts():
-    machine = SimpleNamespace(name="H100", expected_flops=220e12)
+    machine = SimpleNamespace(name="H100", expected_flops=200e12)
     flops = 6 * 53_238_784 * 98_304  # the looped 16mb model, a micro-batch: 141.6 ms were measured (PR #1855)
-    lines = t.speed_lines(machine, "varlen_attn", 0.1416, flops)
-    assert len(lines) == 1 and "H100, varlen_attn" in lines[0] and "141.6 ms, expected 142.7 ms" in lines[0]
-    assert "24% slower" in t.speed_lines(machine, "varlen_attn", 1.24 * flops / 220e12, flops)[1]
+    lines = t.speed_lines(machine, "FA3", 0.1416, flops)
+    assert len(lines) == 1 and "H100, FA3, loss by" in lines[0]
+    assert "141.6 ms, expected 142.7 ms at 220 TFLOP/s" in lines[0]
+    own = "torch's own attention, no FA3: ..."
+    assert "24% slower" in t.speed_lines(machine, own, 1.24 * flops / 200e12, flops)[1]
     assert len(t.speed_lines(SimpleNamespace(name="CPU", expected_flops=None), "", 99.0, flops)) == 1
 
 
