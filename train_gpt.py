@@ -8,9 +8,8 @@
 This is the one file a participant edits. It is self-contained: model, Muon, loader, clock, calibration, checkpoint. It
 writes runs/<id>/{train.log, metrics.jsonl, run.json, checkpoint.pt, statistics.pt}; `compress` turns that folder into
 one .golf file and `eval_heldout.py` scores the file. The minified text of this script travels inside that file, where
-only `Config`, `build_model` and `Scorer` are used.
-
-Not covered here: data preparation, packing, scoring (the dev bpb printed below is an estimate).
+only `Config`, `build_model` and `Scorer` are used. Not covered: data preparation, packing, scoring (the dev bpb printed
+below is an estimate).
 """
 
 if __name__ == "__main__":  # before torch loads OpenMP: endless spinning makes a step 15-24x slower beside a busy
@@ -24,6 +23,7 @@ import difflib
 import hashlib
 import io
 import json
+import lzma
 import math
 import os
 import platform
@@ -50,15 +50,12 @@ if torch.cuda.is_available():  # elsewhere nothing runs its kernels, and importi
 SHARD_MAGIC, SHARD_VERSION, SHARD_HEADER_BYTES, BOS = 20240520, 1, 1024, 1
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# Configuration
-
-
+# ---- Configuration ---------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Config:
     """Every knob. The defaults are the 16mb preset; `--field=value` overrides any of them."""
 
-    # Model. Fields down to bigram_dims travel in the artifact for `build_model` where they differ from the defaults.
+    # Model. Fields down to score_counts travel in the artifact where they differ from the defaults.
     vocab_size: int = 8192
     seq_len: int = 2048  # tokens of context in training, and of a window in plain scoring
     num_layers: int = 11
@@ -80,8 +77,6 @@ class Config:
     loops: int = 2  # extra passes through layers loop_first to loop_last (PR #1394, #1493)
     loop_first: int = 3
     loop_last: int = 5
-    bigram_buckets: int = 0  # rows of a hashed table of token pairs (PR #162, #549)
-    bigram_dims: int = 128
     # Scoring (Scorer): tokens of a call (0: seq_len), tokens that it sees before them; Adam on scored text (0: none),
     # share of a document's change that stays; counts of scored text
     score_chunk: int = 0
@@ -92,7 +87,6 @@ class Config:
     document_mask: bool = True  # training rows hold several documents, which do not see each other (PR #1530)
     # Initialisation
     qk_gain_init: float = 5.0
-    embed_init_std: float = 0.005
     ortho_init: bool = True
     # Optimiser: Muon for the matrices, Adam for the embedding and for gains, mixes and skips
     matrix_lr: float = 0.026
@@ -141,12 +135,13 @@ POCKET = dict(
     num_kv_heads=1, mlp_mult=2.0, rope_dims=0, ln_scale=False, attn_gate=0, parallel_start=0, loops=0,
     document_mask=False, qk_gain_init=1.5, ortho_init=False, matrix_lr=0.03, embed_lr=0.05, scalar_lr=0.04,
     muon_momentum=0.95, muon_momentum_start=0.85, muon_momentum_steps=300, weight_decay=0.03, embed_decay=0.0,
-    warmdown=0.75, min_lr=0.0, ema_decay=0.99, batch_tokens=4096, micro_batch_tokens=4096, calibration_tokens=32_768,
-    dev_tokens=65_536,
+    warmdown=0.75, min_lr=0.0, ema_decay=0.99, batch_tokens=4096, micro_batch_tokens=4096, calibration_tokens=131_072,
+    dev_tokens=65_536, score_chunk=256, score_context=129, score_lr=0.003, score_counts=True,
 )  # fmt: skip
 TINY = POCKET | dict(
     seq_len=128, num_layers=2, model_dim=64, num_heads=2, batch_tokens=2048, micro_batch_tokens=1024, max_seconds=20.0,
-    calibration_tokens=8192, dev_tokens=16_384, dev_evals=1,
+    calibration_tokens=8192, dev_tokens=16_384, dev_evals=1, score_chunk=0, score_context=1, score_lr=0.0,
+    score_counts=False,
 )  # fmt: skip
 PRESETS = {"16mb": {}, "pocket": POCKET, "tiny": TINY}
 
@@ -171,47 +166,37 @@ def parse_config(argv: list[str], environment: dict[str, str]) -> Config:
             raise RunError(f"unknown argument {argument!r}" + (f": did you mean --{near[0]}=...?" if near else ""))
         kind = type(known[key].default)
         try:
-            if kind is bool:
-                values[key] = {"": True, "true": True, "1": True, "false": False, "0": False}[text.lower()]
-            elif has_value:
-                values[key] = kind(text)
-            else:
-                raise ValueError
-            if kind is float and not math.isfinite(values[key]):
+            switch = {"": True, "true": True, "1": True, "false": False, "0": False}
+            values[key] = switch[text.lower()] if kind is bool else kind(text)
+            if kind is str and not has_value or kind is float and not math.isfinite(values[key]):
                 raise ValueError
         except (ValueError, KeyError):
             raise RunError(f"bad value in {argument!r}: --{key} takes a {kind.__name__}") from None
-    for key in known:
-        if key.upper() in environment:
-            use = f"use --{key}={environment[key.upper()]}"
-            raise RunError(f"the environment sets {key.upper()}, which this script does not read: {use}")
+    for key in (key for key in known if key.upper() in environment):
+        use = f"use --{key}={environment[key.upper()]}"
+        raise RunError(f"the environment sets {key.upper()}, which this script does not read: {use}")
     preset = values.get("preset") or ("16mb" if torch.cuda.is_available() else "pocket")
     if preset not in PRESETS:
         raise RunError(f"no preset {preset!r}: choose one of {', '.join(PRESETS)}")
     c = replace(Config(), **PRESETS[preset] | values | {"preset": preset})
     sizes = (c.vocab_size, c.seq_len, c.num_layers, c.model_dim, c.num_heads, c.num_kv_heads, c.batch_tokens,
-             c.micro_batch_tokens)  # fmt: skip
-    counts = (c.rope_dims, c.attn_gate, c.smear_gate, c.parallel_start, c.loops, c.loop_first,
-              c.bigram_buckets, c.bigram_dims)  # fmt: skip
+             c.micro_batch_tokens, c.score_context, round(c.mlp_mult * c.model_dim))  # fmt: skip
+    negative = [key for key, value in asdict(c).items() if key != "seed" and not isinstance(value, str) and value < 0]
     looped = c.parallel_start or c.num_layers  # only layers before the two lanes can be passed again
     for bad, why in (
-        (min(sizes) < 1, "sizes of the model and of the batch must be at least 1"),
-        (min(counts) < 0 or c.bigram_buckets == 1, "sizes of techniques must not be negative, --bigram_buckets not 1"),
+        (negative, f"--{', --'.join(negative)} must not be negative"),
+        (min(sizes) < 1, "sizes must be at least 1"),
+        (max(c.warmdown, c.score_keep) > 1, "--warmdown and --score_keep must be at most 1"),
+        (max(c.ema_decay, c.loop_from) >= 1, "--ema_decay and --loop_from must be below 1"),
         (c.vocab_size > 65_536, "--vocab_size must fit in the shards' 16 bits"),
         (c.model_dim % (2 * c.num_heads), "--model_dim must be an even multiple of --num_heads"),
         (c.num_heads % c.num_kv_heads, "--num_heads must be a multiple of --num_kv_heads"),
-        (round(c.mlp_mult * c.model_dim) < 1, "--mlp_mult is too small"),
         (c.rope_dims % 2 or c.rope_dims > c.model_dim // c.num_heads, "--rope_dims must be even, and within a head"),
         (max(c.attn_gate, c.smear_gate) > c.model_dim, "--attn_gate and --smear_gate must be within --model_dim"),
         (c.parallel_start >= c.num_layers, "--parallel_start must be a layer"),
         (c.loops and not c.loop_first <= c.loop_last < looped, "--loop_first to --loop_last must be layers"),
         (c.micro_batch_tokens % c.seq_len, "--micro_batch_tokens must be a multiple of --seq_len"),
         (c.max_seconds <= 0 and c.max_steps <= 0, "set --max_seconds or --max_steps"),
-        (not 0 <= c.ema_decay < 1, "--ema_decay must be in [0, 1)"),
-        (c.score_chunk < 0 or c.score_context < 1, "--score_chunk must be at least 0, --score_context at least 1"),
-        (c.score_lr < 0 or not 0 <= c.score_keep <= 1, "--score_lr must be at least 0, --score_keep in [0, 1]"),
-        (not 0 <= c.warmdown <= 1, "--warmdown must be in [0, 1]"),
-        (not 0 <= c.loop_from < 1, "--loop_from must be in [0, 1)"),
     ):
         if bad:
             raise RunError(why)
@@ -245,10 +230,7 @@ def stages(config: Config, world: int) -> list[Stage]:
     return result
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# Model. Shapes: B batch, T time, D width, H heads, G key/value heads, K head width, V vocabulary
-
-
+# ---- Model. Shapes: B batch, T time, D width, H heads, G key/value heads, K head width, V vocabulary -----------------
 def norm(x: Tensor) -> Tensor:
     """RMS norm over the last axis, without a gain."""
     return F.rms_norm(x, (x.size(-1),))
@@ -275,11 +257,9 @@ def document_mask(tokens: Tensor) -> Tensor:
 
 
 def document_bounds(tokens: Tensor, max_documents: int) -> Tensor:
-    """The same for kernels of variable length: where segments of the flattened batch start, and its end, int32.
-
-    Their number is fixed, so that shapes are static: spare ones are empty and lie at the end, and from the
-    max_documents-th on, a document stays with the one before it in its row.
-    """
+    """The same for kernels of variable length: where segments of the flattened batch start, and its end, int32. Their
+    number is fixed, so that shapes are static: spare ones are empty and lie at the end, and from the max_documents-th
+    on, a document stays with the one before it in its row."""
     (B, T), end = tokens.shape, tokens.numel()
     position = torch.arange(end, device=tokens.device).view(B, T)
     order = torch.where(tokens == BOS, position + end, 2 * end)
@@ -328,7 +308,8 @@ def attend_in_blocks(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def choose_attention(config: Config, device: torch.device) -> str:
     """Activates the first FlashAttention that runs here, forward and backward: its name, or why it is torch's own."""
     if device.type == "cpu":
-        return "scaled_dot_product_attention" if config.document_mask or config.seq_len > 1024 else "attend_in_blocks"
+        blocks = config.compile and config.seq_len <= 1024 and not config.document_mask
+        return "attend_in_blocks" if blocks else "scaled_dot_product_attention"
     H, G, T, result = config.num_heads, config.num_kv_heads, 128, "torch's own attention"
     qkv = torch.randn(1, H + 2 * G, T, config.model_dim // H, device=device, dtype=torch.bfloat16, requires_grad=True)
     for name in ("FA3", "FA4"):  # made for Hopper; in beta, for Hopper and Blackwell
@@ -408,8 +389,7 @@ class Block(nn.Module):
         super().__init__()
         self.attn, self.mlp = Attention(config), MLP(config)
         self.mix = nn.Parameter(torch.stack((torch.ones(config.model_dim), torch.zeros(config.model_dim))))
-        self.attn_gain = nn.Parameter(torch.ones(config.model_dim))
-        self.mlp_gain = nn.Parameter(torch.ones(config.model_dim))
+        self.attn_gain, self.mlp_gain = (nn.Parameter(torch.ones(config.model_dim)) for _ in range(2))
         self.scale = (layer + 1) ** -0.5 if config.ln_scale else 1.0
         self.parallel = 0 < config.parallel_start <= layer
         if self.parallel:
@@ -486,15 +466,10 @@ class GPT(nn.Module):
         slots = len(self.order()) // 2
         self.skip = nn.Parameter(torch.ones(slots, c.model_dim))
         self.skip_gate = nn.Parameter(torch.zeros(slots, c.model_dim)) if c.gated_skips else None
-        nn.init.normal_(self.embed.weight, std=c.embed_init_std)
+        nn.init.normal_(self.embed.weight, std=0.005)
         if c.smear_gate:
             self.smear = nn.Parameter(torch.zeros(1, c.smear_gate))
             self.smear_scale = nn.Parameter(torch.zeros(1))
-        if c.bigram_buckets:
-            self.bigram_embed = nn.Embedding(c.bigram_buckets, c.bigram_dims)
-            self.bigram_proj = nn.Linear(c.bigram_dims, c.model_dim, bias=False)
-            self.bigram_scale = nn.Parameter(torch.full((1,), 0.05))
-            nn.init.zeros_(self.bigram_embed.weight)
         if c.ortho_init:
             for name, p in self.named_parameters():
                 for rows in matrix_parts(name, p, c):
@@ -508,28 +483,18 @@ class GPT(nn.Module):
         layers, first, end = list(range(self.config.num_layers)), self.config.loop_first, self.config.loop_last + 1
         return layers[:first] + layers[first:end] * (1 + self.loops) + layers[end:]
 
-    def embedding(self, tokens: Tensor) -> Tensor:
-        """tokens [B, T] -> [B, T, D], before the first norm."""
-        c, x, inside = self.config, self.embed(tokens), tokens != BOS  # at BOS there is no token before
-        inside[:, 0] = False
-        if c.bigram_buckets:
-            now = tokens.long()
-            pair = ((36313 * now) ^ (27191 * now.roll(1, 1))) % (c.bigram_buckets - 1)
-            pair = torch.where(inside, pair, c.bigram_buckets - 1)
-            x = x + self.bigram_scale * self.bigram_proj(self.bigram_embed(pair))
-        if c.smear_gate:
-            gate = self.smear_scale * torch.sigmoid(F.linear(x[..., : c.smear_gate], self.smear))
-            x = x + gate * inside[..., None] * x.roll(1, 1)
-        return x
-
     def hidden(self, tokens: Tensor) -> Tensor:
         """tokens [B, T] -> what the output head reads [B, T, D]."""
-        c, order = self.config, self.order()
-        documents = None
+        c, order, documents, x = self.config, self.order(), None, self.embed(tokens)
+        if c.smear_gate:
+            inside = tokens != BOS  # at BOS there is no token before
+            inside[:, 0] = False
+            gate = self.smear_scale * torch.sigmoid(F.linear(x[..., : c.smear_gate], self.smear))
+            x = x + gate * inside[..., None] * x.roll(1, 1)
         if c.document_mask and self.training:  # CPUs have no kernels of variable length
             most = len(tokens) + tokens.numel() // 128  # no corpus has documents so short
             documents = document_bounds(tokens, most) if tokens.is_cuda else document_mask(tokens)
-        x = x0 = norm(self.embedding(tokens))
+        x = x0 = norm(x)
         half, saved, lane = len(order) // 2, [], None
         for i, layer in enumerate(order):
             block = self.blocks[layer]
@@ -644,8 +609,7 @@ class Scorer:
 def multiplied_weights(model: GPT) -> int:
     """Matrix weights that one token meets: looped layers count once per pass, the tied embedding once, as the head."""
     block = sum(p.numel() for name, p in model.blocks[0].named_parameters() if name.endswith(".weight"))
-    outside = sum(m.weight.numel() for name, m in model.named_children() if isinstance(m, nn.Linear))
-    return len(model.order()) * block + outside + model.embed.weight.numel()
+    return len(model.order()) * block + model.embed.weight.numel()
 
 
 def flops_per_token(model: GPT, config: Config) -> int:
@@ -653,10 +617,7 @@ def flops_per_token(model: GPT, config: Config) -> int:
     return 6 * multiplied_weights(model) + 6 * len(model.order()) * config.seq_len * config.model_dim
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# Optimiser
-
-
+# ---- Optimiser -------------------------------------------------------------------------------------------------------
 QUINTIC = ((3.4445, -4.7750, 2.0315),)  # Jordan et al. 2024
 POLAR_EXPRESS = (  # one for each iteration, rounded to what float32 can tell apart
     (8.156555, -22.483293, 15.878770),
@@ -797,28 +758,25 @@ class Optimizers:
         torch._foreach_copy_(params, live)
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# Data
-
-
+# ---- Data ------------------------------------------------------------------------------------------------------------
 def open_shard(path: Path, vocab_size: int) -> np.memmap:
     """Maps a shard's uint16 tokens; raises RunError if header and size disagree."""
     header = np.fromfile(path, dtype="<i4", count=SHARD_HEADER_BYTES // 4)
     if len(header) < SHARD_HEADER_BYTES // 4 or header[0] != SHARD_MAGIC or header[1] != SHARD_VERSION:
-        raise RunError(f"{path} is not a token shard (bad header): build or download it again with tools/data.py")
+        raise RunError(f"{path} has a bad header: build it again with tools/data.py")
     if path.stat().st_size != SHARD_HEADER_BYTES + 2 * int(header[2]):
-        raise RunError(f"{path} is truncated: {path.stat().st_size} bytes for {header[2]} tokens; build it again")
+        raise RunError(f"{path} is truncated: build it again with tools/data.py")
     tokens = np.memmap(path, dtype="<u2", mode="r", offset=SHARD_HEADER_BYTES, shape=(int(header[2]),))
     if len(tokens) == 0 or int(tokens[: 1 << 20].max()) >= vocab_size:
-        raise RunError(f"{path} is empty or holds tokens beyond --vocab_size={vocab_size}: another tokenizer's shard?")
+        raise RunError(f"{path} is empty or has tokens beyond --vocab_size={vocab_size}: another tokenizer's shard?")
     return tokens
 
 
 def find_shards(data_dir: str, split: str) -> list[Path]:
     paths = sorted(Path(data_dir).glob(f"{split}_*.bin"))
     if not paths:
-        name = Path(data_dir).name
-        recipe = "embedded" if name == "embedded" else f"fineweb --variant {name.removeprefix('fineweb_')}"
+        name = Path(data_dir).name.removeprefix("fineweb_")
+        recipe = name if name == "embedded" else f"fineweb --variant {name}"
         raise RunError(f"no {split} shards in {data_dir}: run `python tools/data.py {recipe}` or give --data_dir")
     return paths
 
@@ -865,39 +823,34 @@ def cut_rows(data: Tensor, starts: Tensor, order: Tensor, cursor: Tensor, rows: 
 class Loader:
     """Endless batches from this rank's tokens, which stay on the device as 16-bit integers; order fixed by the seed.
 
-    `rows` and `piece` may change between batches.
-
-    state: {"epoch", "cursor"}, enough to go on exactly where a checkpoint stopped (same data, seed and world size).
+    `rows` and `piece`, the length in which rows are handed out, may change between batches. `state` is enough to go on
+    exactly where a checkpoint stopped (same data, seed and world size).
     """
 
     def __init__(self, tokens: np.ndarray, rows: int, config: Config, rank: int, device: torch.device):
         starts = row_starts(tokens, config.seq_len)
         if len(starts) < rows:
-            why = f"rank {rank} has {len(starts)} rows of --seq_len={config.seq_len} tokens, a micro-batch has {rows}"
+            why = f"rank {rank} has {len(starts)} rows, a micro-batch has {rows}"
             raise RunError(f"{why}: use more data or lower --micro_batch_tokens")
         self.rows, self.length, self.seed = rows, config.seq_len, config.seed * 1_000_003 + rank
-        self.piece = self.length  # rows are handed out in pieces of this length
+        self.piece = self.length
         self.data = torch.from_numpy(tokens.astype(np.uint16, copy=True).view(np.int16)).to(device)
         self.starts = torch.from_numpy(starts).to(device)
         self.cut = torch.compile(cut_rows, dynamic=False) if config.compile else cut_rows
         self.load({"epoch": 0, "cursor": 0})
 
     def load(self, state: dict):
-        self.epoch, self.cursor = state["epoch"], state["cursor"]
-        generator = torch.Generator().manual_seed(self.seed + 7919 * self.epoch)
+        self.state = dict(state)
+        generator = torch.Generator().manual_seed(self.seed + 7919 * state["epoch"])
         self.order = torch.randperm(len(self.starts), generator=generator).to(self.data.device)
         # the cursor is counted on the device too, so that a step reads no host memory
-        self.position = torch.tensor(self.cursor, device=self.data.device)
-
-    @property
-    def state(self) -> dict:
-        return {"epoch": self.epoch, "cursor": self.cursor}
+        self.position = torch.tensor(state["cursor"], device=self.data.device)
 
     def next(self) -> tuple[Tensor, Tensor]:
-        if self.cursor + self.rows > len(self.starts):
-            self.load({"epoch": self.epoch + 1, "cursor": 0})
+        if self.state["cursor"] + self.rows > len(self.starts):
+            self.load({"epoch": self.state["epoch"] + 1, "cursor": 0})
         batch = self.cut(self.data, self.starts, self.order, self.position, self.rows, self.length)
-        self.cursor += self.rows
+        self.state["cursor"] += self.rows
         self.position += self.rows
         return tuple(part.reshape(-1, self.piece) for part in batch)
 
@@ -906,14 +859,10 @@ class Loader:
         self.cut(torch.zeros_like(self.data), self.starts, self.order, self.position, self.rows, self.length)
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# The clock
-
-
+# ---- The clock -------------------------------------------------------------------------------------------------------
 def learning_rate_scale(config: Config, fraction: float) -> float:
     """Constant, then linear to 0 over the last `warmdown` of the run, but never below `min_lr`."""
-    left = 1 - fraction
-    return max(min(1.0, left / config.warmdown if config.warmdown else 1.0), config.min_lr)
+    return max(min(1.0, (1 - fraction) / config.warmdown if config.warmdown else 1.0), config.min_lr)
 
 
 class Clock:
@@ -931,8 +880,8 @@ class Clock:
         self.ledger: dict[str, float] = {}
         self.reserve = 0.0  # seconds of the cap kept for calibration
         self.steps: deque[float] = deque(maxlen=8)
-        self.elapsed, self.step_seconds, self.told_to_stop, self.signalled = 0.0, 0.0, False, False
-        self.last, self.used = time.perf_counter(), 0.0
+        self.used, self.elapsed, self.step_seconds, self.told_to_stop, self.signalled = 0.0, 0.0, 0.0, 0.0, False
+        self.start()
 
     @contextlib.contextmanager
     def phase(self, name: str):
@@ -967,8 +916,7 @@ class Clock:
         agreed = torch.tensor(own, dtype=torch.float64)  # not on a GPU, which would have to finish its work first
         if self.world > 1:
             dist.all_reduce(agreed, op=dist.ReduceOp.MAX)
-        self.elapsed, self.step_seconds, stop = agreed.tolist()
-        self.told_to_stop = bool(stop)
+        self.elapsed, self.step_seconds, self.told_to_stop = agreed.tolist()
 
     @property
     def budget(self) -> float:
@@ -989,39 +937,29 @@ class Clock:
         return "steps" if 0 < self.config.max_steps <= step else ""
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# Calibration: the second moments that quantisation needs, gathered inside the clock
-
-
+# ---- Calibration: the second moments that quantisation needs, gathered inside the clock ------------------------------
 class SecondMoments(torch.overrides.TorchFunctionMode):
-    """Watches F.linear and F.embedding on named parameters and sums second moments of inputs and output gradients.
-
-    Works on any model whose matrices reach these two functions as parameters (run it without autocast). Linear maps
-    that read the same tensor share a tap, so its matrix is kept once.
-    """
+    """Watches F.linear and F.embedding on named parameters and sums second moments of inputs and output gradients. Any
+    model will do whose matrices reach these two functions as parameters (run it without autocast). Linear maps that
+    read the same tensor share a tap, so its matrix is kept once."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
         self.names = {id(p): n for n, p in model.named_parameters()}
-        self.taps: dict[str, Tensor] = {}
-        self.linear: dict[str, dict] = {}
-        self.embedding: dict[str, dict] = {}
-        self.tokens = 0
+        self.taps, self.linear, self.embedding, self.tokens = {}, {}, {}, 0
         self.seen: dict[tuple, str] = {}  # of one forward: address and shape of an input -> its tap
         self.alive: list[Tensor] = []  # inputs must outlive the forward, or an address could come back
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        if func is F.linear and id(args[1]) in self.names:
-            self.watch_linear(self.names[id(args[1])], args[0].detach(), out)
-        elif func is F.embedding and id(args[1]) in self.names:
-            self.watch_embedding(self.names[id(args[1])], args[0], out, args[1].size(0))
+        if func in (F.linear, F.embedding) and (name := self.names.get(id(args[1]))):
+            (self.watch_linear if func is F.linear else self.watch_embedding)(name, args[0].detach(), args[1], out)
         return out
 
     def add(self, store: dict, key: str, value: Tensor):
         store[key] = store[key] + value if key in store else value
 
-    def watch_linear(self, name: str, x: Tensor, out: Tensor):
+    def watch_linear(self, name: str, x: Tensor, _, out: Tensor):
         tap = self.seen.setdefault((x.data_ptr(), x.shape), name.removesuffix(".weight"))
         entry = self.linear.setdefault(name, {"tap": tap})
         if name.removesuffix(".weight") == tap:
@@ -1030,13 +968,13 @@ class SecondMoments(torch.overrides.TorchFunctionMode):
             self.add(self.taps, tap, flat.T @ flat)
         out.register_hook(lambda g: self.add(entry, "output_gradient", g.flatten(0, -2).square().sum(0)))
 
-    def watch_embedding(self, name: str, ids: Tensor, out: Tensor, rows: int):
+    def watch_embedding(self, name: str, ids: Tensor, weight: Tensor, out: Tensor):
         entry = self.embedding.setdefault(name, {})
 
         def hook(gradient: Tensor):
             g = gradient.flatten(0, -2)
             self.add(entry, "gradient_second_moment", g.T @ g)
-            by_row = g.new_zeros(rows).index_add_(0, ids.flatten(), g.square().sum(1))
+            by_row = g.new_zeros(len(weight)).index_add_(0, ids.flatten(), g.square().sum(1))
             self.add(entry, "row_gradient", by_row)
 
         out.register_hook(hook)
@@ -1082,10 +1020,7 @@ def calibrate(model, next_tokens, limit: float, config: Config, world: int, rank
     return moments.result(world)
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# Files
-
-
+# ---- Files -----------------------------------------------------------------------------------------------------------
 def cannot_write(path: Path, error: OSError) -> RunError:
     why = error.strerror or error
     return RunError(f"cannot write {path}: {why}; free some space or give --run_dir another place")
@@ -1104,8 +1039,7 @@ def write_whole(path: Path, data: bytes):
 
 
 def save_tensors(path: Path, content: dict):
-    buffer = io.BytesIO()  # in memory first: torch's own file writer can abort the process on a full disk
-    torch.save(content, buffer)
+    torch.save(content, buffer := io.BytesIO())  # torch's own file writer can abort the process on a full disk
     write_whole(path, buffer.getvalue())
 
 
@@ -1132,10 +1066,7 @@ class Log:
         self.append("metrics.jsonl", json.dumps(row) + "\n")
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# The machine
-
-
+# ---- The machine -----------------------------------------------------------------------------------------------------
 def seconds(work) -> float:
     start = time.perf_counter()
     work()
@@ -1188,65 +1119,50 @@ class Machine:
         float32, bfloat16 = (rates[d] / 1e9 for d in (torch.float32, torch.bfloat16))
         self.why = f"measured matrix GFLOP/s: float32 {float32:.0f}, bfloat16 {bfloat16:.0f}"
 
-    def describe(self, compiled: bool) -> dict:
-        return dict(
-            python=platform.python_version(), torch=torch.__version__, platform=platform.platform(), device=self.name,
-            threads=torch.get_num_threads(), world_size=self.world, compute=str(self.dtype).removeprefix("torch."),
-            why=self.why, compiled=compiled,
-        )  # fmt: skip
-
-    def largest(self, value: float) -> float:
+    def largest(self, value: float | Tensor, operation=dist.ReduceOp.MAX) -> float:
         """The largest value of all ranks."""
-        agreed = torch.tensor(value, dtype=torch.float64, device=self.device)
+        value = torch.as_tensor(value, dtype=torch.float64, device=self.device).detach()
         if self.world > 1:
-            dist.all_reduce(agreed, op=dist.ReduceOp.MAX)
-        return float(agreed)
+            dist.all_reduce(value, op=operation)
+        return float(value)
 
     def mean(self, value: Tensor) -> float:
         """The mean of a scalar over ranks."""
-        value = value.detach().double()
-        if self.world > 1:
-            dist.all_reduce(value)
-        return float(value) / self.world
+        return self.largest(value, dist.ReduceOp.SUM) / self.world
 
 
 def has_compiler() -> bool:
     return any(shutil.which(name) for name in ("g++", "clang++", "c++"))
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# The run
-
-
+# ---- The run ---------------------------------------------------------------------------------------------------------
 class DevSet:
     """The first `dev_tokens` of the dev split, for the estimates in the log: rows start anywhere, and bytes are the
     split's mean per token from the manifest."""
 
     def __init__(self, config: Config, machine: Machine):
         shards = [open_shard(path, config.vocab_size) for path in find_shards(config.data_dir, "dev")]
-        tokens = np.concatenate([s[: config.dev_tokens + 1] for s in shards])[: config.dev_tokens + 1].astype(np.int32)
+        tokens = np.concatenate([s[: config.dev_tokens + 1] for s in shards])[: config.dev_tokens + 1]
+        tokens = torch.from_numpy(tokens.astype(np.int32)).to(machine.device)
         self.rows = config.micro_batch_tokens // config.seq_len
         batches = (len(tokens) - 1) // (config.seq_len * self.rows)
         if batches < machine.world:
-            why = f"the dev split of {config.data_dir} holds {len(tokens)} tokens, fewer than a micro-batch per rank"
+            why = f"the dev split has {len(tokens)} tokens, too few for a micro-batch on each rank"
             raise RunError(f"{why}: lower --micro_batch_tokens or raise --dev_tokens")
         size = batches // machine.world * machine.world * self.rows * config.seq_len
-        self.x, self.y = (
-            torch.from_numpy(tokens[i : i + size]).view(-1, config.seq_len).to(machine.device) for i in (0, 1)
-        )
+        self.x, self.y = (tokens[i : i + size].view(-1, config.seq_len) for i in (0, 1))
         self.machine = machine
         try:
             split = json.loads((Path(config.data_dir) / "manifest.json").read_text())["splits"]["dev"]
             self.bytes_per_token = split["raw_bytes"] / split["tokens"]
         except (OSError, KeyError, TypeError, ValueError, ZeroDivisionError):
-            why = f"{config.data_dir}/manifest.json is missing or does not say how many bytes the dev split has"
-            raise RunError(f"{why}: build the data with tools/data.py") from None
+            why = f"{config.data_dir}/manifest.json does not say how many bytes the dev split has"
+            raise RunError(f"{why}: build the data again with tools/data.py") from None
 
     @torch.no_grad()
     def bpb(self, loss_fn) -> float:
         first, stride = self.machine.rank * self.rows, self.rows * self.machine.world
-        batches = [slice(i, i + self.rows) for i in range(first, len(self.x), stride)]
-        losses = [loss_fn(self.x[batch], self.y[batch]) for batch in batches]
+        losses = [loss_fn(*(z[i : i + self.rows] for z in (self.x, self.y))) for i in range(first, len(self.x), stride)]
         return self.machine.mean(torch.stack(losses).mean()) / math.log(2) / self.bytes_per_token
 
 
@@ -1268,7 +1184,7 @@ def open_folder(config: Config, rank: int, world: int) -> tuple[Path, Path | Non
             for name in ("train.log", "metrics.jsonl", "checkpoint.pt", "statistics.pt"):  # of a run that was cut off
                 (folder / name).unlink(missing_ok=True)
         except OSError as error:
-            raise RunError(f"cannot use {folder}: {error.strerror}; give --run_dir another place") from None
+            raise cannot_write(folder, error) from None
     return folder, None
 
 
@@ -1286,19 +1202,14 @@ def progress_line(row: dict, clock: Clock, config: Config) -> str:
     timed = config.max_seconds > 0
     left = clock.budget - clock.elapsed if timed else (config.max_steps - row["step"]) * clock.step_seconds
     elapsed = f"{row['elapsed']:6.1f}{f'/{config.max_seconds:.0f}' * timed} s"
-    parts = [f"step {row['step']:6d}", elapsed, f"eta {max(0.0, left):5.0f} s", f"loss {row['loss']:.4f}"]
-    parts.append(f"{row['tokens_per_second'] / 1e3:8.1f}k tok/s")
-    if row["mfu"] is not None:
-        parts.append(f"mfu {row['mfu']:6.1%}")
-    if "dev_bpb" in row:
-        parts.append(f"dev bpb ~{row['dev_bpb']:.4f}")
-    return "  ".join(parts)
+    line = f"step {row['step']:6d}  {elapsed}  eta {max(0.0, left):5.0f} s  loss {row['loss']:.4f}  "
+    line += f"{row['tokens_per_second'] / 1e3:8.1f}k tok/s" + ("" if row["mfu"] is None else f"  mfu {row['mfu']:6.1%}")
+    return line + (f"  dev bpb ~{row['dev_bpb']:.4f}" if "dev_bpb" in row else "")
 
 
 def train(config: Config, source: str) -> dict:
     """Trains, calibrates and saves on this rank; returns what run.json holds. Raises RunError."""
-    setup_start = time.perf_counter()
-    machine = Machine()
+    setup_start, machine = time.perf_counter(), Machine()
     rank, world, device = machine.rank, machine.world, machine.device
     shards = [open_shard(path, config.vocab_size) for path in find_shards(config.data_dir, "train")]
     dev = DevSet(config, machine)
@@ -1310,7 +1221,6 @@ def train(config: Config, source: str) -> dict:
         dist.init_process_group("cpu:gloo,cuda:nccl" if machine.on_gpu else "gloo")
     clock = Clock(config, world, device)
     clock.obey_signals()
-
     folder, resume = open_folder(config, rank, world)
     log = Log(folder if rank == 0 else None)
     sha = hashlib.sha256(source.encode()).hexdigest()
@@ -1318,15 +1228,17 @@ def train(config: Config, source: str) -> dict:
     saved = torch.load(resume, map_location=device, weights_only=True) if resume else None
     if saved and (other := [key for key, value in identity.items() if saved["identity"].get(key) != value]):
         raise RunError(f"{resume} has another {', '.join(other)}: remove it or give --run_dir another name")
-    environment = machine.describe(config.compile and machine.has_compiler)
+    environment = dict(
+        python=platform.python_version(), torch=torch.__version__, platform=platform.platform(), device=machine.name,
+        threads=torch.get_num_threads(), world_size=world, compute=str(machine.dtype).removeprefix("torch."),
+        why=machine.why, compiled=config.compile and machine.has_compiler,
+    )  # fmt: skip
     if not saved:
         log.append("train.log", f"{source}\n# source_sha256 {sha}\n")
-    log(f"config {json.dumps(asdict(config))}")
-    log(f"environment {json.dumps(environment)}")
+    log(f"config {json.dumps(asdict(config))}\nenvironment {json.dumps(environment)}")
     if config.compile and not machine.has_compiler:
-        log("no C++ compiler was found: training uncompiled, which is slower (install g++ or clang++)")
+        log("no C++ compiler: training uncompiled, which is slower (install g++ or clang++)")
         config = replace(config, compile=False)
-
     torch.manual_seed(config.seed)
     model = build_model(config).to(device)
     params = sum(p.numel() for p in model.parameters())
@@ -1345,7 +1257,6 @@ def train(config: Config, source: str) -> dict:
         forwards = f"{world} ranks x {each.accumulate} forwards, {token_flops / 1e6:.2f} MFLOP per token"
         log(f"until {each.until:.0%}: {each.tokens:,} tokens a step in rows of {each.length}, {forwards}")
     log(f"{params:,} parameters, {len(loader.data):,} training tokens on rank 0")
-
     compiled_loss = torch.compile(model.loss, dynamic=False, fullgraph=True) if config.compile else model.loss
 
     def loss_fn(x: Tensor, y: Tensor) -> Tensor:
@@ -1430,8 +1341,8 @@ def train(config: Config, source: str) -> dict:
         if resumable and stopped != "steps" and (stopped or step % config.checkpoint_every == 0):
             with clock.phase("save"):
                 progress = [step, tokens, flops, clock.used]
-                content = {"identity": identity, "optimizers": optimizers.state(), "loader": loader.state}
-                save_resume(folder, machine, step, content | {"progress": progress})
+                content = dict(identity=identity, optimizers=optimizers.state(), loader=loader.state, progress=progress)
+                save_resume(folder, machine, step, content)
             clock.start()
         if not (stopped or want_dev or clock.elapsed >= next_log):
             continue
@@ -1520,40 +1431,35 @@ def mfu(tokens_per_second: float, token_flops: float, machine: Machine) -> float
 
 def dry_run(config: Config, source: str) -> dict:
     """Traces a training step of the real configuration on fake tensors (no GPU, no memory) and prints what it needs."""
-    import lzma
-
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.distributed._tools.mem_tracker import MemTracker
-    from torch.utils.flop_counter import FlopCounterMode
 
     world = int(os.environ.get("WORLD_SIZE", 8 if config.track == "16mb" else 1))
     stage = stages(config, world)[-1]
     with FakeTensorMode():
         model = build_model(replace(config, document_mask=False))  # the dense mask of CPUs is not what a GPU holds
         tokens = torch.zeros(stage.rows, config.seq_len, dtype=torch.int64)
-        tracker, counter = MemTracker(), FlopCounterMode(display=False)
+        tracker = MemTracker()
         tracker.track_external(model)
-        with tracker, counter, torch.autocast("cpu", dtype=torch.bfloat16):
-            model.forward = model.loss  # the trackers follow calls of modules
+        with tracker, torch.autocast("cpu", dtype=torch.bfloat16):
+            model.forward = model.loss  # the tracker follows calls of modules
             model(tokens, tokens).backward()
         peak = next(iter(tracker.get_tracker_snapshot("peak").values()))["Total"]
     params = sum(p.numel() for p in model.parameters())
     matrices = sum(p.numel() for name, p in model.named_parameters() if matrix_parts(name, p, config))
     optimiser = 4 * (params + 2 * (params - matrices) + matrices // world)  # EMA, Adam's moments, this rank's momentum
     # Gaussian rows on the packer's grids (PR #1394): a matrix weight costs 3.32 bits, one of the embedding 4.7
-    weights = (3.32 * matrices + 4.7 * (params - matrices)) / 8
-    code, vocabulary = len(lzma.compress(source.encode(), preset=9)), 2.6 * config.vocab_size
-    flops = flops_per_token(model, config)
+    artifact = (3.32 * matrices + 4.7 * (params - matrices)) / 8 + 2.6 * config.vocab_size
+    artifact, flops = artifact + len(lzma.compress(source.encode(), preset=9)), flops_per_token(model, config)
     report = dict(
         params=params, flops_per_token=flops, flops_per_step=flops * stage.tokens,
-        traced_flops_of_a_micro_batch=counter.get_total_flops(), memory_per_gpu_bytes=int(peak + optimiser),
-        predicted_artifact_bytes=int(weights + code + vocabulary),
+        memory_per_gpu_bytes=int(peak + optimiser), predicted_artifact_bytes=int(artifact),
     )  # fmt: skip
     print(f"config: {json.dumps(asdict(config))}")  # these two for tools/plan.py
     print(f"stages: {json.dumps([s._asdict() for s in stages(config, world)])}")
     for key, value in report.items():
         print(f"{key}: {value:,}")
-    print("Memory is traced without fusion, an upper bound. The artifact's size is a prediction from Gaussian weights.")
+    print("Memory is an upper bound, traced without fusion; the artifact's size is a prediction.")
     return report
 
 

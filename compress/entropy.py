@@ -12,10 +12,10 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import brotli
 import numpy as np
 
 from compress import decode
-from compress.container import compress, decompress
 from compress.decode import BITS, COLUMNS, GRID, LOWEST, MAGNITUDES, PRIORS, REFRESH, ROWS, STEPS, TOKENS, UNIT, VECTORS
 from compress.trellis import trellis_bits
 
@@ -69,7 +69,7 @@ def encode_weights(
     head.append([[name, matrix.base, magnitudes(matrix)[2], *matrix.shape] for name, matrix in matrices])
     head.append([[name, vector.exponent, vector.centre, *vector.shape] for name, vector in vectors])
     text = json.dumps(head, separators=(",", ":"), ensure_ascii=False).encode() + b"\0" + tables
-    packed = compress(text)
+    packed = brotli.compress(text, quality=11, lgwin=24)
     if len(text) > decode.MAX_HEAD_BYTES:
         raise ValueError(f"{len(text):,} bytes of names, shapes and frequencies; at most {decode.MAX_HEAD_BYTES:,}")
     stream = states.astype("<u4").tobytes() + words.astype("<u2").tobytes()
@@ -78,9 +78,7 @@ def encode_weights(
 
 def read_head(payload: bytes) -> tuple[list, bytes]:
     """(the JSON list, the frequency tables) at the head of a well-formed payload."""
-    text, _, tables = decompress(
-        payload[4 : 4 + int.from_bytes(payload[1:4], "little")], decode.MAX_HEAD_BYTES
-    ).partition(b"\0")
+    text, _, tables = brotli.decompress(payload[4 : 4 + int.from_bytes(payload[1:4], "little")]).partition(b"\0")
     return json.loads(text), tables
 
 

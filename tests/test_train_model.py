@@ -23,7 +23,7 @@ PLAIN = t.POCKET | bench_train.PLAIN | dict(
     seq_len=1024, num_layers=9, model_dim=512, num_heads=8, num_kv_heads=4, mlp_mult=2.0, qk_gain_init=1.5,
     ortho_init=False, matrix_lr=0.04, embed_lr=0.05, scalar_lr=0.04, muon_momentum=0.95, muon_momentum_start=0.85,
     muon_momentum_steps=500, weight_decay=0.0, embed_decay=0.0, adam_beta2=0.95, warmdown=0.4, min_lr=0.0,
-    ema_decay=0.997,
+    ema_decay=0.997, score_chunk=0, score_context=1, score_lr=0.0, score_counts=False,
 )  # fmt: skip
 SMALL = replace(t.Config(), **PLAIN | SIZES)
 # every technique alone, then all of them
@@ -37,7 +37,6 @@ TECHNIQUES = {
     "gated_skips": dict(gated_skips=True),
     "parallel_start": dict(parallel_start=2),
     "loops": dict(loops=2, loop_first=0, loop_last=1),
-    "bigram_buckets": dict(bigram_buckets=11, bigram_dims=6),
     "document_mask": dict(document_mask=True),
 }
 ALL = functools.reduce(dict.__or__, TECHNIQUES.values())
@@ -85,13 +84,6 @@ def naive_loss(weights, c, tokens, targets):
     for row, goal in zip(tokens.tolist(), targets.tolist()):
         x = [weights["embed.weight"][token] for token in row]
         first = [max(j for j in range(i + 1) if j == 0 or row[j] == t.BOS) for i in range(len(row))]  # of its document
-        if c.bigram_buckets:
-            for i, token in enumerate(row):
-                index = c.bigram_buckets - 1
-                if i > first[i]:
-                    index = (36313 * token ^ 27191 * row[i - 1]) % (c.bigram_buckets - 1)
-                pair = weights["bigram_proj.weight"] @ weights["bigram_embed.weight"][index]
-                x[i] = x[i] + weights["bigram_scale"] * pair
         if c.smear_gate:
             raw = list(x)
             for i in range(len(row)):
@@ -404,7 +396,7 @@ def test_initialisation():
         assert bool(parts) == (p.ndim == 2 and name.endswith(".weight") and "embed" not in name)
         for rows in parts:
             m = p.detach()[rows]
-            if "proj" in name and "bigram" not in name or "down" in name:
+            if "proj" in name or "down" in name:
                 assert not m.any()
             else:
                 m = m if m.size(0) <= m.size(1) else m.T

@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 
 import train_gpt as t
 
@@ -478,7 +480,10 @@ def test_dry_run_traces_the_real_configuration():
     assert values["params"] == 35_945_623
     assert values["predicted_artifact_bytes"] < 16_000_000 and values["memory_per_gpu_bytes"] < 80e9
     layer = 2 * 512 * 512 + 2 * 512 * 256 + 2 * 512 * 2048
-    matmul = 6 * (17 * layer + 8192 * 512) * 98_304
-    assert values["traced_flops_of_a_micro_batch"] == pytest.approx(
-        matmul, rel=0.02
-    )  # fake CPU attention is not counted
+    matmul = 6 * (17 * layer + 8192 * 512)
+    assert values["flops_per_token"] == matmul + 6 * 17 * 2048 * 512
+    with FakeTensorMode(), FlopCounterMode(display=False) as counter:
+        config = replace(t.parse_config(["--preset=16mb"], {}), document_mask=False)
+        tokens = torch.zeros(2, 2048, dtype=torch.int64)
+        t.build_model(config).loss(tokens, tokens).backward()
+    assert counter.get_total_flops() == pytest.approx(matmul * tokens.numel(), rel=0.02)  # no attention on fake CPUs

@@ -117,11 +117,11 @@ def data(tmp_path_factory):
     return folder
 
 
-EVERYTHING = """--rope_dims=8 --ln_scale --leaky_slope=0.5 --xsa --attn_gate=12 --smear_gate=12 --gated_skips --loops=2
-    --num_layers=4 --parallel_start=3 --loop_first=1 --loop_last=2 --loop_from=0.35 --bigram_buckets=96
-    --bigram_dims=16 --document_mask --ortho_init --muon_polar --muon_row_norm --weight_decay=0.1
-    --embed_decay=0.1 --decay_taper=0.5 --stages=0.25:32:256 --dev_evals=3
-    --micro_batch_tokens=512 --max_seconds=0 --max_steps=40 --checkpoint_every=10""".split()
+EVERYTHING = """--rope_dims=8 --ln_scale --leaky_slope=0.5 --xsa --attn_gate=12 --smear_gate=12 --gated_skips
+    --loops=2 --num_layers=4 --parallel_start=3 --loop_first=1 --loop_last=2 --loop_from=0.35
+    --document_mask --ortho_init --muon_polar --muon_row_norm --weight_decay=0.1 --embed_decay=0.1
+    --decay_taper=0.5 --stages=0.25:32:256 --dev_evals=3 --micro_batch_tokens=512 --max_seconds=0
+    --max_steps=40 --checkpoint_every=10""".split()
 
 
 def run(data, folder, monkeypatch, stop=lambda clock: None, extra=()):
@@ -221,7 +221,7 @@ def test_everything_on_packs_and_unpacks(finished, tmp_path):
     statistics = torch.load(finished / "statistics.pt", weights_only=True)
     known = set(statistics["linear"]) | set(statistics["embedding"])
     matrices = {name for name, tensor in checkpoint["model"].items() if is_matrix(tensor)}
-    assert matrices <= known and {"embed.weight", "bigram_embed.weight"} <= matrices
+    assert matrices <= known and "embed.weight" in matrices
     assert {"blocks.0.attn.gate", "smear"} <= known - matrices
     # the same tap is read once a pass: layers 1 and 2 three times, so the sum has three times the trace of a unit norm
     passes = {layer: statistics["taps"][f"blocks.{layer}.mlp.up"].trace().item() for layer in range(3)}

@@ -33,7 +33,7 @@ SHAPE = ("vocab_size", "seq_len", "num_layers", "model_dim", "num_heads", "num_k
          "micro_batch_tokens")  # fmt: skip
 PLAIN = dict(  # of train_gpt.py: every technique that costs time in a step is off
     rope_dims=0, ln_scale=False, leaky_slope=0.0, xsa=False, attn_gate=0, smear_gate=0, gated_skips=False,
-    parallel_start=0, loops=0, bigram_buckets=0, document_mask=False, stages="", muon_polar=False, muon_row_norm=False,
+    parallel_start=0, loops=0, document_mask=False, stages="", muon_polar=False, muon_row_norm=False,
 )  # fmt: skip
 WARM_STEPS = 5  # of the first round, not counted
 OPERATORS = (  # what a profiled operator is, by a part of its name; the first that fits
