@@ -33,7 +33,7 @@ MIN_DRIFT, SIGN_LEVEL = 2e-5, 1e-4  # a drift above the first whose sign is that
 EQUAL = 1e-7  # nats; below it two scores are the same
 POWER = 0.01  # `misses` is the largest cheat that is missed with this probability
 # Bits per byte of good models of two sizes, straight in the logarithm between: a score well below wants an explanation.
-KNOWN = ((250_000, 1.70), (16_000_000, 1.05))
+KNOWN = ((250_000, 1.45), (16_000_000, 1.05))
 PLAUSIBLE = 0.9
 
 
