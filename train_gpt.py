@@ -136,7 +136,7 @@ POCKET = dict(
     document_mask=False, qk_gain_init=1.5, ortho_init=False, matrix_lr=0.03, embed_lr=0.05, scalar_lr=0.04,
     muon_momentum=0.95, muon_momentum_start=0.85, muon_momentum_steps=300, weight_decay=0.03, embed_decay=0.0,
     warmdown=0.75, min_lr=0.0, ema_decay=0.99, batch_tokens=4096, micro_batch_tokens=4096, calibration_tokens=131_072,
-    dev_tokens=65_536, score_chunk=256, score_context=129, score_lr=0.003, score_counts=True,
+    dev_tokens=65_536, score_chunk=256, score_context=129, score_lr=0.0005, score_counts=True,
 )  # fmt: skip
 TINY = POCKET | dict(
     seq_len=128, num_layers=2, model_dim=64, num_heads=2, batch_tokens=2048, micro_batch_tokens=1024, max_seconds=20.0,
