@@ -2,9 +2,9 @@
 
 Triton kernels run in Triton's interpreter against float64 formulas, and a change of one term must be noticed; they are
 compiled for sm_90 within limits on registers, spills and shared memory. The choice of attention is held against
-stand-ins of FlashAttention, the sharded step against one process on eight ranks, the guard against a simulated GPU.
-With a GPU, kernels and attention are also held against plain torch on it. Not covered: speed, races, NCCL. docs/h100.md
-lists what a first person with a GPU should run.
+stand-ins of FlashAttention, the sharded step against one process on a world of eight ranks, and the guard against a
+simulated GPU. With a GPU, kernels and attention are also held against plain torch on it. Not covered: speed, races,
+NCCL. docs/h100.md lists what a first person with a GPU should run.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_train_model import SMALL, run_steps, small_model
+from test_train_model import SMALL, TUNED, run_steps, small_model
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 import train_gpt as t
@@ -40,7 +40,7 @@ def checks(cache: Path, *arguments, interpret: bool = False) -> dict:
         env=os.environ | {"TRITON_INTERPRET": str(int(interpret)), "TRITON_CACHE_DIR": str(cache)},
         capture_output=True,
         text=True,
-        timeout=500,
+        timeout=1500,
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
@@ -153,7 +153,7 @@ def test_without_a_gpu_or_triton_the_script_uses_torch_and_says_nothing(before):
 
 
 def pretend_flash(monkeypatch, broken=(), wrong=()) -> list[str]:
-    """Stands in for installed FlashAttentions, which torch's registry activates by name; the list: what is active."""
+    """Stands in for FlashAttentions, which torch activates by name; the list returned says what is active."""
     from torch.nn import attention
 
     active = []
@@ -214,7 +214,8 @@ def test_what_the_log_calls_attention_on_a_cpu_is_what_trains(monkeypatch, prese
     for owner, name in ((t, "attend_in_blocks"), (F, "scaled_dot_product_attention")):
         monkeypatch.setattr(owner, name, lambda q, *_, name=name, **__: called.append(name) or q)
     config = replace(t.parse_config([f"--preset={preset}", f"--seq_len={seq_len}"], {}), num_layers=1, model_dim=16,
-                     parallel_start=0, loops=0, num_heads=2, num_kv_heads=1, rope_dims=0, vocab_size=32)  # fmt: skip
+                     parallel_start=0, loops=0, rope_dims=0, attn_gate=0, smear_gate=0, num_heads=2, num_kv_heads=1,
+                     vocab_size=32)  # fmt: skip
     tokens = torch.full((1, seq_len), 5)
     t.build_model(config).loss(tokens, tokens)
     assert called == [t.choose_attention(config, CPU)]
@@ -344,9 +345,9 @@ def on_threads(world: int, work) -> list:
 
 def test_eight_ranks_update_like_one_process():
     """Banks of 3 and of 6 matrices on 8 ranks: some own one, some own only padding."""
-    alone, _ = run_steps(SMALL, 1, 0, of=8)
-    models = [small_model(dtype=torch.float32) for _ in range(8)]  # threads would share the random state
-    ranks = on_threads(8, lambda rank: run_steps(SMALL, 8, rank, model=models[rank]))
+    alone, _ = run_steps(TUNED, 1, 0, of=8)
+    models = [small_model(TUNED, dtype=torch.float32) for _ in range(8)]  # threads would share the random state
+    ranks = on_threads(8, lambda rank: run_steps(TUNED, 8, rank, model=models[rank]))
     for weights, _ in ranks:
         for name, value in alone.items():
             assert torch.equal(weights[name], ranks[0][0][name])
