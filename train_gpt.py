@@ -881,7 +881,7 @@ class Clock:
         self.reserve = 0.0  # seconds of the cap kept for calibration
         self.steps: deque[float] = deque(maxlen=8)
         self.used, self.elapsed, self.step_seconds, self.told_to_stop, self.signalled = 0.0, 0.0, 0.0, 0.0, False
-        self.start()
+        self.last = time.perf_counter()
 
     @contextlib.contextmanager
     def phase(self, name: str):

@@ -457,6 +457,14 @@ def test_without_a_compiler_it_trains_uncompiled_and_says_so(data, tmp_path):
     assert result.returncode == 0 and sum("no C++ compiler" in line for line in result.stdout.splitlines()) == 1
 
 
+def test_a_clock_starts_when_it_is_told(monkeypatch):
+    """tools/bench_train.py takes its turns in the place of start, which it expects once."""
+    started = []
+    monkeypatch.setattr(t.Clock, "start", started.append)
+    clock = t.Clock(t.parse_config(["--preset=tiny"], {}), 1, torch.device("cpu"))
+    assert clock.last > 0 and not started
+
+
 def test_the_compiler_is_found_on_the_path(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
