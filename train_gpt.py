@@ -130,18 +130,21 @@ class Config:
 
 NAMES = [field.name for field in fields(Config)]
 MODEL_FIELDS = NAMES[: NAMES.index("document_mask")]
-POCKET = dict(
-    track="pocket", data_dir="data/embedded", vocab_size=1024, seq_len=512, num_layers=4, model_dim=128, num_heads=2,
-    num_kv_heads=1, mlp_mult=2.0, rope_dims=0, ln_scale=False, attn_gate=0, parallel_start=0, loops=0,
+SMALL = dict(
+    track="pocket", num_heads=2, num_kv_heads=1, rope_dims=0, ln_scale=False, attn_gate=0, parallel_start=0, loops=0,
     document_mask=False, qk_gain_init=1.5, ortho_init=False, matrix_lr=0.03, embed_lr=0.05, scalar_lr=0.04,
     muon_momentum=0.95, muon_momentum_start=0.85, muon_momentum_steps=300, weight_decay=0.03, embed_decay=0.0,
-    warmdown=0.75, min_lr=0.0, ema_decay=0.99, batch_tokens=4096, micro_batch_tokens=4096, calibration_tokens=131_072,
-    dev_tokens=65_536, score_chunk=256, score_context=129, score_lr=0.0005, score_counts=True,
+    warmdown=0.75, min_lr=0.0, ema_decay=0.99,
 )  # fmt: skip
-TINY = POCKET | dict(
-    seq_len=128, num_layers=2, model_dim=64, num_heads=2, batch_tokens=2048, micro_batch_tokens=1024, max_seconds=20.0,
-    calibration_tokens=8192, dev_tokens=16_384, dev_evals=1, score_chunk=0, score_context=1, score_lr=0.0,
-    score_counts=False,
+POCKET = SMALL | dict(
+    data_dir="data/embedded_sp2048_case", vocab_size=2048, seq_len=512, num_layers=4, model_dim=128, mlp_mult=1.5,
+    batch_tokens=4096, micro_batch_tokens=4096, stages="0.7:256:4096", calibration_tokens=131_072, dev_tokens=65_536,
+    score_chunk=256, score_context=257, score_lr=0.0008, score_counts=True,
+)  # fmt: skip
+TINY = SMALL | dict(
+    data_dir="data/embedded", vocab_size=1024, seq_len=128, num_layers=2, model_dim=64, mlp_mult=2.0,
+    batch_tokens=2048, micro_batch_tokens=1024, max_seconds=20.0, calibration_tokens=8192, dev_tokens=16_384,
+    dev_evals=1,
 )  # fmt: skip
 PRESETS = {"16mb": {}, "pocket": POCKET, "tiny": TINY}
 
@@ -415,8 +418,8 @@ if triton:
     def loss_kernel(z_ptr, target_ptr, loss_ptr, lse_ptr, c, V: tl.constexpr, BLOCK: tl.constexpr):
         """A row's loss and logsumexp."""
         i, sums = tl.program_id(0).to(tl.int64), tl.zeros((BLOCK,), tl.float32)
-        for first in range(0, V, BLOCK):
-            j = first + tl.arange(0, BLOCK)
+        for at in range(0, V, BLOCK):
+            j = at + tl.arange(0, BLOCK)
             s = tl.sigmoid(4 / c * tl.load(z_ptr + i * V + j, j < V).to(tl.float32))
             sums += tl.where(j < V, tl.exp(c * s), 0.0)
         s = tl.sigmoid(4 / c * tl.load(z_ptr + i * V + tl.load(target_ptr + i)).to(tl.float32))
@@ -775,8 +778,8 @@ def open_shard(path: Path, vocab_size: int) -> np.memmap:
 def find_shards(data_dir: str, split: str) -> list[Path]:
     paths = sorted(Path(data_dir).glob(f"{split}_*.bin"))
     if not paths:
-        name = Path(data_dir).name.removeprefix("fineweb_")
-        recipe = name if name == "embedded" else f"fineweb --variant {name}"
+        name, _, variant = Path(data_dir).name.partition("_")
+        recipe = f"{name} --variant {variant or 'sp1024'}"
         raise RunError(f"no {split} shards in {data_dir}: run `python tools/data.py {recipe}` or give --data_dir")
     return paths
 

@@ -38,7 +38,7 @@ def minify(source: str) -> str:
     tree = ast.parse(source)
     _Strip(tree).visit(tree)
     compiled = [node for node in ast.walk(tree) if _is_function(node) and _reads_annotations(node)]
-    preserved = sorted(set().union(*map(_names, compiled)))
+    preserved = sorted(set().union(*map(_variables, compiled)))
     with _python_311_f_strings():
         return python_minifier.minify(
             python_minifier.unparse(ast.fix_missing_locations(tree)),  # ast.unparse fails on some f-strings of 3.11
@@ -133,6 +133,12 @@ def _names(tree: ast.AST) -> set[str]:
         elif isinstance(node, ast.alias):
             found.add(node.name.split(".")[-1])
     return found
+
+
+def _variables(tree: ast.AST) -> set[str]:
+    """The names in a tree that could be renamed: those of attributes never are."""
+    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    return names | {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
 
 
 def _remove_docstring(node: ast.AST) -> None:

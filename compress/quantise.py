@@ -17,7 +17,7 @@ from compress.gptq import DAMPING, Target, gptq
 from compress.trellis import RESTART, trellis_bits, trellis_table
 
 MIN_SIDE = 16  # with fewer rows or columns it is no matrix but a few vectors (gains, mixes, skips)
-STATES = 8  # of the trellis
+STATES = 64  # of the trellis
 # Vectors are cut into 256 to 512 steps per root mean square: 8 bits, not 6, took the KL of packing a pocket model's
 # vectors from 1.26e-3 to 1.4e-4 nats per token for 650 bytes. Short ones cost nothing to store finely.
 VECTOR_BITS, SHORT_BITS, SHORT = 8, 12, 16

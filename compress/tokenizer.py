@@ -3,11 +3,12 @@
 A tokenizer of this kit is a SentencePiece BPE model with byte fallback whose ids are pad, bos, eos, unk, the 256 bytes,
 then the pieces in the order of their merge priority. Given that convention the list of pieces is the whole model, so
 the payload is that list, compressed; everything else of the model file is written by `canonical`, bit for bit the same
-wherever it is rebuilt.
+wherever it is rebuilt. A model may be one of texts with case operators (scoring/case_operators.py): then its normaliser
+has that name, which SentencePiece does not read, and the payload's text begins with a line feed.
 
 Not covered: encoding and decoding text (scoring/tokenizer.py), training (tools/data.py), SentencePiece models of other
-kinds (unigram, user-defined symbols): they are refused. The canonical form always has the identity normaliser, so a
-model trained with another one keeps its pieces and segments raw text with them.
+kinds (unigram, user-defined symbols): they are refused. The canonical form's normaliser changes nothing, so a model
+trained with one that does keeps its pieces and segments raw text with them.
 
 Source of the field numbers: sentencepiece_model.proto of the SentencePiece project.
 """
@@ -25,6 +26,7 @@ MAX_TEXT_BYTES = 4_000_000  # of all pieces together: 61 bytes a piece at the la
 
 NORMAL, UNKNOWN, CONTROL, BYTE = 1, 2, 3, 6  # ModelProto.SentencePiece.Type
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # protobuf wire types
+IDENTITY, CASE_OPERATORS = b"identity", b"case_operators"  # names of normalisers
 BPE = 2  # TrainerSpec.ModelType
 
 
@@ -36,7 +38,7 @@ def serialise(model_bytes: bytes) -> bytes:
     # A space takes one byte where U+2581 takes three; 0xff, which UTF-8 never uses, stands for a newline in a piece.
     pieces = _pieces(model_bytes)
     lines = [piece.replace(SPACE, " ").encode("utf-8").replace(b"\n", b"\xff") for piece in pieces]
-    return compress(b"\n".join(lines))
+    return compress(b"\n" * case_operators(model_bytes) + b"\n".join(lines))
 
 
 def rebuild(payload: bytes) -> bytes:
@@ -46,23 +48,30 @@ def rebuild(payload: bytes) -> bytes:
     text.
     """
     text = decompress(payload, MAX_TEXT_BYTES)
-    pieces = []
-    if text:
+    pieces, operators = [], text.startswith(b"\n")  # no piece is empty
+    if text := text.removeprefix(b"\n"):
         for index, line in enumerate(text.split(b"\n")):
             try:
                 pieces.append(line.replace(b"\xff", b"\n").decode("utf-8"))
             except UnicodeDecodeError:
                 raise ValueError(f"tokenizer payload: piece {FIRST_PIECE + index} is not valid UTF-8") from None
-    return _write(pieces)
+    return _write(pieces, operators)
 
 
-def canonical(model_bytes: bytes) -> bytes:
-    """The canonical SentencePiece ModelProto with the same pieces in the same order.
+def canonical(model_bytes: bytes, operators: bool | None = None) -> bytes:
+    """The canonical SentencePiece ModelProto with the same pieces in the same order, for texts with case `operators`
+    or without; by default as the model says.
 
-    Identity normaliser, no dummy prefix, whitespace kept, byte fallback, scores 0, -1, -2, ... from the first piece on.
+    No normalisation, no dummy prefix, whitespace kept, byte fallback, scores 0, -1, -2, ... from the first piece on.
     Raises ValueError if the model is not BPE with byte fallback on the ids of this kit, or does not parse.
     """
-    return _write(_pieces(model_bytes))
+    return _write(_pieces(model_bytes), case_operators(model_bytes) if operators is None else operators)
+
+
+def case_operators(model_bytes: bytes) -> bool:
+    """Whether the model is one of texts with case operators. Raises ValueError if it does not parse."""
+    specs = [dict(_fields(value, {1: BYTES})) for _, value in _fields(model_bytes, {3: BYTES})]
+    return any(spec.get(1) == CASE_OPERATORS for spec in specs)
 
 
 def piece_bytes(model_bytes: bytes) -> list[bytes]:
@@ -71,7 +80,7 @@ def piece_bytes(model_bytes: bytes) -> list[bytes]:
     return [b""] * len(SPECIALS) + [bytes([value]) for value in range(256)] + text
 
 
-def _write(pieces: list[str]) -> bytes:
+def _write(pieces: list[str], operators: bool = False) -> bytes:
     if FIRST_PIECE + len(pieces) > MAX_VOCAB:
         raise ValueError(f"tokenizer: {FIRST_PIECE + len(pieces)} ids, but an id has 16 bits (at most {MAX_VOCAB})")
     seen = set()
@@ -92,7 +101,8 @@ def _write(pieces: list[str]) -> bytes:
     trainer += _field(40, 3) + _field(41, 1) + _field(42, 2) + _field(43, 0)  # unk, bos, eos, pad
     out += _field(2, trainer)
     # name; add_dummy_prefix, remove_extra_whitespaces, escape_whitespaces
-    out += _field(3, _field(1, b"identity") + _field(3, 0) + _field(4, 0) + _field(5, 1))
+    name = CASE_OPERATORS if operators else IDENTITY
+    out += _field(3, _field(1, name) + _field(3, 0) + _field(4, 0) + _field(5, 1))
     return bytes(out)
 
 

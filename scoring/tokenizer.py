@@ -1,7 +1,8 @@
 """Text to token ids and back, without loss: the scorer's (and the data tools') view of a tokenizer model.
 
 Encoding is SentencePiece's on the canonical model; decoding is a table of each id's bytes, so that the bytes counted
-are the bytes of the text. U+2581, which SentencePiece would read as a space, goes through its three byte pieces.
+are the bytes of the text. U+2581, which SentencePiece would read as a space, goes through its three byte pieces. If the
+model says so, capitals are operators (case_operators.py) in what SentencePiece sees.
 
 Not covered: BOS and document borders (the shards and the scorer own them), training (tools/data.py), the model's place
 in an artifact (compress/tokenizer.py).
@@ -13,22 +14,32 @@ import numpy as np
 import sentencepiece
 
 from compress import tokenizer as model_format
+from scoring import case_operators
+
+
+def shown(text: str, operators: bool) -> str:
+    """The text as SentencePiece sees it, in training and in use: itself, or with case operators."""
+    return case_operators.apply(text) if operators else text
 
 
 class Tokenizer:
     """A SentencePiece BPE model with byte fallback, used on raw text.
 
-    model_bytes: a model file. Raises ValueError if it is not a model of this kit's kind (see compress/tokenizer.py).
-    Attributes: `model_bytes` and `sha256`, of its canonical form (identity normaliser), which does the work;
-    `vocab_size`; `lengths`, int64 [vocab_size], how many bytes each id stands for.
+    model_bytes: a model file. operators: whether it was trained on text with case operators; default: as the file says,
+    which a file from SentencePiece's trainer does not. Raises ValueError if it is not a model of this kit's kind (see
+    compress/tokenizer.py). Attributes: `model_bytes` and `sha256`, of its canonical form, which does the work;
+    `operators`: whether it has case operators; `vocab_size`; `lengths`, int64 [vocab_size], how many bytes of text each
+    id stands for, an operator none.
     """
 
-    def __init__(self, model_bytes: bytes):
-        self.model_bytes = model_format.canonical(model_bytes)
+    def __init__(self, model_bytes: bytes, operators: bool | None = None):
+        self.model_bytes = model_format.canonical(model_bytes, operators)
         self.sha256 = hashlib.sha256(self.model_bytes).hexdigest()
         self._pieces = model_format.piece_bytes(self.model_bytes)
         self.vocab_size = len(self._pieces)
-        self.lengths = np.array([len(piece) for piece in self._pieces])
+        self.operators = model_format.case_operators(self.model_bytes)
+        nothing = case_operators.ALL if self.operators else b""
+        self.lengths = np.array([len(piece.translate(None, nothing)) for piece in self._pieces])
         self._processor = sentencepiece.SentencePieceProcessor(model_proto=self.model_bytes)
         escaped = model_format.SPACE.encode("utf-8")
         self._escaped = np.array([4 + byte for byte in escaped], dtype=np.uint16)
@@ -40,7 +51,7 @@ class Tokenizer:
         """
         text.encode("utf-8")
         parts = []
-        for index, part in enumerate(text.split(model_format.SPACE)):
+        for index, part in enumerate(shown(text, self.operators).split(model_format.SPACE)):
             if index:
                 parts.append(self._escaped)
             if part:
@@ -52,4 +63,5 @@ class Tokenizer:
         ids = np.asarray(ids)
         if ids.size and (ids.min() < 0 or ids.max() >= self.vocab_size):
             raise ValueError(f"token id {int(ids.max())} is outside the vocabulary of {self.vocab_size}")
-        return b"".join(map(self._pieces.__getitem__, ids.tolist()))
+        data = b"".join(map(self._pieces.__getitem__, ids.tolist()))
+        return case_operators.remove(data) if self.operators else data

@@ -54,7 +54,7 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def built(folder, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("data") / "own"
-    assert data.main(["text", str(folder), "--out", str(out), "--vocab_size", "700"]) == 0
+    assert data.main(["text", str(folder), "--out", str(out), "--variant", "sp700"]) == 0
     return out
 
 
@@ -121,18 +121,18 @@ def test_every_document_arrives_once(built, folder):
 
 def test_two_builds_are_identical_and_a_third_reuses(folder, built, tmp_path, capsys):
     out = tmp_path / "own"
-    assert run(capsys, "text", folder, "--out", out, "--vocab_size", 700)[0] == 0
+    assert run(capsys, "text", folder, "--out", out, "--variant", "sp700")[0] == 0
     for path in sorted(built.iterdir()):
         assert (out / path.name).read_bytes() == path.read_bytes(), path.name
     before = (out / "manifest.json").stat().st_mtime_ns
-    status, stdout, stderr = run(capsys, "text", folder, "--out", out, "--vocab_size", 700, "--json")
+    status, stdout, stderr = run(capsys, "text", folder, "--out", out, "--variant", "sp700", "--json")
     assert status == 0 and "reused" in stderr and (out / "manifest.json").stat().st_mtime_ns == before
     assert json.loads(stdout.splitlines()[-1])["splits"]["train"]["documents"] > 50
     (out / "dev_000000.bin").write_bytes(b"")
-    status, _, stderr = run(capsys, "text", folder, "--out", out, "--vocab_size", 700)
+    status, _, stderr = run(capsys, "text", folder, "--out", out, "--variant", "sp700")
     assert status == 0 and "lacks a file" in stderr
     assert (out / "dev_000000.bin").read_bytes() == (built / "dev_000000.bin").read_bytes()
-    status, _, stderr = run(capsys, "text", folder, "--out", out, "--vocab_size", 500)
+    status, _, stderr = run(capsys, "text", folder, "--out", out, "--variant", "sp500")
     assert status == 0 and "built again" in stderr
     assert Tokenizer((out / "tokenizer.model").read_bytes()).vocab_size == 500
 
@@ -146,7 +146,7 @@ def test_an_interrupted_build_leaves_no_manifest(folder, tmp_path, monkeypatch, 
         raise error[1]
 
     monkeypatch.setattr(data_build, "write_docs", fail)
-    assert data.main(["text", str(folder), "--out", str(tmp_path / "own"), "--vocab_size", "700"]) == error[0]
+    assert data.main(["text", str(folder), "--out", str(tmp_path / "own"), "--variant", "sp700"]) == error[0]
     assert written and not list(tmp_path.iterdir())
 
 
@@ -173,7 +173,7 @@ def test_bad_input_ends_in_one_line(tmp_path, capsys, name, content, message):
 
 
 def test_a_vocabulary_that_the_text_cannot_fill(folder, tmp_path, capsys):
-    status, _, stderr = run(capsys, "text", folder, "--out", tmp_path / "out", "--vocab_size", 60000)
+    status, _, stderr = run(capsys, "text", folder, "--out", tmp_path / "out", "--variant", "sp60000")
     assert status == 1 and "cannot train a tokenizer of 60000 ids" in stderr.splitlines()[-1]
 
 
@@ -183,10 +183,10 @@ def test_a_folder_that_is_no_data_directory_is_not_replaced(folder, capsys):
     assert status == 1 and "is no data directory" in stderr and sorted(folder.rglob("*")) == before
 
 
-@pytest.mark.parametrize("size", ["260", "65537", "many"])
+@pytest.mark.parametrize("size", ["sp260", "sp65537", "many", "1024", "sp1024_CASE"])
 def test_usage_errors_exit_with_2(size):
     with pytest.raises(SystemExit) as error:
-        data.main(["embedded", "--vocab_size", size])
+        data.main(["embedded", "--variant", size])
     assert error.value.code == 2
 
 

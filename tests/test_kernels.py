@@ -55,7 +55,7 @@ MUTATIONS = {
         ("tl.where(j < V, tl.exp(c * s), 0.0)", "tl.exp(c * s)"),
         ("tl.exp(c * s)", "tl.exp(c / 2 * s)"),
         ("sums +=", "sums ="),
-        ("first + tl.arange", "tl.arange"),
+        ("at + tl.arange", "tl.arange"),
         ("4 / c * tl.load(z_ptr + i * V + j", "2 / c * tl.load(z_ptr + i * V + j"),
         ("4 / c * tl.load(z_ptr + i * V + tl", "2 / c * tl.load(z_ptr + i * V + tl"),
         ("+ tl.load(target_ptr + i)", "+ tl.load(target_ptr)"),

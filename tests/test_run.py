@@ -65,7 +65,7 @@ Path(sys.argv[1]).with_name("eval.json").write_text(json.dumps({
 """
 DATA = """
 call()
-folder = Path("data/embedded")
+folder = Path("data/embedded_sp2048_case")
 folder.mkdir(parents=True)
 with open(folder / "dev_docs.jsonl", "w") as file:
     for i in range(300):
@@ -112,16 +112,16 @@ def test_stages_in_order_then_table_and_last_lines(tree):
     assert done.returncode == 0, done.stderr
     folder = run_folder(tree)
     assert re.fullmatch(r"pocket-20s-[0-9a-f]{8}", folder.name)
-    name = f"runs/{folder.name}"
+    name, data = f"runs/{folder.name}", "data/embedded_sp2048_case"
     assert calls(tree) == [
-        ["data.py", "embedded"],
-        ["train_gpt.py", "--preset=pocket", "--max_seconds=20", "--data_dir=data/embedded", f"--run_dir={name}"],
+        ["data.py", "embedded", "--variant", "sp2048_case"],
+        ["train_gpt.py", "--preset=pocket", "--max_seconds=20", f"--data_dir={data}", f"--run_dir={name}"],
         ["__main__.py", "pack", name],
-        ["eval_heldout.py", f"{name}/model.golf", "--data", "data/embedded", "--split", "dev"]]
+        ["eval_heldout.py", f"{name}/model.golf", "--data", data, "--split", "dev"]]
     *table, bpb, size, last = done.stdout.splitlines()
     assert (bpb, size) == ("val_bpb: 1.8765", "artifact_bytes: 3000")
 
-    text = b"".join(json.loads(line)["text"].encode() for line in (tree / "data/embedded/dev_docs.jsonl").open())
+    text = b"".join(json.loads(line)["text"].encode() for line in (tree / data / "dev_docs.jsonl").open())
     xz = 8 * len(subprocess.check_output(["xz", "-9e"], input=text)) / len(text) if shutil.which("xz") else None
     summary = json.loads(last)
     if xz:
@@ -154,7 +154,7 @@ def test_second_run_reuses_and_stale_results_are_made_again(tree):
     assert second.stdout.splitlines()[-2:] == first.stdout.splitlines()[-2:]
     name, pack, score = f"runs/{run_folder(tree).name}", "__main__.py", "eval_heldout.py"
     for changed, made_again in ((f"{name}/checkpoint.pt", [pack, score]), (f"{name}/statistics.pt", [pack, score]),
-                                (f"{name}/model.golf", [score]), ("data/embedded/dev_docs.jsonl", [score]),
+                                (f"{name}/model.golf", [score]), ("data/embedded_sp2048_case/dev_docs.jsonl", [score]),
                                 ("compress/__init__.py", [pack, score]), (f"{name}/loss.png", [])):
         for path in tree.rglob("*.*"):
             os.utime(path, (1e9, 1e9))
@@ -163,7 +163,7 @@ def test_second_run_reuses_and_stale_results_are_made_again(tree):
         assert [call[0] for call in calls(tree)] == made_again, changed
 
 
-@pytest.mark.parametrize("path", ["train_gpt.py", "data/embedded/manifest.json"])
+@pytest.mark.parametrize("path", ["train_gpt.py", "data/embedded_sp2048_case/manifest.json"])
 def test_other_script_or_data_is_another_run(tree, path):
     run(tree)
     calls(tree)

@@ -3,6 +3,7 @@ input.
 """
 
 import random
+import re
 
 import brotli
 import numpy as np
@@ -12,6 +13,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from compress import tokenizer as model_format
+from scoring import case_operators
 from scoring.tokenizer import Tokenizer
 from tools.data_build import train_tokenizer
 
@@ -32,13 +34,14 @@ def texts() -> list[str]:
     return [prose(seed, 400) for seed in range(60)]
 
 
-@pytest.fixture(scope="module")
-def tokenizer(texts) -> Tokenizer:
-    return train_tokenizer(texts, 1024)
+@pytest.fixture(scope="module", params=["plain", "case operators"])
+def tokenizer(request, texts) -> Tokenizer:
+    return train_tokenizer(texts, 1024, request.param != "plain")
 
 
 STRANGE = ["\u2581", "\0", "<0x41>", "<s>", "</s>", "<unk>", "<pad>", "e\u0301", "\r\n", "\t", "  ", "👩‍👩‍👧", "\ufeff",
-           "\u200b", "\U0010ffff", "ﬁ", "１２", "\x85", "\u2028", "and ", " the", "é", "\ufffd"]  # fmt: skip
+           "\u200b", "\U0010ffff", "ﬁ", "１２", "\x85", "\u2028", "and ", " the", "é", "\ufffd", " The", "NATO",
+           "iP", " A", "\x11", "\x12", "\x13"]  # fmt: skip
 
 
 @settings(max_examples=400)
@@ -57,12 +60,60 @@ def test_decode_inverts_encode_on_any_text(tokenizer, text):
 def test_encoding_is_sentencepieces_own(tokenizer, texts):
     processor = sentencepiece.SentencePieceProcessor(model_proto=tokenizer.model_bytes)
     for text in texts[:10]:
-        assert tokenizer.encode(text).tolist() == processor.encode(text)
-        assert processor.decode(tokenizer.encode(text).tolist()) == text
+        shown = case_operators.apply(text) if tokenizer.operators else text
+        assert tokenizer.encode(text).tolist() == processor.encode(shown)
+        assert processor.decode(tokenizer.encode(text).tolist()) == shown
     for index in range(4, 260):
         assert processor.is_byte(index)
     assert [processor.pad_id(), processor.bos_id(), processor.eos_id(), processor.unk_id()] == [0, 1, 2, 3]
     assert processor.vocab_size() == tokenizer.vocab_size == 1024
+
+
+def spelled_out(text: str) -> str:
+    """The text with case operators by a loop over its characters: what case_operators.apply does with an expression."""
+    out, i = [], 0
+    while i < len(text):
+        after = text[i + 1 : i + 2]
+        space = " " if text[i] == " " and after.isascii() and after.isalpha() else ""
+        end = begin = i + len(space)
+        while end < len(text) and text[end].isascii() and text[end].isalpha():
+            end += 1
+        word = text[begin:end]
+        if not word:
+            out.append("\x13" * (text[i] in "\x11\x12\x13") + text[i])
+            end = i + 1
+        elif len(word) > 1 and word == word.upper():
+            out += ["\x12", space, word.lower()]
+        else:
+            marked = ["\x11" * (letter != letter.lower()) + letter.lower() for letter in word]
+            first = marked[0][:-1]
+            out += [first, space, marked[0][-1], *marked[1:]]
+        i = end
+    return "".join(out)
+
+
+@settings(max_examples=400)
+@given(st.lists(st.sampled_from([*"abABIé \x11\x12\x13.", "  ", "The", " NATO", "iPhone"]), max_size=14).map("".join))
+@example("\x13\x11 the\x12 nato The  NATO's McDonald")
+def test_case_operators_are_a_bijection_as_spelled_out(text):
+    shown = case_operators.apply(text)
+    assert shown == spelled_out(text) and not any("A" <= letter <= "Z" for letter in shown)
+    assert case_operators.remove(shown.encode()) == text.encode()
+
+
+@given(st.binary(max_size=20))
+def test_removing_operators_reads_any_bytes(data):
+    operators = b"\x13([\x11-\x13])|[\x11\x12](?= ?[a-z])"
+    assert case_operators.remove(data).lower() == re.sub(operators, rb"\1", data).lower()
+
+
+def test_case_operators_share_pieces(texts):
+    """The same 1,024 ids take fewer tokens for text in capitals, and an operator stands for no byte of the text."""
+    plain, operating = (train_tokenizer(texts, 1024, operators) for operators in (False, True))
+    shouted = texts[0].upper()
+    assert len(operating.encode(shouted)) < 0.6 * len(plain.encode(shouted))
+    for text in (texts[0], shouted):
+        assert operating.lengths[operating.encode(text)].sum() == len(text.encode())
 
 
 def test_it_compresses(tokenizer, texts):
@@ -122,8 +173,11 @@ def test_canonical_keeps_pieces_and_drops_the_normaliser(tmp_path, texts):
 @given(st.lists(st.text(alphabet=st.characters(exclude_characters="\0", codec="utf-8"), min_size=1), max_size=20))
 def test_any_list_of_pieces_survives_the_payload(pieces):
     pieces = list(dict.fromkeys(piece.replace(" ", "\u2581") for piece in pieces))
-    model = model_format._write(pieces)
-    assert model_format.rebuild(model_format.serialise(model)) == model
+    models = [model_format._write(pieces, operators) for operators in (False, True)]
+    assert [model_format.case_operators(model) for model in models] == [False, True]
+    assert all(model_format.rebuild(model_format.serialise(model)) == model for model in models)
+    model = models[True]
+    assert model_format.canonical(model) == model and model_format.canonical(model, False) == models[False]
     text = [b""] * 4 + [bytes([value]) for value in range(256)]
     assert model_format.piece_bytes(model) == text + [piece.replace("\u2581", " ").encode() for piece in pieces]
 

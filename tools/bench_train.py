@@ -29,6 +29,7 @@ if not __package__:  # run as a file: import from the repository's root, not fro
 from tools.files import Failure, explain  # noqa: E402
 
 BASELINE = ROOT / "records/pocket/0001_baseline/train_gpt.py"
+DATA = "data/embedded"  # of the baseline
 SHAPE = ("vocab_size", "seq_len", "num_layers", "model_dim", "num_heads", "num_kv_heads", "mlp_mult", "batch_tokens",
          "micro_batch_tokens")  # fmt: skip
 PLAIN = dict(  # of train_gpt.py: every technique that costs time in a step is off
@@ -141,7 +142,7 @@ class Trainer:
     def __init__(self, name: str, script: Path, arguments: list[str], folder: Path):
         self.name, self.log = name, folder / f"{name}.txt"
         command = [sys.executable, __file__, "--child", str(script), "--preset=pocket", "--max_seconds=1e6",
-                   f"--run_dir={folder / name}", *arguments]
+                   f"--data_dir={DATA}", f"--run_dir={folder / name}", *arguments]
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
                                             text=True, cwd=ROOT)

