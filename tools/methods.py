@@ -4,10 +4,11 @@
     python tools/methods.py run "partial RoPE" XSA --steps 500
     python tools/methods.py table --write                   # puts the table into docs/methods.md
 
-`run` trains the pocket preset, and for each technique the preset with this technique turned off, or on if the preset
-has it off, with the same seeds and steps. Steps end these runs, not a clock, so other work on the machine changes how
-long they take and nothing else. They are a sweep named methods (tools/sweep.py): what the log holds is not run again,
-and what was cut off goes on. What came of the pairs lies in docs/methods.jsonl, for clones that have no log.
+`run` trains the pocket preset (in rows of 256 where nothing is scored), and for each technique the preset with this
+technique turned off, or on if the preset has it off, with the same seeds and steps. Steps end these runs, not a clock,
+so other work on the machine changes how long they take and nothing else. They are a sweep named methods
+(tools/sweep.py): what the log holds is not run again, and what was cut off goes on. What came of the pairs lies in
+docs/methods.jsonl, for clones that have no log.
 
 Not covered: techniques together; equal time, in which a slow technique gets fewer steps; what packing makes of a gain,
 except for techniques that work in scoring: their runs are packed and scored. Each configuration is a variant more in
@@ -40,6 +41,8 @@ from tools.techniques import (  # noqa: E402
 TECHNIQUES, PAIRS, PAGE = (ROOT / "docs" / name for name in ("techniques.toml", "methods.jsonl", "methods.md"))
 PRESET = "pocket"
 DEV_TOKENS = 131_072  # of an estimate
+# Where nothing is packed: rows of one length (each length is a graph to compile), and next to no calibration.
+SHORT = {"seq_len": 256, "stages": "", "calibration_tokens": 8192}
 SAME_MACHINE = ("device", "torch", "compute", "threads", "compiled")  # in run.json, or the numbers are of two machines
 
 
@@ -78,7 +81,7 @@ def spec_of(options: argparse.Namespace, points: list[dict], score: bool) -> swe
         who="both", search="grid", seeds=options.seeds, space={}, points=({}, *points), stop_margin=math.inf,
         parallel=1 if score else options.parallel, objective="packed" if score else "dev_estimate",  # scoring is timed
         fixed={"preset": PRESET, "max_seconds": 0.0, "max_steps": options.steps, "checkpoint_every": 0,
-               "dev_tokens": DEV_TOKENS, "dev_evals": 1})
+               "dev_tokens": DEV_TOKENS, "dev_evals": 1} | ({} if score else SHORT))
 
 
 def collect(techniques: list[Technique], runner: sweep.Sweep, score: bool) -> tuple[list[dict], dict]:
