@@ -82,7 +82,7 @@ def bench(run: Path, data: Path, progress: Progress = lambda stage, done, total:
     statistics = load_statistics(run, checkpoint.model)
     if statistics is None:
         raise ValueError(f"{run}: no statistics.pt, so the coders cannot be compared; take another run")
-    _, bytes_per_token = dev_shard(data)
+    _, bytes_per_token = dev_shard(data, checkpoint.tokenizer)
     nats = [rate * bytes_per_token * math.log(2) for rate in RATES]
     entries = list(own_points(checkpoint, statistics, nats, progress))
     entries += int8_points(checkpoint)

@@ -85,9 +85,9 @@ def measure(
     {"tokens", "bytes_per_token", "bpb", "packed_bpb", "kl" (bits per byte), "group_kl": {group: nats per token}}.
     Raises ValueError if the folder is not one that tools/data.py wrote, or the artifact's script fails.
     """
-    shard, bytes_per_token = dev_shard(Path(data))
     with tempfile.TemporaryDirectory() as folder:
         unpack_into(artifact, Path(folder))
+        shard, bytes_per_token = dev_shard(Path(data), (Path(folder) / "tokenizer.model").read_bytes())
         torch.save(model, Path(folder) / "whole.pt")
         (Path(folder) / "groups.json").write_text(json.dumps({"all": sorted(model), **groups}), encoding="utf-8")
         sums = _run(folder, shard, tokens, progress)
@@ -115,7 +115,7 @@ def measure_sets(
 
     Reads the dev split as `measure` does, through the checkpoint's own script. Raises ValueError.
     """
-    shard, bytes_per_token = dev_shard(Path(data))
+    shard, bytes_per_token = dev_shard(Path(data), checkpoint.tokenizer)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)
         (path / "train_gpt.py").write_text(checkpoint.source, encoding="utf-8")
@@ -129,8 +129,12 @@ def measure_sets(
     return [{"kl": sums["kl"][key] * scale, "bpb": sums["packed_loss"][key] * scale} for key in sorted(sums["kl"])]
 
 
-def dev_shard(data: Path) -> tuple[str, float]:
-    """(first shard of the dev split, raw bytes per token) of a data folder. Raises ValueError if it is none."""
+def dev_shard(data: Path, tokenizer: bytes) -> tuple[str, float]:
+    """(first shard of the dev split, raw bytes per token) of a data folder. Raises ValueError if it is none, or has
+    another tokenizer than this one: ids would be read that mean something else."""
+    own = data / "tokenizer.model"
+    if own.exists() and own.read_bytes() != tokenizer:
+        raise ValueError(f"{data} has another tokenizer than the model: name the data that it was trained on")
     try:
         split = json.loads((data / "manifest.json").read_text(encoding="utf-8"))["splits"]["dev"]
         shard = (data / next(file["name"] for file in split["files"] if file["name"].endswith(".bin"))).resolve()

