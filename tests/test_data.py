@@ -119,6 +119,22 @@ def test_every_document_arrives_once(built, folder):
     assert set(found) == expected
 
 
+def test_a_variant_with_case_operators_has_the_same_documents(folder, built, tmp_path, capsys):
+    out = tmp_path / "own"
+    assert run(capsys, "text", folder, "--out", out, "--variant", "sp700_case")[0] == 0
+    plain, case = (json.loads((path / "manifest.json").read_text()) for path in (built, out))
+    assert case["parameters"] == plain["parameters"] | {"case_operators": True}
+    tokenizer = Tokenizer((out / "tokenizer.model").read_bytes())
+    assert tokenizer.operators and not Tokenizer((built / "tokenizer.model").read_bytes()).operators
+    for split in data_build.SPLITS:
+        assert case["splits"][split]["raw_bytes"] == plain["splits"][split]["raw_bytes"]
+        if split != "train":
+            assert (out / f"{split}_docs.jsonl").read_bytes() == (built / f"{split}_docs.jsonl").read_bytes()
+            texts = [tokenizer.decode(document).decode() for document in documents_of(out, split)]
+            assert texts == [row["text"] for row in rows(out / f"{split}_docs.jsonl")]
+    assert run(capsys, "check", out)[0] == 0
+
+
 def test_two_builds_are_identical_and_a_third_reuses(folder, built, tmp_path, capsys):
     out = tmp_path / "own"
     assert run(capsys, "text", folder, "--out", out, "--variant", "sp700")[0] == 0
