@@ -252,6 +252,16 @@ def test_bad_input_is_one_line(root, capsys, change, message):
     assert message in error and error.splitlines()[-1].startswith("prove.py: ")
 
 
+def test_the_same_documents_may_lie_in_data_of_another_tokenizer(root, capsys):
+    new, old, size = simulate(np.random.default_rng(6), gain=0.05, seeds=4, seed_sd=0.002)
+    before = arm(root, "a", old, size, [1, 2, 3, 4])
+    for name, data, code in (("b", {"docs_sha256": "d", "manifest_sha256": "other", "split": "dev"}, 0),
+                             ("c", {"docs_sha256": "other", "manifest_sha256": "m", "split": "dev"}, 1),
+                             ("e", {"docs_sha256": "d", "manifest_sha256": "m", "split": "gate"}, 1)):
+        assert prove.main([arm(root, name, new, size, [1, 2, 3, 4], script="t", data=data), before]) == code
+    assert capsys.readouterr().err.count("other documents") == 2
+
+
 def test_a_file_that_cannot_be_used_is_one_line(root, capsys):
     (root / "runs/ledger.jsonl").mkdir(parents=True)
     assert prove.main(["a", "b"]) == 1
