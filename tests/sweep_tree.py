@@ -37,6 +37,9 @@ class Config:
     max_seconds: float = 0.0
     max_steps: int = 4
     checkpoint_every: int = 1000
+    seq_len: int = 512
+    stages: str = "0.5:256:4096"
+    calibration_tokens: int = 100_000
     dev_tokens: int = 1000
     dev_evals: int = 4
     data_dir: str = "data/embedded"

@@ -222,7 +222,7 @@ def test_pairs_are_run_once_and_become_the_table(tree):
     assert "failed: train: train_gpt.py: the loss is nan" in problems["nan"] and done.stderr.splitlines() == [
         "methods.py: no pairs for later, odd, nan (see above)"]
     trained = [call for call in calls if len(call[0]) > 60]
-    assert len(trained) == 2 * 5 and all("--max_steps=3" in call and "--max_seconds=0.0" in call for call in trained)
+    assert len(trained) == 2 * 6 and all("--max_steps=3" in call and "--max_seconds=0.0" in call for call in trained)
     scored = [call for call in calls if call[0] == "eval_heldout.py"]
     assert len(scored) == 4 and len({call[1] for call in scored}) == 4  # base and "tied", which alone needs it
 

@@ -84,15 +84,13 @@ def spec_of(options: argparse.Namespace, points: list[dict], score: bool) -> swe
                "dev_tokens": DEV_TOKENS, "dev_evals": 1} | ({} if score else SHORT))
 
 
-def collect(techniques: list[Technique], runner: sweep.Sweep, score: bool) -> tuple[list[dict], dict]:
+def collect(techniques: list[Technique], runner: sweep.Sweep) -> tuple[list[dict], dict]:
     """(pairs, {technique: what is in the way}) of a sweep, `techniques` its points after the first, the base.
 
-    Only techniques with this `score` are looked at. One has all of its pairs or none.
+    A technique has all of its pairs or none.
     """
     pairs, problems = [], {}
     for each, configuration in itertools.zip_longest(techniques, runner.configurations[1:]):
-        if each.score != score:
-            continue
         if configuration is None:
             problems[each.name] = "not reached yet"
         elif configuration.error:
@@ -104,7 +102,7 @@ def collect(techniques: list[Technique], runner: sweep.Sweep, score: bool) -> tu
                 problems[each.name] = f"{bad[0].name} {bad[0].status}" + f": {bad[0].error}" * bool(bad[0].error)
                 continue
             try:
-                pairs += [pair_of(each, *(logged(run, score) for run in pair)) for pair in both]
+                pairs += [pair_of(each, *(logged(run, each.score) for run in pair)) for pair in both]
             except Failure as error:
                 problems[each.name] = str(error)
     return pairs, problems
@@ -125,17 +123,17 @@ def run(options: argparse.Namespace) -> tuple[dict, int]:
         problems |= {each.name: f"not in the script: {', '.join(missing)}" for each in chosen
                      if (missing := each.missing(script.defaults))}
         chosen = [each for each in chosen if each.name not in problems]
-        for score in (False, True):  # all are trained, on equal shares of the cores; then some are packed and scored
-            chosen = [each for each in chosen if each.score or not score]
-            if not chosen:
+        for score in (False, True):
+            part = [each for each in chosen if each.score == score]
+            if not part:
                 continue
             base = script.resolve(spec_of(options, [], score).fixed)
-            points = [dict(each.off if each.is_on(base) else each.on) for each in chosen]
+            points = [dict(each.off if each.is_on(base) else each.on) for each in part]
             runner = sweep.Sweep(spec_of(options, points, score), script, "local", dry=False)
             try:
                 runner.work()
             finally:
-                new, why = collect(chosen, runner, score)
+                new, why = collect(part, runner)
                 if new:
                     write_pairs(PAIRS, new, every)
                 pairs, problems = pairs + new, problems | why
