@@ -411,11 +411,12 @@ class Block(nn.Module):
 
 # The loss on a GPU, of rows of logits z [N, V] before the softcap. With c = 2 cap it is that of y = c sigmoid(4 z / c)
 # = cap tanh(z / cap) + cap: softmax ignores a constant, and what is at most c needs no maximum subtracted. z is read
-# once each way, and nothing of its size is kept in float32.
+# once each way, and nothing of its size is kept in float32. c is a constant of the kernels, as compiled code (of torch
+# 2.13) hands numbers to them in float64.
 if triton:
 
     @triton.jit
-    def loss_kernel(z_ptr, target_ptr, loss_ptr, lse_ptr, c, V: tl.constexpr, BLOCK: tl.constexpr):
+    def loss_kernel(z_ptr, target_ptr, loss_ptr, lse_ptr, c: tl.constexpr, V: tl.constexpr, BLOCK: tl.constexpr):
         """A row's loss and logsumexp."""
         i, sums = tl.program_id(0).to(tl.int64), tl.zeros((BLOCK,), tl.float32)
         for at in range(0, V, BLOCK):
@@ -428,7 +429,9 @@ if triton:
         tl.store(lse_ptr + i, lse)
 
     @triton.jit
-    def gradient_kernel(z_ptr, target_ptr, scale_ptr, lse_ptr, dz_ptr, c, V: tl.constexpr, BLOCK: tl.constexpr):
+    def gradient_kernel(
+        z_ptr, target_ptr, scale_ptr, lse_ptr, dz_ptr, c: tl.constexpr, V: tl.constexpr, BLOCK: tl.constexpr
+    ):
         """A block of a row of dz [N, V], the gradient of scale times the sum of losses."""
         i, j = tl.program_id(0).to(tl.int64), tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
         s = tl.sigmoid(4 / c * tl.load(z_ptr + i * V + j, j < V).to(tl.float32))

@@ -186,12 +186,12 @@ def graphs(script) -> dict:
 def compile_all(path: str) -> dict:
     script, found = load(path), {}
     pointers = dict(z_ptr="*bf16", dz_ptr="*bf16", target_ptr="*i32", loss_ptr="*fp32", lse_ptr="*fp32")
-    types = pointers | dict(scale_ptr="*fp32", c="fp32")
+    types = pointers | dict(scale_ptr="*fp32")
     for kernel in (script.loss_kernel, script.gradient_kernel):
         for V in (1024, 8192):
-            found[f"{kernel.__name__} V{V}"] = machine_code(kernel, types, dict(V=V, BLOCK=1024))
+            found[f"{kernel.__name__} V{V}"] = machine_code(kernel, types, dict(c=2 * CAP, V=V, BLOCK=1024))
     # so much in so few threads that registers cannot hold it: the limits must notice
-    found["too much"] = machine_code(script.loss_kernel, types, dict(V=8192, BLOCK=8192), num_warps=1)
+    found["too much"] = machine_code(script.loss_kernel, types, dict(c=2 * CAP, V=8192, BLOCK=8192), num_warps=1)
     return {"kernels": found, "graphs": graphs(script)}
 
 
