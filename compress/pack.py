@@ -133,7 +133,8 @@ def find_dial(
 ) -> tuple[Attempt, bool]:
     """The largest payload of at most `room` bytes that was found, and whether it is of the finest useful dial.
 
-    At least FILL of the room is used unless the dial reached its end; if nothing fits, the smallest payload found.
+    At least FILL of the room is used unless the dial reached its end or the last attempt missed it by the noise of
+    rounding (tens of bytes, which only a small room notices); if nothing fits, the smallest payload found.
     """
     forecast = Forecast(plan.trellis)
     profiles = [profile(plan.weight(name), steps) for name, steps in plan.matrices.items()]
