@@ -260,7 +260,7 @@ def test_reported_loss_is_that_of_the_decoded_weights(packed):
 
 @pytest.mark.parametrize("room", [16_000, 30_000])
 def test_the_file_fills_its_cap(packed, tmp_path, monkeypatch, room):
-    """Between 99.9% and 100% of what the other sections leave, or all but 64 bytes: so much is noise of the rounding."""
+    """Between 99.9% and 100% of what the other sections leave, or all but 64 bytes, the noise of rounding."""
     run, report = packed
     rest = report["artifact_bytes"] - report["sections"]["WGTS"]
     monkeypatch.setattr("compress.sizes.CAP_BYTES", {"pocket": rest + room, "16mb": 1, "open": 1})
