@@ -20,10 +20,10 @@ from tools import bench_train
 SIZES = dict(vocab_size=29, seq_len=12, num_layers=3, model_dim=16, num_heads=4, num_kv_heads=2, compile=False)
 # the public challenge's baseline
 PLAIN = t.POCKET | bench_train.PLAIN | dict(
-    seq_len=1024, num_layers=9, model_dim=512, num_heads=8, num_kv_heads=4, mlp_mult=2.0, qk_gain_init=1.5,
-    ortho_init=False, matrix_lr=0.04, embed_lr=0.05, scalar_lr=0.04, muon_momentum=0.95, muon_momentum_start=0.85,
-    muon_momentum_steps=500, weight_decay=0.0, embed_decay=0.0, adam_beta2=0.95, warmdown=0.4, min_lr=0.0,
-    ema_decay=0.997, score_chunk=0, score_context=1, score_lr=0.0, score_counts=False,
+    vocab_size=1024, seq_len=1024, num_layers=9, model_dim=512, num_heads=8, num_kv_heads=4, mlp_mult=2.0,
+    qk_gain_init=1.5, ortho_init=False, matrix_lr=0.04, embed_lr=0.05, scalar_lr=0.04, muon_momentum=0.95,
+    muon_momentum_start=0.85, muon_momentum_steps=500, weight_decay=0.0, embed_decay=0.0, adam_beta2=0.95,
+    warmdown=0.4, min_lr=0.0, ema_decay=0.997, score_chunk=0, score_context=1, score_lr=0.0, score_counts=False,
 )  # fmt: skip
 SMALL = replace(t.Config(), **PLAIN | SIZES)
 # every technique alone, then all of them
