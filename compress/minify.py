@@ -122,13 +122,9 @@ def _last_name(decorator: ast.expr) -> str:
 
 def _names(tree: ast.AST) -> set[str]:
     """Every identifier in the tree: variables, arguments, attributes, imported names."""
-    found = set()
+    found = _variables(tree)
     for node in ast.walk(tree):
-        if isinstance(node, ast.Name):
-            found.add(node.id)
-        elif isinstance(node, ast.arg):
-            found.add(node.arg)
-        elif isinstance(node, ast.Attribute):
+        if isinstance(node, ast.Attribute):
             found.add(node.attr)
         elif isinstance(node, ast.alias):
             found.add(node.name.split(".")[-1])
@@ -136,7 +132,7 @@ def _names(tree: ast.AST) -> set[str]:
 
 
 def _variables(tree: ast.AST) -> set[str]:
-    """The names in a tree that could be renamed: those of attributes never are."""
+    """Variables and arguments: the names in a tree that could be renamed, as those of attributes never are."""
     names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     return names | {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
 

@@ -133,8 +133,7 @@ def find_dial(
 ) -> tuple[Attempt, bool]:
     """The largest payload of at most `room` bytes that was found, and whether it is of the finest useful dial.
 
-    At least FILL of the room is used unless the dial reached its end or the last attempt missed it by the noise of
-    rounding (tens of bytes, which only a small room notices); if nothing fits, the smallest payload found.
+    At least FILL of the room is used unless the dial reached its end; if nothing fits, the smallest payload found.
     """
     forecast = Forecast(plan.trellis)
     profiles = [profile(plan.weight(name), steps) for name, steps in plan.matrices.items()]
@@ -178,8 +177,9 @@ def find_dial(
         if FILL * room <= size <= room or at_end or len(done) == ATTEMPTS:
             break
         # The forecast gives the slope until two attempts do.
-        under = max((a for a in done if len(a.payload) <= room), key=lambda a: len(a.payload), default=None)
-        over = min((a for a in done if len(a.payload) > room), key=lambda a: len(a.payload), default=None)
+        # Nearest by the dial, not by the size: sizes are noisy, and two that stay the same give the same dial for ever.
+        under = min((a for a in done if len(a.payload) <= room), key=lambda a: a.dial, default=None)
+        over = max((a for a in done if len(a.payload) > room), key=lambda a: a.dial, default=None)
         if under and over:
             (x0, y0), (x1, y1) = ((math.log2(a.dial), len(a.payload)) for a in (over, under))
             part = np.clip((y0 - AIM * room) / (y0 - y1), 0.02, 0.98)
