@@ -14,6 +14,7 @@ kernels), the optimiser, the stage without loops, constants of the layers left o
 import ctypes
 import functools
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -167,6 +168,9 @@ def main() -> int:
     here = {name: version(name) if find_spec(name) else None for name in PINNED}
     if here != PINNED:
         print(f"inductor_checks.py: needs {PINNED}, found {here}", file=sys.stderr)
+        return 1
+    if not shutil.which("g++"):
+        print("inductor_checks.py: no g++, which builds the pretended GPU: install it", file=sys.stderr)
         return 1
     with tempfile.TemporaryDirectory() as folder:
         print(json.dumps(check(Path(folder))))

@@ -21,6 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import train_gpt as t
+from tools.data import parser as data_parser
 
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k.upper() not in {f.name.upper() for f in fields(t.Config)}} | {
@@ -144,6 +145,16 @@ def test_a_mistake_ends_in_one_line_and_a_non_zero_exit(data, tmp_path):
     for argv, words in ((["--sede=1"], "did you mean --seed"), ([f"--data_dir={tmp_path}"], "tools/data.py")):
         result = python(MAIN, *argv)
         assert result.returncode == 1 and words in result.stderr and len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("name, recipe", [
+    ("embedded", "embedded --variant sp1024"), ("embedded_sp2048_case", "embedded --variant sp2048_case"),
+    ("fineweb_sp8192", "fineweb --variant sp8192"),
+])  # fmt: skip
+def test_missing_data_names_the_command_that_makes_it(tmp_path, name, recipe):
+    with pytest.raises(t.RunError, match=rf"no train shards in .*/{name}: run `python tools/data.py {recipe}` or"):
+        t.find_shards(str(tmp_path / name), "train")
+    data_parser().parse_args(recipe.split())  # and it takes it
 
 
 # -------------------------------------------------------------------------------------------------------------- loader

@@ -85,6 +85,7 @@ def variant(text: str) -> tuple[int, bool]:
 
 
 def tokenizer_parameters(size: int, operators: bool) -> dict:
+    """A variant in a manifest's parameters; plain ones as before there were operators: records have such hashes."""
     return {"vocab_size": size} | ({"case_operators": True} if operators else {})
 
 
