@@ -38,6 +38,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
+import torch.distributed.nn  # now: AdamW would import it later, and its defaults keep the group that is up alive
 import torch.nn.functional as F
 from torch import Tensor, nn
 
