@@ -266,3 +266,10 @@ def test_a_file_that_cannot_be_used_is_one_line(root, capsys):
     (root / "runs/ledger.jsonl").mkdir(parents=True)
     assert prove.main(["a", "b"]) == 1
     assert capsys.readouterr().err == f"prove.py: {root}/runs/ledger.jsonl: Is a directory\n"
+
+
+def test_another_processor_is_another_machine(root, capsys):
+    """Two records of one machine, and 0004, whose machine multiplies at a fifth of their rate."""
+    records = [next(ROOT.glob(f"records/pocket/{number}_*")) for number in ("0001", "0002", "0004")]
+    prove.main([*map(str, (records[1], records[0], records[2], records[0])), "--json"])
+    assert [claim["same_machine"] for claim in claims(capsys)] == [True, False]

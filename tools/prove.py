@@ -28,6 +28,7 @@ NOT_PROVEN = 3
 EVEN_STEPS = 0.85  # a run with fewer, as a share of another's on the same clock, was disturbed: records keep to 0.9
 SLICE_RESAMPLES = 1000  # of the bootstrap; the whole has proof.RESAMPLES
 MACHINE = ("platform", "device", "threads", "torch", "compute", "compiled", "world_size")  # of run.json's environment
+SAME_PEAK = 2.0  # CPUs are told apart by their measured matrix rate, which varies by less on one of them
 
 
 @dataclass
@@ -39,6 +40,7 @@ class Arm:
     seeds: list[int]
     machines: list[tuple]
     scores: list[dict]  # eval.json of each seed
+    peaks: list[float]  # FLOP/s that MFU is measured against
     share_of_steps: float  # steps of the shortest run over those of the longest, where a clock ends them
 
     @property
@@ -70,8 +72,10 @@ def read_arm(text: str) -> Arm:
     if len(set(seeds)) != len(seeds):
         raise Failure(f"{text}: two runs have the same seed")
     machines = [tuple(run["environment"].get(key) for key in MACHINE) for run in runs]
+    peaks = [run["tokens_per_second"] * run["flops_per_token"] / run["mfu"] / run["world_size"]
+             for run in runs if run.get("mfu")]
     steps = [run["steps"] for run in runs if run["config"].get("max_seconds") and "steps" in run]
-    return Arm(name, runs[0]["track"], seeds, machines, scores, min(steps) / max(steps) if steps else 1.0)
+    return Arm(name, runs[0]["track"], seeds, machines, scores, peaks, min(steps) / max(steps) if steps else 1.0)
 
 
 def check_documents(arms: list[Arm]) -> None:
@@ -111,11 +115,13 @@ def compare(new: Arm, old: Arm, margin: float, root: Path | None, variants: int 
         found = proof.test(*nats, part.raw_bytes, paired, 0.0, SLICE_RESAMPLES)
         parts[name] = {key: found[key] for key in ("new_bpb", "old_bpb", "gain", "interval", "p")}
         parts[name]["documents"] = len(part.documents)
+    peaks = new.peaks + old.peaks
+    alike = len({*new.machines, *old.machines}) == 1 and max(peaks, default=1.0) < SAME_PEAK * min(peaks, default=1.0)
     signs = [part["gain"] > 0 for part in parts.values() if part["documents"] >= slices.MIN_DOCUMENTS]
     return {"new": new.name, "old": old.name, "track": new.track, "split": new.scores[0]["data"]["split"],
             "seeds": [len(new.seeds), len(old.seeds)], "paired": paired,
-            "least_share_of_steps": {arm.name: arm.share_of_steps for arm in (new, old)}, "same_machine": len(
-                {*new.machines, *old.machines}) == 1, "documents": len(sizes), "margin": margin, **result,
+            "least_share_of_steps": {arm.name: arm.share_of_steps for arm in (new, old)}, "same_machine": alike,
+            "documents": len(sizes), "margin": margin, **result,
             "variants_tried": tried, "rivals": rivals, "luck_of_the_best": luck,
             "p_of_the_best": min(1.0, rivals * result["p"]), "slices": parts,
             "slices_missing": missing, "slices_counted": len(signs), "slices_better": sum(signs)}
