@@ -24,7 +24,7 @@ from tools.files import Failure, sha256_file
 CONFIG = {
     "preset": "16mb", "track": "16mb", "vocab_size": 8192, "seq_len": 2048, "num_layers": 11, "model_dim": 512,
     "num_heads": 8, "num_kv_heads": 4, "mlp_mult": 4.0, "batch_tokens": 786_432, "micro_batch_tokens": 98_304,
-    "max_seconds": 600.0, "max_steps": 0, "seed": 1, "run_dir": "",
+    "max_seconds": 600.0, "max_steps": 0, "seed": 1, "run_dir": "", "calibration_tokens": 250_000,  # 5 s
 }  # fmt: skip
 LOOPED = CONFIG | {"loops": 2, "loop_first": 3, "loop_last": 5, "document_mask": True}
 NUMBERS = {

@@ -3,8 +3,9 @@
     python tools/check_submission.py records/pocket/0001_baseline
     make hook                        # from now on `git push` checks the records that are pushed
 
-Re-scores the artifact with full audits and searches the data for shared text, about three minutes for pocket on two
-cores; --quick leaves both out. Exit status: 0 no rule failed, 1 one did. tools/rules.py has the rules.
+Re-scores the artifact with full audits and searches the data for shared text: on two cores three minutes for a plain
+pocket model, eight for one that trains while it is scored; --quick leaves both out. Exit status: 0 no rule failed,
+1 one did. tools/rules.py has the rules.
 
 Not covered: rules that need a person; they are SKIP.
 """

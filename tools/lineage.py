@@ -1,8 +1,8 @@
 """The family tree of the records: which lines each script inherits, changes and adds, and what falls with an ancestor.
 
     python tools/lineage.py                             # the tree, with lines and the gain of each step
-    python tools/lineage.py --lines records/pocket/0002_wider   # where each line comes from
-    python tools/lineage.py --invalid 0002_wider        # what must be verified again if this record is found invalid
+    python tools/lineage.py --lines records/pocket/0002_trellis_coded   # where each line comes from
+    python tools/lineage.py --invalid 0002_trellis_coded        # what to verify again if it is invalid
 
 Lines are compared as statements of the syntax tree, with names replaced by the order in which a statement uses them, so
 renaming, reformatting and comments make nothing new. A statement that has a near counterpart at its place is changed.

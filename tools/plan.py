@@ -37,9 +37,9 @@ from tools.files import Failure, explain, read_json, sha256_file  # noqa: E402
 CAP_BYTES = {"pocket": 250_000, "16mb": 16_000_000, "open": 16_000_000}
 GPU_BYTES = 80e9
 MAX_ERROR = 0.08  # of the step-time model, over records left out
-CALIBRATION_SECONDS = (
-    5.0  # of the clock: 3.4 to 4.7 s for the Hessians of PR #1626 to #1855, 4 s for the pocket records
-)
+# Seconds of the clock per token of calibration: 3.4 to 4.7 s for the Hessians of PR #1626 to #1855, 12 to 22 s for
+# 131,072 tokens in records 0003 and 0004
+CALIBRATION = {"pocket": 1.5e-4, "16mb": 2e-5, "open": 2e-5}
 # Beside the clock: start, compiling, warm-up, packing, scoring. A guess: nobody has run this script on GPUs yet.
 OTHER_SECONDS = (300, 1800)
 # docs/methods.md, "Measured": weights of two models, and bytes of their files at four losses (KL, bits per byte)
@@ -154,7 +154,9 @@ def counts(config: dict, stages: list[dict], step_seconds: list[float]) -> dict:
 
     A stage ends at its fraction of the clock or of max_steps, whichever comes first, as in the script.
     """
-    clock = max(0.0, config["max_seconds"] - CALIBRATION_SECONDS) if config["max_seconds"] > 0 else math.inf
+    clock = math.inf
+    if config["max_seconds"] > 0:
+        clock = max(0.0, config["max_seconds"] - CALIBRATION[config["track"]] * config["calibration_tokens"])
     limit, seconds, steps, tokens = config["max_steps"] or math.inf, 0.0, 0.0, 0.0
     for stage, each in zip(stages, step_seconds):
         count = max(0.0, min((stage["until"] * clock - seconds) / each, stage["until"] * limit - steps))

@@ -1,6 +1,6 @@
 """Is A better than B, or was it luck? Prints a table and one sentence that says proven or not proven.
 
-    python tools/prove.py records/pocket/0002_wider records/pocket/0001_baseline
+    python tools/prove.py records/pocket/0002_trellis_coded records/pocket/0001_baseline
     python tools/prove.py runs/a1,runs/a2,runs/a3 runs/b1,runs/b2,runs/b3 [A2 B2 ...]
 
 A and B are records, or lists of scored runs (one per seed). Both must be scored on the same documents. tools/proof.py
@@ -25,7 +25,7 @@ from tools.files import Failure, explain, read_json  # noqa: E402
 
 ALPHA, MARGIN = 0.01, 0.0015  # one-sided level; bpb that a gain must exceed (smaller ones are called ties)
 NOT_PROVEN = 3
-EVEN_STEPS = 0.85  # a run with fewer, as a share of another's on the same clock, was disturbed: records keep to 0.9
+EVEN_STEPS = 0.85  # a run with fewer, as a share of another's on the same clock, was disturbed: records keep to 0.88
 SLICE_RESAMPLES = 1000  # of the bootstrap; the whole has proof.RESAMPLES
 MACHINE = ("platform", "device", "threads", "torch", "compute", "compiled", "world_size")  # of run.json's environment
 SAME_PEAK = 2.0  # CPUs are told apart by their measured matrix rate, which varies by less on one of them
