@@ -178,13 +178,13 @@ def parse_config(argv: list[str], environment: dict[str, str]) -> Config:
             raise RunError(f"bad value in {argument!r}: --{key} takes a {kind.__name__}") from None
     for key in (key for key in known if key.upper() in environment):
         use = f"use --{key}={environment[key.upper()]}"
-        raise RunError(f"the environment sets {key.upper()}, which this script does not read: {use}")
+        raise RunError(f"the environment sets {key.upper()}, unread here: {use}")
     preset = values.get("preset") or ("16mb" if torch.cuda.is_available() else "pocket")
     if preset not in PRESETS:
         raise RunError(f"no preset {preset!r}: choose one of {', '.join(PRESETS)}")
     c = replace(Config(), **PRESETS[preset] | values | {"preset": preset})
     sizes = (c.vocab_size, c.seq_len, c.num_layers, c.model_dim, c.num_heads, c.num_kv_heads, c.batch_tokens,
-             c.micro_batch_tokens, c.score_context, round(c.mlp_mult * c.model_dim))  # fmt: skip
+             c.micro_batch_tokens, c.calibration_tokens, c.score_context, round(c.mlp_mult * c.model_dim))  # fmt: skip
     negative = [key for key, value in asdict(c).items() if key != "seed" and not isinstance(value, str) and value < 0]
     looped = c.parallel_start or c.num_layers  # only layers before the two lanes can be passed again
     for bad, why in (
@@ -1244,7 +1244,7 @@ def train(config: Config, source: str) -> dict:
         log.append("train.log", f"{source}\n# source_sha256 {sha}\n")
     log(f"config {json.dumps(asdict(config))}\nenvironment {json.dumps(environment)}")
     if config.compile and not machine.has_compiler:
-        log("no C++ compiler: training uncompiled, which is slower (install g++ or clang++)")
+        log("no C++ compiler (g++ or clang++): training is slower")
         config = replace(config, compile=False)
     torch.manual_seed(config.seed)
     model = build_model(config).to(device)
@@ -1374,7 +1374,7 @@ def train(config: Config, source: str) -> dict:
     statistics = None
     if stopped != "sigterm":  # whoever sent the signal may kill soon: then the checkpoint comes first and alone
         with clock.phase("calibrate"), optimizers.averaged():
-            loader.rows, loader.piece = calibration_rows, config.seq_len
+            loader.rows, loader.piece, loader.cut = calibration_rows, config.seq_len, cut_rows  # no compiling now
             left = config.max_seconds - clock.elapsed if config.max_seconds > 0 else math.inf
             statistics = calibrate(model, lambda: loader.next()[0].long(), left, config, world, rank, device)
         with clock.phase("dev"):
@@ -1409,11 +1409,13 @@ def train(config: Config, source: str) -> dict:
             log(f"{key}: {value}")
     log(f"run_dir: {folder}")
     if resumable and stopped == "sigterm":
-        log("the same command goes on from here")
+        log(f"the same command with --run_dir={folder} goes on from here")
     elif rank == 0:
         write_whole(folder / "run.json", json.dumps(result, indent=1).encode())
         for path in folder.glob("resume_*.pt"):
             path.unlink()
+    if world > 1:
+        dist.destroy_process_group()
     return result
 
 
@@ -1488,11 +1490,8 @@ def main(argv: list[str] | None = None) -> int:
     except torch.OutOfMemoryError:
         half = max(config.seq_len, config.micro_batch_tokens // 2)
         why, code = f"out of GPU memory: try --micro_batch_tokens={half}", 1
-    finally:
-        if dist.is_initialized():
-            dist.destroy_process_group()
     print(f"train_gpt.py: {why}", file=sys.stderr, flush=True)
-    return code
+    return os._exit(code) if dist.is_initialized() else code  # NCCL's shutdown waits for ranks that did not fail
 
 
 if __name__ == "__main__":

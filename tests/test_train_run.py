@@ -121,6 +121,7 @@ def test_overrides_are_typed_and_mistakes_are_named():
         (["--num_heads=5"], {}, "--num_heads"),
         (["--max_seconds=0"], {}, "--max_steps"),
         (["--micro_batch_tokens=1000"], {}, "multiple of --seq_len"),
+        (["--calibration_tokens=0"], {}, "sizes must be at least 1"),
     ):
         with pytest.raises(t.RunError, match=expected.replace("(", r"\(")):
             t.parse_config(argv, environment)
@@ -466,6 +467,55 @@ def test_without_a_compiler_it_trains_uncompiled_and_says_so(data, tmp_path):
     argv = [a for a in arguments(data, tmp_path / "run", "--max_seconds=0", "--max_steps=1") if a != "--compile=false"]
     result = python("import train_gpt; train_gpt.has_compiler = lambda: False\n" + MAIN, *argv)
     assert result.returncode == 0 and sum("no C++ compiler" in line for line in result.stdout.splitlines()) == 1
+
+
+COMPILED = """
+import sys, torch, train_gpt as t
+t.CALIBRATION_TOKENS, known, late, start = 128, set(), [], t.Clock.start
+
+def compile(function, **options):
+    def call(*values):
+        kinds = [(v.shape, v.stride(), v.dtype) if isinstance(v, torch.Tensor) else v for v in values]
+        model = getattr(function, "__self__", None)
+        key = str((function.__name__, getattr(model, "loops", None), torch.is_grad_enabled(), kinds))
+        if begun and key not in known:
+            late.append(key)
+        known.add(key)
+        return function(*values)
+    return call
+
+def started(clock):
+    global begun
+    begun = True
+    start(clock)
+
+torch.compile, t.Clock.start, begun = compile, started, False
+"""
+
+
+def test_nothing_compiles_after_the_clock_has_started(data, tmp_path):
+    """torch.compile(dynamic=False) makes a graph for each set of shapes and numbers, so none may be new by then.
+    Calibration has other rows than the stages here, as in the 16mb preset."""
+    argv = arguments(data, tmp_path / "run", "--max_seconds=0", "--max_steps=6", "--stages=0.5:32:256", "--loops=1",
+                     "--loop_first=0", "--loop_last=0", "--loop_from=0.3")  # fmt: skip
+    code = COMPILED + "code = t.main(sys.argv[1:])\nassert known and not late, late\nsys.exit(code)"
+    result = python(code, *(a for a in argv if a != "--compile=false"))
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "run" / "statistics.pt").exists()
+
+
+def test_a_failed_rank_says_why_and_leaves_without_the_others(monkeypatch, capsys, tmp_path):
+    """NCCL's shutdown is collective: a rank that enters it alone waits until a watchdog kills it."""
+    def fail(*_):
+        raise t.RunError("the disk is full")
+
+    left = []
+    monkeypatch.setattr(t, "train", fail)
+    monkeypatch.setattr(t.dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(t.dist, "destroy_process_group", lambda: pytest.fail("waits"))
+    monkeypatch.setattr(t.os, "_exit", lambda code: left.append((code, capsys.readouterr().err)))
+    t.main(["--preset=tiny"])
+    assert left == [(1, "train_gpt.py: the disk is full\n")]
 
 
 def test_a_clock_starts_when_it_is_told(monkeypatch):
