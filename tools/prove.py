@@ -84,9 +84,10 @@ def check_documents(arms: list[Arm]) -> None:
         return (score["data"]["split"], score["data"]["docs_sha256"],
                 [(row["id"], row["raw_bytes"]) for row in score["per_document"]])
 
+    first = documents(arms[0].scores[0])
     for arm in arms:
         for seed, score in zip(arm.seeds, arm.scores):
-            if documents(score) != documents(arms[0].scores[0]):
+            if documents(score) != first:
                 raise Failure(f"{arm.name}, seed {seed}: scored on other documents than {arms[0].name}: score both on "
                               "the same data and split")
 
