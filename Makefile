@@ -18,7 +18,7 @@ help: ## list the targets
 	@echo "Variables: BUDGET=$(BUDGET) (seconds of training), PYTHON=$(PYTHON) (makes $(VENV); 3.11 or newer)"
 
 run: $(VENV)/.run ## set up, then train for BUDGET seconds, pack and score the pocket model
-	$(PY) tools/run.py --budget $(BUDGET)
+	$(PY) -m golf run --budget $(BUDGET)
 
 test: $(VENV)/.test ## set up, then run all tests (under 10 minutes on two cores)
 	$(PY) -m pytest tests --timeout=600 --durations=10
@@ -30,10 +30,10 @@ fuzz: $(VENV)/.test ## 10,000 mutated artifacts through the scorer's reader
 	$(PY) -m tests.redteam.fuzz
 
 site: $(VENV)/.run ## write the leaderboard as pages for a browser: site/index.html
-	$(PY) tools/leaderboard.py --site
+	$(PY) -m golf board --site
 
 hook: $(VENV)/.run ## from now on, git push checks the records that are pushed
-	$(PY) tools/check_submission.py --install_hook
+	$(PY) -m golf check --install_hook
 
 venv: $(VENV)/.run $(VENV)/.test ## only make .venv and install what run and test need
 

@@ -33,7 +33,7 @@ def parse(arguments):
                                      epilog="The size cap is checked by: python -m compress size MODEL.golf")
     parser.add_argument("artifact", metavar="MODEL.golf")
     parser.add_argument("--data", default="data/embedded", metavar="DIR",
-                        help="data set of tools/data.py (default: %(default)s)")
+                        help="data set of golf data (default: %(default)s)")
     parser.add_argument("--split", default="dev", choices=("dev", "gate", "final"),
                         help="held-out split (default: %(default)s)")
     parser.add_argument("--processes", type=_positive(int), metavar="N",

@@ -770,9 +770,9 @@ def open_shard(path: Path, vocab_size: int) -> np.memmap:
     """Maps a shard's uint16 tokens; raises RunError if header and size disagree."""
     header = np.fromfile(path, dtype="<i4", count=SHARD_HEADER_BYTES // 4)
     if len(header) < SHARD_HEADER_BYTES // 4 or header[0] != SHARD_MAGIC or header[1] != SHARD_VERSION:
-        raise RunError(f"{path} has a bad header: build it again with tools/data.py")
+        raise RunError(f"{path} has a bad header: build it again with golf data")
     if path.stat().st_size != SHARD_HEADER_BYTES + 2 * int(header[2]):
-        raise RunError(f"{path} is truncated: build it again with tools/data.py")
+        raise RunError(f"{path} is truncated: build it again with golf data")
     tokens = np.memmap(path, dtype="<u2", mode="r", offset=SHARD_HEADER_BYTES, shape=(int(header[2]),))
     if len(tokens) == 0 or int(tokens[: 1 << 20].max()) >= vocab_size:
         raise RunError(f"{path} is empty or has tokens beyond --vocab_size={vocab_size}: another tokenizer's shard?")
@@ -784,7 +784,7 @@ def find_shards(data_dir: str, split: str) -> list[Path]:
     if not paths:
         name, _, variant = Path(data_dir).name.partition("_")
         recipe = f"{name} --variant {variant or 'sp1024'}"
-        raise RunError(f"no {split} shards in {data_dir}: run `python tools/data.py {recipe}` or give --data_dir")
+        raise RunError(f"no {split} shards in {data_dir}: run `golf data {recipe}` or give --data_dir")
     return paths
 
 
@@ -1164,7 +1164,7 @@ class DevSet:
             self.bytes_per_token = split["raw_bytes"] / split["tokens"]
         except (OSError, KeyError, TypeError, ValueError, ZeroDivisionError):
             why = f"{config.data_dir}/manifest.json does not say how many bytes the dev split has"
-            raise RunError(f"{why}: build the data again with tools/data.py") from None
+            raise RunError(f"{why}: build the data again with golf data") from None
 
     @torch.no_grad()
     def bpb(self, loss_fn) -> float:
@@ -1222,7 +1222,7 @@ def train(config: Config, source: str) -> dict:
     dev = DevSet(config, machine)
     data_dir = Path(config.data_dir)
     if not (data_dir / "tokenizer.model").is_file():
-        raise RunError(f"no tokenizer.model in {data_dir}: build the data again with tools/data.py")
+        raise RunError(f"no tokenizer.model in {data_dir}: build the data again with golf data")
     tokenizer, manifest = ((data_dir / name).read_bytes() for name in ("tokenizer.model", "manifest.json"))
     if world > 1:
         dist.init_process_group("cpu:gloo,cuda:nccl" if machine.on_gpu else "gloo")
@@ -1464,7 +1464,7 @@ def dry_run(config: Config, source: str) -> dict:
         params=params, flops_per_token=flops, flops_per_step=flops * stage.tokens,
         memory_per_gpu_bytes=int(peak + optimiser), predicted_artifact_bytes=int(artifact),
     )  # fmt: skip
-    print(f"config: {json.dumps(asdict(config))}")  # these two for tools/plan.py
+    print(f"config: {json.dumps(asdict(config))}")  # these two for golf plan
     print(f"stages: {json.dumps([s._asdict() for s in stages(config, world)])}")
     for key, value in report.items():
         print(f"{key}: {value:,}")

@@ -12,8 +12,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from compress import container, report
+from compress import report
 from compress.sizes import CAP_BYTES, size_report, tensor_rows
+from golf import container
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -155,7 +156,7 @@ def inspect(options) -> int:
             print(f"compress inspect: {file} is left out: {error}", file=sys.stderr)
     if run:
         from compress.checkpoint import load_checkpoint, load_statistics
-        from compress.spread import predicted_losses, spread
+        from compress.lab.spread import predicted_losses, spread
 
         model = load_checkpoint(run).model
         statistics = load_statistics(run, model)
@@ -167,7 +168,7 @@ def inspect(options) -> int:
     if options.plot:
         if "artifact" not in result:
             raise ValueError(f"{file} cannot be read, so there are no steps to draw; pack the run first")
-        from compress.plot import plot_steps
+        from compress.lab.plot import plot_steps
 
         plot_steps(step_rows(payload["WGTS"]), losses, options.plot)
     print(json.dumps(result)) if options.json else report.print_inspect(result)
@@ -175,7 +176,7 @@ def inspect(options) -> int:
 
 
 def bench(options) -> int:
-    from compress.bench import bench, newest_run
+    from compress.lab.bench import bench, newest_run
 
     if options.plot and not options.plot.parent.is_dir():
         raise ValueError(f"{options.plot.parent} is not a folder; make it first")  # now, not after minutes
@@ -183,7 +184,7 @@ def bench(options) -> int:
     with report.Reporter() as reporter:
         result = bench(run, options.data, reporter)
     if options.plot:
-        from compress.plot import plot_curves
+        from compress.lab.plot import plot_curves
 
         plot_curves(result, options.plot)
     print(json.dumps(result)) if options.json else report.print_bench(result)

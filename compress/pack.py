@@ -19,16 +19,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from compress import container, tokenizer
 from compress.allocate import Forecast, profile
 from compress.checkpoint import load_checkpoint, load_statistics
 from compress.entropy import Matrix, Vector, encode_weights
-from compress.measure import measure
+from compress.lab.measure import measure
 from compress.minify import blockers, minify
 from compress.quantise import Plan, decoded, is_matrix, make_plan, quantise, scales_of
 from compress.sizes import CAP_BYTES, size_report, tensor_rows
 from compress.trellis import RESTART
 from compress.verify import compare, verify
+from golf import container, tokenizer_section
 
 DECODER = Path(__file__).with_name("decode.py")
 FILL = 0.999  # of the cap, at least: what is left is under the noise of the size
@@ -94,7 +94,7 @@ def pack_run(
     sections = {
         "CODE": code_section(source),
         "CONF": container.config_pack(checkpoint.config),
-        "TOKN": tokenizer.serialise(checkpoint.tokenizer),
+        "TOKN": tokenizer_section.serialise(checkpoint.tokenizer),
         "WGTS": b"",
     }
     room = size_report(sections, track)["headroom_bytes"]

@@ -5,7 +5,7 @@ Not covered: artifacts whose decoder is not this repository's (their WGTS sectio
 
 import numpy as np
 
-from compress.container import OVERHEAD_BYTES
+from golf.container import OVERHEAD_BYTES
 
 CAP_BYTES = {"pocket": 250_000, "16mb": 16_000_000, "open": 16_000_000}  # decimal; open admits either
 

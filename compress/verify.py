@@ -14,8 +14,8 @@ from pathlib import Path
 
 import torch
 
-from compress import tokenizer
-from compress.container import code_unpack, config_unpack, read
+from golf import tokenizer_section
+from golf.container import code_unpack, config_unpack, read
 
 TIMEOUT_SECONDS = 600
 
@@ -65,7 +65,7 @@ def unpack_into(data: bytes, folder: Path) -> None:
         "train_gpt.py": train_source.encode(),
         "decode.py": decode_source.encode(),
         "config.json": json.dumps(config_unpack(sections["CONF"]), ensure_ascii=False).encode(),
-        "tokenizer.model": tokenizer.rebuild(sections["TOKN"]),
+        "tokenizer.model": tokenizer_section.rebuild(sections["TOKN"]),
         "weights.bin": sections["WGTS"],
     }
     for name, content in files.items():

@@ -8,7 +8,7 @@ shared by all spellings, and a sentence's end takes the operator into its own pi
     CAPITALS all letters of the next word, two or more, are capitals
     LITERAL  the next character, one of these three, is the text's own
 
-Not covered: capitals beyond ASCII, which stay as they are; when it is used (scoring/tokenizer.py).
+Not covered: capitals beyond ASCII, which stay as they are; when it is used (golf/tokenizer.py).
 """
 
 import re

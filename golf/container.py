@@ -4,7 +4,7 @@ Shared by the packer and the scorer, so it holds what both must agree on: the co
 and the compression of texts (PPMd var. I, Shkarin 2002; older files: brotli) with a bound on what comes out. Standard
 library, brotli and pyppmd only.
 
-Not covered: what TOKN holds (compress/tokenizer.py) and what WGTS holds (the decoder that travels in CODE). The
+Not covered: what TOKN holds (golf/tokenizer_section.py) and what WGTS holds (the decoder that travels in CODE). The
 checksum finds accidents, not malice: a file with a right checksum can still hold any code.
 """
 

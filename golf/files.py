@@ -1,6 +1,6 @@
 """Reading and writing the small files that the tools exchange: JSON, hashes, atomic writes.
 
-Not covered: shards and artifacts, whose formats belong to tools/data.py and to compress/.
+Not covered: shards and artifacts, whose formats belong to golf data and to compress/.
 """
 
 import hashlib
@@ -8,6 +8,8 @@ import json
 import os
 import sys
 from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent  # of the checkout that these sources are in
 
 
 class Failure(Exception):

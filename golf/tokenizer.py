@@ -4,8 +4,8 @@ Encoding is SentencePiece's on the canonical model; decoding is a table of each 
 are the bytes of the text. U+2581, which SentencePiece would read as a space, goes through its three byte pieces. If the
 model says so, capitals are operators (case_operators.py) in what SentencePiece sees.
 
-Not covered: BOS and document borders (the shards and the scorer own them), training (tools/data.py), the model's place
-in an artifact (compress/tokenizer.py).
+Not covered: BOS and document borders (the shards and the scorer own them), training (golf data), the model's place
+in an artifact (golf/tokenizer_section.py).
 """
 
 import hashlib
@@ -13,8 +13,8 @@ import hashlib
 import numpy as np
 import sentencepiece
 
-from compress import tokenizer as model_format
-from scoring import case_operators
+from golf import case_operators
+from golf import tokenizer_section as model_format
 
 
 def shown(text: str, operators: bool) -> str:
@@ -27,7 +27,7 @@ class Tokenizer:
 
     model_bytes: a model file. operators: whether it was trained on text with case operators; default: as the file says,
     which a file from SentencePiece's trainer does not. Raises ValueError if it is not a model of this kit's kind (see
-    compress/tokenizer.py). Attributes: `model_bytes` and `sha256`, of its canonical form, which does the work;
+    golf/tokenizer_section.py). Attributes: `model_bytes` and `sha256`, of its canonical form, which does the work;
     `operators`: whether it has case operators; `vocab_size`; `lengths`, int64 [vocab_size], how many bytes of text each
     id stands for, an operator none.
     """

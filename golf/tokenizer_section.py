@@ -3,10 +3,10 @@
 A tokenizer of this kit is a SentencePiece BPE model with byte fallback whose ids are pad, bos, eos, unk, the 256 bytes,
 then the pieces in the order of their merge priority. Given that convention the list of pieces is the whole model, so
 the payload is that list, compressed; everything else of the model file is written by `canonical`, bit for bit the same
-wherever it is rebuilt. A model may be one of texts with case operators (scoring/case_operators.py): then its normaliser
+wherever it is rebuilt. A model may be one of texts with case operators (golf/case_operators.py): then its normaliser
 has that name, which SentencePiece does not read, and the payload's text begins with a line feed.
 
-Not covered: encoding and decoding text (scoring/tokenizer.py), training (tools/data.py), SentencePiece models of other
+Not covered: encoding and decoding text (golf/tokenizer.py), training (golf data), SentencePiece models of other
 kinds (unigram, user-defined symbols): they are refused. The canonical form's normaliser changes nothing, so a model
 trained with one that does keeps its pieces and segments raw text with them.
 
@@ -16,7 +16,7 @@ Source of the field numbers: sentencepiece_model.proto of the SentencePiece proj
 import struct
 from collections.abc import Iterator
 
-from compress.container import compress, decompress
+from golf.container import compress, decompress
 
 SPECIALS = ("<pad>", "<s>", "</s>", "<unk>")  # ids 0..3
 FIRST_PIECE = len(SPECIALS) + 256
@@ -118,7 +118,7 @@ def _pieces(model_bytes: bytes) -> list[str]:
             trainer = dict(_fields(value, {3: VARINT, 35: VARINT}))
             model_type, byte_fallback = trainer.get(3, 1), bool(trainer.get(35, 0))
     if model_type != BPE or not byte_fallback:
-        raise ValueError("tokenizer: not a SentencePiece BPE model with byte fallback (train it with tools/data.py)")
+        raise ValueError("tokenizer: not a SentencePiece BPE model with byte fallback (train it with golf data)")
     expected = [(name, CONTROL) for name in SPECIALS[:3]] + [(SPECIALS[3], UNKNOWN)]
     expected += [(f"<0x{value:02X}>", BYTE) for value in range(256)]
     for index, want in enumerate(expected):

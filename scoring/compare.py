@@ -5,7 +5,7 @@ Documents: paired bootstrap of the difference of the groups' means, of the whole
 one-sided test of the new mean being better by more than the margin. Both at once: the mixed model of mixed.py.
 
 Sources: Koehn 2004 (paired bootstrap), Efron 1987 (BCa), Welch 1947. NOT covered: how many variants were tried before
-this one (selection needs new seeds and another split: tools/prove.py), and near-duplicate documents.
+this one (selection needs new seeds and another split: golf prove), and near-duplicate documents.
 """
 
 import json
@@ -13,7 +13,8 @@ import json
 import numpy as np
 import scipy.stats
 
-from scoring import ScoringError, mixed, slices, statistics
+from golf import slices, statistics
+from scoring import ScoringError, mixed
 
 MARGIN = 0.0015  # bpb; what a record must gain beyond noise
 LEVEL = 0.01  # one-sided, of the tests

@@ -14,8 +14,8 @@ import sys
 
 import numpy as np
 
+from golf.tokenizer import Tokenizer
 from scoring import ScoringError
-from scoring.tokenizer import Tokenizer
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 CHILD = "import sys; sys.path.insert(0, sys.argv[1]); from scoring import lossless; lossless.child()"

@@ -20,7 +20,7 @@ import math
 import numpy as np
 import scipy.stats
 
-from scoring import statistics
+from golf import statistics
 
 
 def test(old, new, raw_bytes, margin):

@@ -15,9 +15,9 @@ import time
 
 import torch
 
+from golf.box.worker import PlainScorer
 from scoring import passes
 from scoring.likelihood import Ledger
-from scoring.worker import PlainScorer
 
 
 def measure(submission, documents, rounds=3):

@@ -13,8 +13,8 @@ import time
 
 import numpy as np
 
+from golf.box.box import Box, BoxFailure
 from scoring import ScoringError
-from scoring.box import Box, BoxFailure
 from scoring.likelihood import Ledger, token_nats
 
 BOS = 1  # id of the document boundary, and so of the end symbol

@@ -23,12 +23,11 @@ import time
 
 import numpy as np
 
-from compress import container
-from compress import tokenizer as tokenizer_section
-from scoring import ScoringError, audits, lossless, reference, slices, statistics
-from scoring.box import Submission, remove_stale
+from golf import container, slices, statistics, tokenizer_section
+from golf.box.box import Submission, remove_stale
+from golf.tokenizer import Tokenizer
+from scoring import ScoringError, audits, lossless, reference
 from scoring.passes import BOS, Document, score_documents
-from scoring.tokenizer import Tokenizer
 
 FORMAT = 2  # of eval.json; 1 had slices by source only, under their bare names
 
@@ -75,18 +74,18 @@ def read_documents(data_dir, split):
     except OSError as error:
         reason = f"{os.path.basename(error.filename)}: {error.strerror}"
         raise ScoringError(f"no complete data set in {data_dir} ({reason}); "
-                           "build the default one with: python tools/data.py embedded") from None
+                           "build the default one with: golf data embedded") from None
     try:
         entry = json.loads(manifest_bytes)["splits"][split]
         promised = {file["name"]: file["sha256"] for file in entry["files"]}[name]
         totals = entry["documents"], entry["raw_bytes"]
     except (ValueError, KeyError, TypeError):
         raise ScoringError(f"{manifest_path} says nothing of {name}; "
-                           "build the data set anew with tools/data.py") from None
+                           "build the data set anew with golf data") from None
     docs_sha256 = hashlib.sha256(docs_bytes).hexdigest()
     if docs_sha256 != promised:
         raise ScoringError(f"{docs_path} is not the file of its manifest (sha256 {docs_sha256[:16]}..., "
-                           f"expected {str(promised)[:16]}...); build the data set anew with tools/data.py")
+                           f"expected {str(promised)[:16]}...); build the data set anew with golf data")
     documents = []
     for number, line in enumerate(docs_bytes.splitlines(), 1):
         try:

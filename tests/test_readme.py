@@ -1,6 +1,6 @@
 """README.md says what is there: paths of the tree, commands and their flags, make targets, leaderboard.
 
-Not covered: whether the commands do what the text says; tests/test_tiny.py runs them.
+Not covered: whether the commands do what the text says; tests/train/test_tiny.py runs them.
 """
 
 import ast
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tools import leaderboard
+from tools.records import leaderboard
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -74,8 +74,8 @@ def split(words: list[str]) -> tuple[tuple[str, ...], list[str]]:
         while words[0].startswith("--"):  # torchrun's own
             words = words[1:]
         target, words = words[:1], words[1:]
-    with_commands = ("compress", "tools/data.py", "tools/record.py", "tools/ledger.py", "tools/ladder.py",
-                     "tools/methods.py")
+    with_commands = ("compress", "golf data", "golf record", "golf log", "golf ladder",
+                     "golf methods")
     is_command = target[-1] in with_commands or (*target, *words[:1]) == ("eval_heldout.py", "compare")
     if is_command and words and not words[0].startswith("-"):
         target, words = [*target, words[0]], words[1:]
@@ -129,8 +129,8 @@ def test_command_exists_with_its_flags(command):
     ("make run BUDGET=60", []), ("make fly", ["fly"]), ("make run SPEED=1", ["SPEED=1"]),
     ("python tools/none.py", ["no tools/none.py"]), ("python train_gpt.py --seeed=1 --seed=2", ["--seeed"]),
     ("torchrun --nproc_per_node=2 train_gpt.py --presets=tiny", ["--presets"]),
-    ("python tools/run.py --budget 5 --fast", ["--fast"]), ("python tools/data.py text FOLDER", ["no --out"]),
-    ("python tools/record.py seeds --number 1", ["--number"]),
+    ("golf run --budget 5 --fast", ["--fast"]), ("golf data text FOLDER", ["no --out"]),
+    ("golf record seeds --number 1", ["--number"]),
 ])
 def test_the_check_finds_what_it_should(command, found):
     assert problems(shlex.split(command)) == found

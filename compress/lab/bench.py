@@ -1,7 +1,7 @@
 """One checkpoint under this coder and under others, at several rates: bytes at equal loss.
 
 The loss of a file is KL(unquantised || packed) in bits per byte on the first tokens of the dev split, all sets of
-weights in one process (compress/measure.py). Between the rates measured, log KL is interpolated linearly in bytes.
+weights in one process (compress/lab/measure.py). Between the rates measured, log KL is interpolated linearly in bytes.
 The GPTQ peers are tuned: for each type of matrix alone KL and brotli bytes are measured over a range of steps, and
 every rate takes the steps that give the least bytes for their sum, so that a peer's curve is its lower envelope. Ours
 has nothing tuned to the text.
@@ -11,7 +11,7 @@ tensor, row, column: the step does not follow the loss in that respect (compress
 trellis: one state; contexts: one frequency table for each quantiser instead of 34;
 side: steps and magnitudes as bytes, other tensors as fp16, all through brotli instead of the stream.
 
-Not covered: the peers themselves (compress/peers.py), pictures (compress/plot.py).
+Not covered: the peers themselves (compress/lab/peers.py), pictures (compress/lab/plot.py).
 """
 
 import math
@@ -24,17 +24,18 @@ import brotli
 import numpy as np
 import torch
 
-from compress import container, decode, tokenizer
+from compress import decode
 from compress.allocate import Forecast, Parts, profile
 from compress.checkpoint import Checkpoint, Statistics, load_checkpoint, load_statistics
 from compress.decode import STEPS
 from compress.entropy import Matrix, Vector, encode_weights, frequencies, layout, magnitudes, rans, symbols
-from compress.measure import dev_shard, measure_sets
+from compress.lab.measure import dev_shard, measure_sets
+from compress.lab.peers import Rows, coded_size, coders, int8_rows, matrix_names, sdclip, streams
 from compress.minify import minify
 from compress.pack import DECODER, type_of
-from compress.peers import Rows, coded_size, coders, int8_rows, matrix_names, sdclip, streams
 from compress.quantise import STATES, Plan, decoded, make_plan, quantise, scales_of
 from compress.trellis import RESTART
+from golf import container, tokenizer_section
 
 LEVELS = (0.0025, 0.008, 0.015, 0.03)  # KL in bits per byte at which coders are compared
 MAIN = 0.008  # the public challenge's typical gap
@@ -133,7 +134,7 @@ def other_bytes(checkpoint: Checkpoint, decoder: str = "") -> int:
     parts = [
         container.code_pack(minify(checkpoint.source), decoder),
         container.config_pack(checkpoint.config),
-        tokenizer.serialise(checkpoint.tokenizer),
+        tokenizer_section.serialise(checkpoint.tokenizer),
     ]
     return sum(map(len, parts)) + container.OVERHEAD_BYTES
 

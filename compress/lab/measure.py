@@ -83,7 +83,7 @@ def measure(
 
     groups: name -> tensors; besides the whole file, the KL is measured with only this group's tensors packed. Returns
     {"tokens", "bytes_per_token", "bpb", "packed_bpb", "kl" (bits per byte), "group_kl": {group: nats per token}}.
-    Raises ValueError if the folder is not one that tools/data.py wrote, or the artifact's script fails.
+    Raises ValueError if the folder is not one that golf data wrote, or the artifact's script fails.
     """
     with tempfile.TemporaryDirectory() as folder:
         unpack_into(artifact, Path(folder))
@@ -141,7 +141,7 @@ def dev_shard(data: Path, tokenizer: bytes) -> tuple[str, float]:
         shard.stat()
         return str(shard), split["raw_bytes"] / split["tokens"]
     except (OSError, KeyError, TypeError, ValueError, StopIteration):
-        raise ValueError(f"{data}: no dev split with a manifest; make it with tools/data.py") from None
+        raise ValueError(f"{data}: no dev split with a manifest; make it with golf data") from None
 
 
 def _run(folder: str, shard: str, tokens: int, progress) -> dict:

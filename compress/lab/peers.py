@@ -1,4 +1,4 @@
-"""Other weight coders, as the public challenge and the archivers have them, for compress/bench.py.
+"""Other weight coders, as the public challenge and the archivers have them, for compress/lab/bench.py.
 
 int8: rows of a matrix rounded to nearest, scale 99.99984th percentile of |w| / 127 in fp16, zlib (the public baseline).
 SDClip: GPTQ with activation order, step of a row = clip * deviation of the row / levels in fp16 (public PR 1394). Here
@@ -7,7 +7,7 @@ Codes lie transposed, type by type, and go through an archiver. All peers store 
 decompressed again and compared.
 
 Not covered: what is counted for a peer's decoder (nothing: it costs them some hundred bytes), and how the steps are
-chosen (compress/bench.py).
+chosen (compress/lab/bench.py).
 """
 
 import json

@@ -1,6 +1,6 @@
 """Pictures of the benchmark and of a packed model, as PNG.
 
-Not covered: the numbers (compress/bench.py, compress/sizes.py).
+Not covered: the numbers (compress/lab/bench.py, compress/sizes.py).
 """
 
 import os

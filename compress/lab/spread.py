@@ -6,7 +6,7 @@ matrix 1 / U_jj^2 (one Hessian, so one number a tap); over its rows G_r; over ma
 follow the size of the weights. They add up. Below 2 bits a weight less is gained: a step larger than the weights saves
 no more bits.
 
-Not covered: the steps themselves (compress/allocate.py), real gains (compress/bench.py).
+Not covered: the steps themselves (compress/allocate.py), real gains (compress/lab/bench.py).
 """
 
 import numpy as np

@@ -29,7 +29,8 @@ import time
 
 import numpy as np
 
-from scoring import ScoringError, cgroup, confine, packages, protocol
+from golf.box import cgroup, confine, packages, protocol
+from scoring import ScoringError
 
 BOX_FILES = ("worker.py", "protocol.py", "confine.py")
 CAPACITY_LOGITS = 1 << 27  # of one call: shared memory of 0.5 GiB, of which only what is used is real

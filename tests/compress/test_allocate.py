@@ -5,13 +5,13 @@ import math
 import numpy as np
 import pytest
 import torch
-from test_gptq import correlated
 
 from compress.allocate import STEP_RANGE, Forecast, Parts, Sensitivity, allocate, profile, sensitivity
 from compress.checkpoint import Statistics
 from compress.quantise import decoded, fixed_point, make_plan, quantise, scales_of
 from compress.sizes import entropy_bits
 from compress.trellis import trellis_table
+from tests.compress.test_gptq import correlated
 
 FLAT = Parts(column=False, row=False)
 

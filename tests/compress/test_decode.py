@@ -16,11 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compress import decode
-from compress.container import code_unpack, read
 from compress.decode import decode_weights
 from compress.entropy import Matrix, Vector, encode_weights
 from compress.minify import minify
 from compress.trellis import trellis_table
+from golf.container import code_unpack, read
 
 GOLDEN = Path(__file__).parent / "golden"
 SOURCE = Path(decode.__file__).read_text()

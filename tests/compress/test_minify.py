@@ -9,17 +9,15 @@ import random
 import sys
 import tokenize
 import types
-from pathlib import Path
 
 import brotli
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compress import container
 from compress.minify import blockers, minify
-
-ROOT = Path(__file__).parent.parent
+from golf import container
+from tests.support import ROOT
 
 
 def load(source, name="minified"):
@@ -363,7 +361,7 @@ def test_output_is_python_3_11():
 
 
 def test_minifying_is_repeatable_and_pays():
-    for name in ("compress/decode.py", "compress/container.py", "train_gpt.py"):
+    for name in ("compress/decode.py", "golf/container.py", "train_gpt.py"):
         if (ROOT / name).exists():
             source = (ROOT / name).read_text()
             short = minify(source)

@@ -6,7 +6,6 @@ import math
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import brotli
 import numpy as np
@@ -15,7 +14,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from compress import container, tokenizer
 from compress.__main__ import main
 from compress.checkpoint import Statistics, load_checkpoint, load_statistics
 from compress.decode import decode_weights, read_codes
@@ -24,8 +22,9 @@ from compress.pack import FINEST_LOSS, Attempt, OverCap, measure_packed, pack_ru
 from compress.quantise import decoded, make_plan, quantise, scales_of
 from compress.sizes import entropy_bits
 from compress.trellis import RESTART
+from golf import container, tokenizer_section
+from tests.support import ROOT
 
-ROOT = Path(__file__).parent.parent
 CONFIG = {"width": 48, "layers": 2}
 SOURCE = '''
 """A toy in the shape of train_gpt.py."""
@@ -123,7 +122,7 @@ def make_run(folder, seed=0, track="pocket", source=SOURCE, edit=lambda checkpoi
     return folder
 
 
-TOKENIZER = tokenizer.rebuild(brotli.compress(b"th\nthe\n an"))
+TOKENIZER = tokenizer_section.rebuild(brotli.compress(b"th\nthe\n an"))
 
 
 @pytest.fixture
@@ -227,7 +226,7 @@ def test_pack_reports_what_it_wrote(packed):
     assert report["bits_per_weight"] == pytest.approx(8 * len(sections["WGTS"]) / weights)
     assert report["seconds"] > 0
     assert container.config_unpack(sections["CONF"]) == CONFIG
-    assert tokenizer.rebuild(sections["TOKN"]) == TOKENIZER
+    assert tokenizer_section.rebuild(sections["TOKN"]) == TOKENIZER
     assert sorted(os.listdir(run)) == ["checkpoint.pt", "model.golf", "statistics.pt"]
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from compress.container import (
+from golf.container import (
     OVERHEAD_BYTES,
     PPMD,
     TAGS,

@@ -1,12 +1,13 @@
-"""scoring/slices.py: cutting against counting byte by byte, and that every document and every nat is in one bin."""
+"""golf/slices.py: cutting against counting byte by byte, and that every document and every nat is in one bin."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from hypothesis import given, strategies as st
-from scoring import slices
+from golf import slices
 
 symbols = st.lists(st.tuples(st.floats(0, 20), st.integers(1, 700)), min_size=1, max_size=60)
 

@@ -1,4 +1,4 @@
-"""scoring/statistics.py: the interval against the closed-form error of a ratio, and its coverage in a simulation."""
+"""golf/statistics.py: the interval against the closed-form error of a ratio, and its coverage in a simulation."""
 
 import math
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from scoring import statistics
+from golf import statistics
 
 
 def corpus(rng, documents):

@@ -1,4 +1,4 @@
-"""compress/tokenizer.py and scoring/tokenizer.py: lossless on all of Unicode, canonical, compact, and bounded on bad
+"""golf/tokenizer_section.py and golf/tokenizer.py: lossless on all of Unicode, canonical, compact, and bounded on bad
 input.
 """
 
@@ -12,10 +12,10 @@ import sentencepiece
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from compress import tokenizer as model_format
-from scoring import case_operators
-from scoring.tokenizer import Tokenizer
-from tools.data_build import train_tokenizer
+from golf import case_operators
+from golf import tokenizer_section as model_format
+from golf.tokenizer import Tokenizer
+from tools.data.build import train_tokenizer
 
 
 def prose(seed: int, words: int) -> str:

@@ -2,7 +2,7 @@
 
 Each mutation knows the format: sections, their compressed content, table, checksum, expansion. The reader must end with
 a Submission or with one printable line, within SECONDS and MEMORY_BYTES. What a mutated artifact's code does is the
-box's matter (tests/test_scoring_box.py, the red team); no box is started here.
+box's matter (tests/golf/box/test_box.py, the red team); no box is started here.
 """
 
 import argparse
@@ -20,13 +20,12 @@ import time
 
 import brotli
 
-from compress import container
-from compress import tokenizer as tokenizer_section
+from golf import container, tokenizer_section
 from scoring import ScoringError
 from scoring.score import read_artifact
 from tests.redteam.cases import BASE
 from tests.redteam.world import make_texts
-from tests.test_scoring import DECODE, train_tokenizer
+from tests.scoring.test_score import DECODE, train_tokenizer
 
 SECONDS = 20  # of one artifact, on a machine that does other things too
 MEMORY_BYTES = 2 << 30

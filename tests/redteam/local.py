@@ -9,7 +9,8 @@ from unittest import mock
 
 import torch
 
-from scoring import audits, passes, worker
+from golf.box import worker
+from scoring import audits, passes
 from scoring.score import read_documents, tokenise
 
 

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from compress import container
-from compress import tokenizer as tokenizer_section
-from scoring import ScoringError, box
+from golf import container, tokenizer_section
+from golf.box import box
+from golf.tokenizer import Tokenizer
+from scoring import ScoringError
 from scoring import score as scoring_score
-from scoring.tokenizer import Tokenizer
 from tests.redteam.cases import BASE, STORED, Case
-from tests.test_scoring import DECODE, train_tokenizer, write_data
+from tests.scoring.test_score import DECODE, train_tokenizer, write_data
 
 WORDS = """the sea was grey and a small boat came slowly towards stone harbour wall where old men mended their nets in
 silence while gulls cried over salt water wind rose from north cold rain fell on roofs of houses lamps were lit early

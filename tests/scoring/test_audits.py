@@ -6,19 +6,18 @@ Not covered: the power against every cheat; docs/audits.md says what stays open.
 
 import math
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from compress import container
-from scoring import audits, box, reference
+from golf import container
+from golf.box import box
+from scoring import audits, reference
 from scoring import score as scoring_score
-from test_scoring import ADAPTIVE, lanes_of, world  # noqa: F401  (world is a fixture)
 from tests.redteam.cases import CHEATS, HONEST
 from tests.redteam.world import World, take_out_landlock
-
-ROOT = Path(__file__).resolve().parent.parent
+from tests.scoring.test_score import ADAPTIVE, lanes_of, world  # noqa: F401  (world is a fixture)
+from tests.support import ROOT
 
 
 @pytest.mark.parametrize("scope", ["document", "stream"])

@@ -12,13 +12,15 @@ import types
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from hypothesis import given, strategies as st
-from scoring import audits, box, cgroup, confine, passes, worker
-from test_scoring import SCRIPT, plain_evaluation, world  # noqa: F401  (world is a fixture)
+from golf.box import box, cgroup, confine, worker
+from scoring import audits, passes
 from tests.redteam import local
 from tests.redteam.cases import CHEATS, HONEST, STORED
 from tests.redteam.world import World
+from tests.scoring.test_score import SCRIPT, plain_evaluation, world  # noqa: F401  (world is a fixture)
 
 CLAIMING = SCRIPT + """
 from __main__ import PlainScorer

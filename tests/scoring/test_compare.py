@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from scoring import ScoringError, compare, mixed, report, slices, statistics
-
-ROOT = Path(__file__).resolve().parent.parent
+from golf import slices, statistics
+from scoring import ScoringError, compare, mixed, report
+from tests.support import ROOT
 
 
 def results(rng, gain, seeds, documents=60, seed_deviation=0.001, raw_bytes=None):

@@ -7,14 +7,12 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
 import eval_heldout
-from test_scoring import SCRIPT, box_processes, plain_evaluation, world, write_data  # noqa: F401  (world is a fixture)
-
-ROOT = Path(__file__).resolve().parent.parent
+from tests.scoring.test_score import SCRIPT, box_processes, plain_evaluation, world, write_data  # noqa: F401  (world is a fixture)
+from tests.support import ROOT
 
 
 def command(*arguments, **options):
@@ -66,7 +64,7 @@ def test_inputs_that_are_missing_or_wrong(world, tmp_path, fails):
     assert "no artifact at nowhere.golf" in fails("nowhere.golf", "--data", world.data)
     (tmp_path / "text.golf").write_text("hello")
     assert "text.golf is not a usable artifact" in fails(tmp_path / "text.golf", "--data", world.data)
-    assert "python tools/data.py embedded" in fails(artifact, "--data", tmp_path / "nothing")
+    assert "golf data embedded" in fails(artifact, "--data", tmp_path / "nothing")
     assert "gate_docs.jsonl" in fails(artifact, "--data", world.data, "--split", "gate")
     assert "cannot write" in fails(artifact, "--data", world.data, "--out", tmp_path / "no" / "such.json")
     assert "cannot write" in fails(artifact, "--data", world.data, "--out", tmp_path)

@@ -21,12 +21,12 @@ import numpy as np
 import pytest
 
 import eval_heldout
-from scoring import ScoringError, box, likelihood, overhead, passes
+from golf.box import box
+from scoring import ScoringError, likelihood, overhead, passes
 from scoring import score as scoring_score
-from test_scoring import ADAPTIVE, SCRIPT, box_processes, plain_evaluation, world  # noqa: F401  (world is a fixture)
 from tests.redteam import fuzz
-
-ROOT = Path(__file__).resolve().parent.parent
+from tests.scoring.test_score import ADAPTIVE, SCRIPT, box_processes, plain_evaluation, world  # noqa: F401  (world is a fixture)
+from tests.support import ROOT
 
 
 def test_mutated_artifacts_end_in_one_line(tmp_path):

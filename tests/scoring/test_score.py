@@ -17,13 +17,14 @@ import numpy as np
 import pytest
 import sentencepiece
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from compress import container
-from compress import tokenizer as tokenizer_section
-from hypothesis import given, strategies as st
-from scoring import ScoringError, box, confine, likelihood, lossless, passes, protocol
+from golf import container, tokenizer_section
+from golf.box import box, confine, protocol
+from golf.tokenizer import Tokenizer
+from scoring import ScoringError, likelihood, lossless, passes
 from scoring import score as scoring_score
-from scoring.tokenizer import Tokenizer
 
 DECODE = """
 import io

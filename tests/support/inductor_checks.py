@@ -1,6 +1,6 @@
 """Compiles for sm_90, without a GPU, the kernels that torch.compile generates for a training step of the 16mb preset.
 
-    python tests/inductor_checks.py
+    python tests/support/inductor_checks.py
 
 GPT.loss, forward and backward, goes under CUDA's autocast through Dynamo, AOTAutograd and Inductor on fake CUDA
 tensors: rows, widths and techniques of the preset, and a layer of each kind, as layers of a kind repeat the same code.

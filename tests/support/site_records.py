@@ -4,9 +4,9 @@ import json
 import shutil
 from pathlib import Path
 
-from tools import record
+from tests.support import ROOT
+from tools.records import record
 
-ROOT = Path(__file__).resolve().parent.parent
 BASELINE = ROOT / "records/pocket/0001_baseline"
 HOSTILE = ("""</title></pre></script><script>window.hacked = 1</script><img src=x onerror="window.hacked = 2">"""
            """ '" &lt; {{ 7 * 7 }}""")

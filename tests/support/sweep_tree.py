@@ -13,7 +13,8 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.support import ROOT
+
 CALL = """
 import hashlib, json, math, os, signal, sys, time
 from pathlib import Path
@@ -144,7 +145,7 @@ def start(tree: Path, *arguments: str, **spec) -> subprocess.Popen:
     """Starts a sweep whose spec is SPEC with changes."""
     write_spec(tree / "spec.toml", **spec)
     STARTED.append(subprocess.Popen(
-        [sys.executable, "tools/sweep.py", "spec.toml", "--json", *arguments], cwd=tree, text=True,
+        [sys.executable, "-m", "golf", "sweep", "spec.toml", "--json", *arguments], cwd=tree, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"COLUMNS": "200"}))
     return STARTED[-1]
 

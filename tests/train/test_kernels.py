@@ -24,11 +24,11 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_train_model import SMALL, TUNED, run_steps, small_model
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 import train_gpt as t
 from compress.minify import minify
+from tests.train.test_model import SMALL, TUNED, run_steps, small_model
 
 SCRIPT = Path(t.__file__)
 CPU = torch.device("cpu")
@@ -137,7 +137,7 @@ def test_kernels_compile_for_sm_90_within_limits(tmp_path):
         assert graph["written"] == names and graph["float32"] < 64 * 2048, found["graphs"]
 
 
-ON_DEMAND = "INDUCTOR_SM90=1 python -m pytest -s tests/test_kernels.py -k inductor"
+ON_DEMAND = "INDUCTOR_SM90=1 python -m pytest -s tests/train/test_kernels.py -k inductor"
 
 
 @pytest.mark.skipif("INDUCTOR_SM90" not in os.environ, reason=f"takes minutes, needs g++; to run it: {ON_DEMAND}")

@@ -15,7 +15,7 @@ import torch
 import torch.multiprocessing as mp
 
 import train_gpt as t
-from tools import bench_train
+from tools.plan import bench_train
 
 SIZES = dict(vocab_size=29, seq_len=12, num_layers=3, model_dim=16, num_heads=4, num_kv_heads=2, compile=False)
 # the public challenge's baseline

@@ -21,9 +21,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import train_gpt as t
-from tools.data import parser as data_parser
+from tests.support import ROOT
+from tools.data.cli import parser as data_parser
 
-ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k.upper() not in {f.name.upper() for f in fields(t.Config)}} | {
     "OMP_WAIT_POLICY": "passive"
 }
@@ -143,7 +143,7 @@ def test_every_value_survives_the_command_line(values):
 
 
 def test_a_mistake_ends_in_one_line_and_a_non_zero_exit(data, tmp_path):
-    for argv, words in ((["--sede=1"], "did you mean --seed"), ([f"--data_dir={tmp_path}"], "tools/data.py")):
+    for argv, words in ((["--sede=1"], "did you mean --seed"), ([f"--data_dir={tmp_path}"], "golf data")):
         result = python(MAIN, *argv)
         assert result.returncode == 1 and words in result.stderr and len(result.stderr.splitlines()) == 1
 
@@ -153,7 +153,7 @@ def test_a_mistake_ends_in_one_line_and_a_non_zero_exit(data, tmp_path):
     ("fineweb_sp8192", "fineweb --variant sp8192"),
 ])  # fmt: skip
 def test_missing_data_names_the_command_that_makes_it(tmp_path, name, recipe):
-    with pytest.raises(t.RunError, match=rf"no train shards in .*/{name}: run `python tools/data.py {recipe}` or"):
+    with pytest.raises(t.RunError, match=rf"no train shards in .*/{name}: run `golf data {recipe}` or"):
         t.find_shards(str(tmp_path / name), "train")
     data_parser().parse_args(recipe.split())  # and it takes it
 
@@ -519,7 +519,7 @@ def test_a_failed_rank_says_why_and_leaves_without_the_others(monkeypatch, capsy
 
 
 def test_a_clock_starts_when_it_is_told(monkeypatch):
-    """tools/bench_train.py takes its turns in the place of start, which it expects once."""
+    """golf bench-train takes its turns in the place of start, which it expects once."""
     started = []
     monkeypatch.setattr(t.Clock, "start", started.append)
     clock = t.Clock(t.parse_config(["--preset=tiny"], {}), 1, torch.device("cpu"))

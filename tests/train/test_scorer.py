@@ -5,7 +5,6 @@ Not covered: what the modes gain on real text (docs and records say), GPUs.
 """
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,11 +12,11 @@ import torch
 import torch.nn.functional as F
 
 import train_gpt as t
-from scoring.worker import PlainScorer
-from test_scoring import world  # noqa: F401  (a fixture)
-from test_train_model import SMALL, small_model
+from golf.box.worker import PlainScorer
+from tests.scoring.test_score import world  # noqa: F401  (a fixture)
+from tests.support import ROOT
+from tests.train.test_model import SMALL, small_model
 
-ROOT = Path(__file__).resolve().parent.parent
 SLIDING = dict(score_chunk=5, score_context=8)
 TRAINING = dict(score_chunk=5, score_context=8, score_lr=0.01, score_keep=0.5)
 COUNTING = dict(score_chunk=5, score_context=8, score_counts=True)

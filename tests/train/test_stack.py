@@ -15,15 +15,15 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from test_pack import TOKENIZER
-from test_train_model import ALL, SMALL, packed_tokens, small_model
-from test_train_run import arguments, make_tokens, write_shard
 
 import train_gpt as t
-from compress import container
 from compress.decode import decode_weights
 from compress.pack import pack_run
 from compress.quantise import is_matrix
+from golf import container
+from tests.compress.test_pack import TOKENIZER
+from tests.train.test_model import ALL, SMALL, packed_tokens, small_model
+from tests.train.test_run import arguments, make_tokens, write_shard
 
 # ----------------------------------------------------------------------------------------------------------- schedules
 

@@ -10,16 +10,15 @@ import math
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 import train_gpt
-from scoring.tokenizer import Tokenizer
+from golf.tokenizer import Tokenizer
+from tests.support import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 RECORDS = sorted(ROOT.glob("records/*/*/record.json"))
 
 
@@ -33,7 +32,7 @@ def command(*arguments, code=0):
 @pytest.fixture(scope="module")
 def embedded():
     """The embedded corpus, built (downloaded, cleaned, deduplicated) unless it is there."""
-    command("tools/data.py", "embedded")
+    command("-m", "golf", "data", "embedded")
     return ROOT / "data" / "embedded"
 
 
@@ -139,7 +138,7 @@ def test_a_committed_artifact_scores_what_its_record_says(path, embedded, tmp_pa
 
 
 def test_the_corpus_check_passes_and_names_a_document_copied_from_train(embedded, tmp_path):
-    command("tools/data.py", "check", embedded)
+    command("-m", "golf", "data", "check", embedded)
     copy = tmp_path / "copy"
     shutil.copytree(embedded, copy)
     tokenizer = Tokenizer((copy / "tokenizer.model").read_bytes())
@@ -148,5 +147,5 @@ def test_the_corpus_check_passes_and_names_a_document_copied_from_train(embedded
     text = tokenizer.decode(tokens[starts[7] + 1 : starts[8]]).decode()
     with (copy / "dev_docs.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps({"id": "copied", "source": "news", "text": text}, ensure_ascii=False) + "\n")
-    stdout = command("tools/data.py", "check", copy, code=1)
+    stdout = command("-m", "golf", "data", "check", copy, code=1)
     assert " ".join(text.split()[:3]) in " ".join(stdout.split())

@@ -1,7 +1,7 @@
 """Answers questions about the held-out splits that must not guide a search: gate through a ladder, final once.
 
-    python tools/ladder.py ask MODEL.golf --track pocket --split gate --data data/embedded
-    python tools/ladder.py show
+    golf ladder ask MODEL.golf --track pocket --split gate --data data/embedded
+    golf ladder show
 
 The ladder (Blum & Hardt, ICML 2015, the form that takes its step from the data): a new best is told only if the paired
 gain over documents passes its noise, and at least STEP; it is rounded to STEP. Any other answer is the old value, so
@@ -22,13 +22,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-if not __package__:  # run as a file: import from the repository's root, not from tools/
-    sys.path[0] = str(ROOT)
-
-from tools import ledger  # noqa: E402
-from tools.files import Failure, explain, read_json, sha256_file  # noqa: E402
-from tools.ledger_store import Ledger  # noqa: E402
+from golf.files import ROOT, Failure, explain, read_json, sha256_file
+from tools.runs import ledger
+from tools.runs.store import Ledger
 
 STEP = 0.0005  # bpb: the smallest gain the ladder tells, and what it rounds to
 ALPHA = 0.05
@@ -138,7 +134,7 @@ def ask(root: Path, artifact: Path, track: str, split: str, data: Path) -> dict:
 
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit code: 0, or 1 when there is no answer."""
-    parser = argparse.ArgumentParser(prog="tools/ladder.py", description="Questions about the gate and final splits.")
+    parser = argparse.ArgumentParser(prog="golf ladder", description="Questions about the gate and final splits.")
     commands = parser.add_subparsers(dest="command", required=True)
     asker = commands.add_parser("ask", help="is this artifact a new best on gate; or open final, once")
     asker.add_argument("artifact", type=Path, metavar="MODEL.golf")
@@ -155,7 +151,7 @@ def main(argv: list[str] | None = None) -> int:
         else:
             rows = [ask(ROOT, options.artifact, options.track, options.split, options.data)]
     except (Failure, OSError) as error:
-        return explain("ladder.py", error)
+        return explain("golf ladder", error)
     for row in rows:
         if row["split"] == "final":
             text = f"{row['released']:.4f} bpb; the final split is opened once per artifact"

@@ -1,12 +1,12 @@
 """Is A better than B, or was it luck? Prints a table and one sentence that says proven or not proven.
 
-    python tools/prove.py records/pocket/0002_trellis_coded records/pocket/0001_baseline
-    python tools/prove.py runs/a1,runs/a2,runs/a3 runs/b1,runs/b2,runs/b3 [A2 B2 ...]
+    golf prove records/pocket/0002_trellis_coded records/pocket/0001_baseline
+    golf prove runs/a1,runs/a2,runs/a3 runs/b1,runs/b2,runs/b3 [A2 B2 ...]
 
-A and B are records, or lists of scored runs (one per seed). Both must be scored on the same documents. tools/proof.py
+A and B are records, or lists of scored runs (one per seed). Both must be scored on the same documents. tools/claims/proof.py
 has the statistics; the exit status is 0 if every claim is proven, 3 if one is not, 1 for bad input.
 
-Not covered: whether the scores are true (tools/check_submission.py), and training on the held-out text.
+Not covered: whether the scores are true (golf check), and training on the held-out text.
 """
 
 import argparse
@@ -15,13 +15,10 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-if not __package__:  # run as a file: import from the repository's root, not from tools/
-    sys.path[0] = str(ROOT)
-
-from scoring import slices  # noqa: E402
-from tools import ledger, proof  # noqa: E402
-from tools.files import Failure, explain, read_json  # noqa: E402
+from golf import slices
+from golf.files import ROOT, Failure, explain, read_json
+from tools.claims import proof
+from tools.runs import ledger
 
 ALPHA, MARGIN = 0.01, 0.0015  # one-sided level; bpb that a gain must exceed (smaller ones are called ties)
 NOT_PROVEN = 3
@@ -210,7 +207,7 @@ def fraction(text: str) -> float:
 
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit code: 0 all proven, 3 not all, 1 bad input."""
-    parser = argparse.ArgumentParser(prog="tools/prove.py", description="Is A better than B beyond luck?")
+    parser = argparse.ArgumentParser(prog="golf prove", description="Is A better than B beyond luck?")
     parser.add_argument("sides", nargs="+", metavar="A B", help="pairs of records, or of RUN,RUN,... lists")
     parser.add_argument("--margin", type=float, default=MARGIN, metavar="BPB", help="default: %(default)s")
     parser.add_argument("--alpha", type=fraction, default=ALPHA, help="over all claims (default: %(default)s)")
@@ -225,7 +222,7 @@ def main(argv: list[str] | None = None) -> int:
         claims = conclude([compare(new, old, options.margin, ROOT, options.rivals)
                            for new, old in zip(arms[::2], arms[1::2])], options.alpha)
     except (Failure, OSError) as error:
-        return explain("prove.py", error)
+        return explain("golf prove", error)
     for claim in claims:
         print_claim(claim)
     for claim in claims:

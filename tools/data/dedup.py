@@ -15,7 +15,7 @@ from zlib import crc32
 
 import numpy as np
 
-from tools.data_corpus import Document
+from tools.data.embedded import Document
 
 PERMUTATIONS, BANDS, THRESHOLD = 64, 16, 0.7
 NEAR_WORDS = 5  # words in a shingle for MinHash

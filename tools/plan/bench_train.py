@@ -1,7 +1,7 @@
 """How much faster train_gpt.py trains than the baseline record's plain compiled model, and where a step's time goes.
 
-    python tools/bench_train.py
-    python tools/bench_train.py --field=value ... --json     # fields for train_gpt.py alone, such as --xsa=true
+    golf bench-train
+    golf bench-train --field=value ... --json     # fields for train_gpt.py alone, such as --xsa=true
 
 Both scripts run for real, each in a child process: loader, compiled model, optimiser, clock. They train the model of
 the baseline (its layers, width, heads, MLP, vocabulary, context and batch, without the techniques that came later) and
@@ -22,11 +22,7 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-if not __package__:  # run as a file: import from the repository's root, not from tools/
-    sys.path[0] = str(ROOT)
-
-from tools.files import Failure, explain  # noqa: E402
+from golf.files import ROOT, Failure, explain
 
 BASELINE = ROOT / "records/pocket/0001_baseline/train_gpt.py"
 DATA = "data/embedded"  # of the baseline
@@ -141,7 +137,7 @@ class Trainer:
 
     def __init__(self, name: str, script: Path, arguments: list[str], folder: Path):
         self.name, self.log = name, folder / f"{name}.txt"
-        command = [sys.executable, __file__, "--child", str(script), "--preset=pocket", "--max_seconds=1e6",
+        command = [sys.executable, "-m", "tools.plan.bench_train", "--child", str(script), "--preset=pocket", "--max_seconds=1e6",
                    f"--data_dir={DATA}", f"--run_dir={folder / name}", *arguments]
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
@@ -242,9 +238,9 @@ def main(argv: list[str] | None = None) -> int:
             print(json.dumps(result))
         return 0
     except (Failure, OSError) as error:
-        return explain("bench_train.py", error)
+        return explain("golf bench-train", error)
     except KeyboardInterrupt:
-        print("bench_train.py: interrupted", file=sys.stderr)
+        print("golf bench-train: interrupted", file=sys.stderr)
         return 130
 
 

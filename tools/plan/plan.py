@@ -1,12 +1,12 @@
 """What a run will need and give, before anything is rented: parameters, FLOPs, memory, step time, bytes, price.
 
-    python tools/plan.py --preset=16mb --dollars_per_hour=24
-    python tools/plan.py --preset=16mb --num_layers=13 --gpus=1 --json
-    python tools/plan.py --preset=pocket                # on this machine's CPU
-    python tools/plan.py --validate                     # how far the step-time model is off on records it has not seen
+    golf plan --preset=16mb --dollars_per_hour=24
+    golf plan --preset=16mb --num_layers=13 --gpus=1 --json
+    golf plan --preset=pocket                # on this machine's CPU
+    golf plan --validate                     # how far the step-time model is off on records it has not seen
 
 All arguments but the tool's own go to `train_gpt.py --dry-run`, whose numbers it takes. GPU times come from
-tools/step_time.py, fitted on logs of the public challenge; CPU times from the newest run of the same script and shape
+tools/plan/step_time.py, fitted on logs of the public challenge; CPU times from the newest run of the same script and shape
 in runs/ on this machine, else from five seconds of training. Not covered: bpb; speed of a GPU that is no H100.
 """
 
@@ -23,16 +23,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-if not __package__:  # run as a file: import from the repository's root, not from tools/
-    sys.path[0] = str(ROOT)
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
 
-from rich.box import SIMPLE  # noqa: E402
-from rich.console import Console  # noqa: E402
-from rich.table import Table  # noqa: E402
-
-from tools import step_time  # noqa: E402
-from tools.files import Failure, explain, read_json, sha256_file  # noqa: E402
+from golf.files import ROOT, Failure, explain, read_json, sha256_file
+from tools.plan import step_time
 
 CAP_BYTES = {"pocket": 250_000, "16mb": 16_000_000, "open": 16_000_000}
 GPU_BYTES = 80e9
@@ -381,7 +377,7 @@ def print_plan(plan: dict, console: Console) -> None:
             soft_wrap=True,
         )
     for warning in plan["warnings"]:
-        print(f"plan.py: warning: {warning}", file=sys.stderr)
+        print(f"golf plan: warning: {warning}", file=sys.stderr)
 
 
 def print_validation(result: dict, console: Console) -> None:
@@ -417,7 +413,7 @@ def print_validation(result: dict, console: Console) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="tools/plan.py",
+        prog="golf plan",
         allow_abbrev=False,
         description="What a run will need and give, before anything is rented.",
         epilog="Every other --field=value goes to train_gpt.py: --preset, --num_layers, ...",
@@ -453,9 +449,9 @@ def main(argv: list[str] | None = None) -> int:
         print(json.dumps(plan)) if options.json else print_plan(plan, console)
         return 0
     except (Failure, OSError) as error:
-        return explain("plan.py", error)
+        return explain("golf plan", error)
     except KeyboardInterrupt:
-        print("plan.py: interrupted", file=sys.stderr)
+        print("golf plan: interrupted", file=sys.stderr)
         return 130
 
 

@@ -1,6 +1,6 @@
 """How long a training step takes on H100s, and how much memory it needs: two small models fitted on public logs.
 
-tools/public_runs.csv holds the facts: one row per distinct log of the public challenge
+tools/plan/public_runs.csv holds the facts: one row per distinct log of the public challenge
 (github.com/openai/parameter-golf), with record, PR and file name as the source. `layers_*` and `ms_*` are layer
 applications and milliseconds a step, before and after depth recurrence came on; `attention` is the kernel, by the
 record's title and README (SDPA until PR #265). Left out: logs on H200s; other architectures (state space, H-Net, JEPA,

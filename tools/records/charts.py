@@ -1,7 +1,7 @@
 """Geometry of the site's charts: axes with round ticks, and where points, steps and curves lie on them.
 
 Coordinates are user units of an SVG of WIDTH x HEIGHT whose plot area is PLOT; tools/site/charts.html draws them.
-Not covered: colours and sizes of text (tools/site/style.css); the PNG of a record (tools/curves.py).
+Not covered: colours and sizes of text (tools/site/style.css); the PNG of a record (tools/runs/curves.py).
 """
 
 import datetime

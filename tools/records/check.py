@@ -1,11 +1,11 @@
 """Holds a record's folder against RULES.md: one line per rule with what was measured, the limit and the fix.
 
-    python tools/check_submission.py records/pocket/0001_baseline
+    golf check records/pocket/0001_baseline
     make hook                        # from now on `git push` checks the records that are pushed
 
 Re-scores the artifact with full audits and searches the data for shared text: on two cores three minutes for a plain
 pocket model, eight for one that trains while it is scored; --quick leaves both out. Exit status: 0 no rule failed,
-1 one did. tools/rules.py has the rules.
+1 one did. tools/records/rules.py has the rules.
 
 Not covered: rules that need a person; they are SKIP.
 """
@@ -18,19 +18,16 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-if not __package__:  # run as a file: import from the repository's root, not from tools/
-    sys.path[0] = str(ROOT)
 
-from tools import rules  # noqa: E402
-from tools.files import Failure, explain  # noqa: E402
+from tools.records import rules
+from golf.files import ROOT, Failure, explain
 
 HOOK = """#!/bin/sh
 # Written by `make hook`: checks the records that a push adds or changes. `git push --no-verify` goes past it.
 cd "$(git rev-parse --show-toplevel)" || exit 1
 python=python3
 [ -x .venv/bin/python ] && python=.venv/bin/python
-exec "$python" tools/check_submission.py --pushed
+exec "$python" -m golf check --pushed
 """
 
 
@@ -41,7 +38,7 @@ def install_hook(root: Path) -> Path:
         raise Failure(f"{root}: not a git repository")
     path = root / done.stdout.strip() / "pre-push"
     if path.exists() and path.read_text() != HOOK:
-        raise Failure(f"{path}: there is another hook: add the line `python tools/check_submission.py --pushed` to it")
+        raise Failure(f"{path}: there is another hook: add the line `golf check --pushed` to it")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(HOOK)
     path.chmod(0o755)
@@ -100,7 +97,7 @@ def report(name: str, verdicts: dict[str, rules.Verdict]) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit code: 0 if no rule failed."""
-    parser = argparse.ArgumentParser(prog="tools/check_submission.py", description="Hold a record against RULES.md.")
+    parser = argparse.ArgumentParser(prog="golf check", description="Hold a record against RULES.md.")
     parser.add_argument("folders", nargs="*", type=Path, metavar="DIR", help="a record's folder")
     parser.add_argument("--data", type=Path, metavar="SET", help="the data set (default: where the runs had it)")
     parser.add_argument("--rule", action="append", metavar="R1", help="only this rule; may be repeated")
@@ -123,7 +120,7 @@ def main(argv: list[str] | None = None) -> int:
                 results[str(folder)] = rules.check(submission, options.rule, on_rule)
             report(str(folder), results[str(folder)])
     except (Failure, OSError) as error:
-        return explain("check_submission.py", error)
+        return explain("golf check", error)
     failed = {folder: [rule for rule, verdict in verdicts.items() if verdict.status == "FAIL"]
               for folder, verdicts in results.items()}
     for folder, names in failed.items():

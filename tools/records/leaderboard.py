@@ -1,6 +1,6 @@
 """Writes the leaderboard into README.md from records/*/*/record.json; --check says whether it is up to date.
 
-    python tools/leaderboard.py --site      # the table, and site/: the same and more as pages for a browser
+    golf board --site      # the table, and site/: the same and more as pages for a browser
 
 Not covered: whether a record is valid or its gain is real; the table shows what the records say, best mean bpb first.
 """
@@ -10,12 +10,9 @@ import json
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-if not __package__:  # run as a file: import from the repository's root, not from tools/
-    sys.path[0] = str(ROOT)
 
-from tools import pages  # noqa: E402
-from tools.files import Failure, explain, read_json, write_atomic  # noqa: E402
+from tools.records import pages
+from golf.files import ROOT, Failure, explain, read_json, write_atomic
 
 BEGIN, END = "<!-- leaderboard -->", "<!-- /leaderboard -->"
 TRACKS = ("16mb", "pocket", "open")
@@ -68,7 +65,7 @@ def rewrite(readme: str, records: list[dict]) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit code: 0, or 1 when --check finds the table stale or a file is wrong."""
-    parser = argparse.ArgumentParser(prog="tools/leaderboard.py",
+    parser = argparse.ArgumentParser(prog="golf board",
                                      description="Write README.md's leaderboard from records/.")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--site", action="store_true", help="write the pages in site/ too")
@@ -84,10 +81,10 @@ def main(argv: list[str] | None = None) -> int:
             write_atomic(path, after.encode())
         written = pages.build(ROOT, ROOT / "site") if options.site else 0
     except (Failure, OSError) as error:
-        return explain("leaderboard.py", error)
+        return explain("golf board", error)
     stale = after != before
     if options.check and stale:
-        print("leaderboard.py: README.md is out of date: run python tools/leaderboard.py", file=sys.stderr)
+        print("golf board: README.md is out of date: run golf board", file=sys.stderr)
     else:
         print(f"README.md: leaderboard {'rewritten' if stale else 'up to date'}, records: {len(records)}")
     if options.site:

@@ -1,8 +1,8 @@
 """The family tree of the records: which lines each script inherits, changes and adds, and what falls with an ancestor.
 
-    python tools/lineage.py                             # the tree, with lines and the gain of each step
-    python tools/lineage.py --lines records/pocket/0002_trellis_coded   # where each line comes from
-    python tools/lineage.py --invalid 0002_trellis_coded        # what to verify again if it is invalid
+    golf lineage                             # the tree, with lines and the gain of each step
+    golf lineage --lines records/pocket/0002_trellis_coded   # where each line comes from
+    golf lineage --invalid 0002_trellis_coded        # what to verify again if it is invalid
 
 Lines are compared as statements of the syntax tree, with names replaced by the order in which a statement uses them, so
 renaming, reformatting and comments make nothing new. A statement that has a near counterpart at its place is changed.
@@ -20,12 +20,9 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-if not __package__:  # run as a file: import from the repository's root, not from tools/
-    sys.path[0] = str(ROOT)
 
-from tools import prove  # noqa: E402
-from tools.files import Failure, explain, read_json  # noqa: E402
+from tools.claims import prove
+from golf.files import ROOT, Failure, explain, read_json
 
 KINDS = ("inherited", "changed", "new")
 
@@ -256,7 +253,7 @@ def run(options: argparse.Namespace) -> dict:
 
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit code: 0, or 1 for bad input."""
-    parser = argparse.ArgumentParser(prog="tools/lineage.py", description="The family tree of the records.")
+    parser = argparse.ArgumentParser(prog="golf lineage", description="The family tree of the records.")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--lines", metavar="RECORD", help="where each statement of this record's script comes from")
     what.add_argument("--invalid", metavar="RECORD", help="what falls if this record is invalid")
@@ -265,7 +262,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         result = run(options)
     except (Failure, OSError) as error:
-        return explain("lineage.py", error)
+        return explain("golf lineage", error)
     if options.json:
         print(json.dumps({"format": 1, **result}))
     return 0

@@ -1,10 +1,10 @@
-"""Writes site/, the leaderboard as static pages: an index and one page per record. For tools/leaderboard.py --site.
+"""Writes site/, the leaderboard as static pages: an index and one page per record. For golf board --site.
 
 Every page is one file with its style and its script inside and asks for nothing else, so the site works from a folder,
 from any path of any server, and offline. Text of records is escaped by jinja2, and a Content-Security-Policy that knows
 the hashes of our style and script would stop what slipped through. The same records give the same bytes.
 
-Not covered: whether what the records say is true (tools/check_submission.py). tools/charts.py places the charts,
+Not covered: whether what the records say is true (golf check). tools/records/charts.py places the charts,
 tools/site/ has the templates.
 """
 
@@ -19,13 +19,15 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from compress import container
-from tools import charts, curves, lineage
-from tools.files import Failure, read_json, read_metrics
-from tools.record import CAP_BYTES, CLOCK_SECONDS, interval, schema_errors
+from golf import container
+from tools.records import charts
+from tools.runs import curves
+from tools.records import lineage
+from golf.files import Failure, read_json, read_metrics
+from tools.records.record import CAP_BYTES, CLOCK_SECONDS, interval, schema_errors
 
 TEMPLATES = Path(__file__).resolve().parent / "site"
-GENERATOR = "tools/leaderboard.py"  # named in every page; a folder whose index does not name it is not overwritten
+GENERATOR = "golf board"  # named in every page; a folder whose index does not name it is not overwritten
 TRACKS = {
     "pocket": "At most 250,000 bytes; 600 s of training and 600 s of scoring on 2 CPU cores; English prose from PyPI "
               "packages.",

@@ -1,7 +1,7 @@
 """Makes a record's folder from finished runs, and draws the seeds that those runs must have.
 
-    python tools/record.py seeds --commit HEAD --count 3
-    python tools/record.py make --track pocket --number 0001 --slug baseline --title "..." --idea "..." \\
+    golf record seeds --commit HEAD --count 3
+    golf record make --track pocket --number 0001 --slug baseline --title "..." --idea "..." \\
         --author NAME --agent_help none --seed_commit COMMIT RUN [RUN ...]
 
 `make` recomputes what it can (hashes, sizes, seeds, the source in the log) and refuses runs that differ in more than
@@ -24,12 +24,10 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-if not __package__:  # run as a file: import from the repository's root, not from tools/
-    sys.path[0] = str(ROOT)
 
-from tools import curves, ledger  # noqa: E402
-from tools.files import Failure, explain, read_json, read_metrics, sha256_file, write_json  # noqa: E402
+from tools.runs import curves
+from tools.runs import ledger
+from golf.files import ROOT, Failure, explain, read_json, read_metrics, sha256_file, write_json
 
 CAP_BYTES = {"pocket": 250_000, "16mb": 16_000_000, "open": 16_000_000}
 CLOCK_SECONDS = {"pocket": 600, "16mb": 600}  # the open track has no training clock
@@ -138,7 +136,7 @@ def check_runs(runs: list[Run], track: str, seed_commit: str) -> None:
     drawn = draw_seeds(seed_commit, len(runs))
     if set(seeds) != set(drawn):
         raise Failure(f"the seeds are {', '.join(map(str, seeds))}, but commit {seed_commit[:12]} draws "
-                      f"{', '.join(map(str, drawn))} (python tools/record.py seeds)")
+                      f"{', '.join(map(str, drawn))} (golf record seeds)")
 
 
 def overrides(script: Path, run: dict) -> list[str]:
@@ -316,7 +314,7 @@ def count(text: str) -> int:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line; exits with 2 on bad usage."""
-    parser = argparse.ArgumentParser(prog="tools/record.py",
+    parser = argparse.ArgumentParser(prog="golf record",
                                      description="Draw seeds; make a record's folder from runs.")
     commands = parser.add_subparsers(dest="command", required=True)
     seeds = commands.add_parser("seeds", help="print the seeds that a commit draws")
@@ -355,9 +353,9 @@ def main(argv: list[str] | None = None) -> int:
             result = make(options)
             spread = "" if result["bpb_sd"] is None else f" (standard deviation {result['bpb_sd']:.4f})"
             print(f"records/{options.track}/{options.number}_{options.slug}: {result['bpb_mean']:.4f} bpb{spread}, "
-                  f"{len(result['seeds'])} seeds; now run python tools/leaderboard.py")
+                  f"{len(result['seeds'])} seeds; now run golf board")
     except (Failure, OSError) as error:
-        return explain("record.py", error)
+        return explain("golf record", error)
     if options.json:
         print(json.dumps(result))
     return 0

@@ -21,11 +21,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools import prove
-from tools.files import Failure, read_json, read_metrics, sha256_file
-from tools.record import CAP_BYTES, CLOCK_SECONDS, draw_seeds, overrides, parent_diff, schema_errors, source_in_log
+from tools.claims import prove
+from golf.files import ROOT, Failure, read_json, read_metrics, sha256_file
+from tools.records.record import CAP_BYTES, CLOCK_SECONDS, draw_seeds, overrides, parent_diff, schema_errors, source_in_log
 
-ROOT = Path(__file__).resolve().parent.parent
 SAME_SCORE = 0.0005  # bpb by which two scores of one artifact may differ between machines
 SCORING_SECONDS, MAX_LINES, MAX_COLUMNS, MIN_SEEDS = 600, 1499, 120, 3
 RULES: list[tuple[str, str, Callable]] = []
@@ -233,7 +232,7 @@ def data(s: Submission) -> Verdict:
                        "score again on the manifest's documents")
     if not s.scores:
         return Verdict("PASS", "hashes as stated; with --quick no search for shared text")
-    done = subprocess.run([sys.executable, "tools/data.py", "check", str(s.data)], cwd=ROOT, capture_output=True,
+    done = subprocess.run([sys.executable, "-m", "golf", "data", "check", str(s.data)], cwd=ROOT, capture_output=True,
                           text=True)
     lines = (done.stderr.strip() or done.stdout.strip() or "no message").splitlines()
     return judge(done.returncode == 0, "hashes as stated, no shared text found" if done.returncode == 0 else lines[0],
@@ -243,7 +242,7 @@ def data(s: Submission) -> Verdict:
 @rule("R7", "the splits have their uses")
 def split(s: Submission) -> Verdict:
     name = s.record["data"]["split"]
-    return judge(name == "dev", f"scored on {name}", "dev", "score on dev; ask about gate with tools/ladder.py")
+    return judge(name == "dev", f"scored on {name}", "dev", "score on dev; ask about gate with golf ladder")
 
 
 @rule("R8", "the scorer owns the score")
@@ -355,13 +354,13 @@ def gain(s: Submission) -> Verdict:
 @rule("R16", "name where it comes from")
 def attribution(s: Submission) -> Verdict:
     if errors := schema_errors(s.record):
-        return Verdict("FAIL", errors[0], "docs/record.schema.json", "make the record with tools/record.py")
+        return Verdict("FAIL", errors[0], "docs/record.schema.json", "make the record with golf record")
     name = f"{s.record['number']}_{s.record['slug']}"
     diff = parent_diff(s.parent, name, (s.folder / "train_gpt.py").read_bytes())
     return judge((s.folder / "parent.diff").read_text(encoding="utf-8") == diff,
                  f"by {', '.join(s.record['authors'])}; parent {s.record['parent'] or 'none'}; agents: "
                  f"{s.record['agent_help']}", "parent.diff turns the parent's script into this one",
-                 "make the record with tools/record.py")
+                 "make the record with golf record")
 
 
 @rule("R17", "records are never edited")
@@ -408,5 +407,5 @@ def check(s: Submission, only: list[str] | None = None, on_rule: Callable = lamb
             verdicts[name] = Verdict("FAIL", f"{error.filename}: {error.strerror}", "", "put the file back")
         except (KeyError, IndexError, TypeError, ValueError) as error:
             verdicts[name] = Verdict("FAIL", f"a file lacks what is needed: {type(error).__name__} {error}", "",
-                                     "make the record with tools/record.py")
+                                     "make the record with golf record")
     return verdicts

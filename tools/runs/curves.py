@@ -3,7 +3,7 @@
 from io import BytesIO
 from pathlib import Path
 
-from tools.files import write_atomic
+from golf.files import write_atomic
 
 
 def smooth(values: list[float]) -> list[float]:

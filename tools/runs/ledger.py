@@ -1,12 +1,12 @@
 """The experiment log: what was run, packed and scored, what was tried for which reason, and what came of it.
 
-    python tools/ledger.py sync                       # rows for everything in runs/ that has none yet
-    python tools/ledger.py note RUN --hypothesis "a wider MLP helps" --verdict discard --who agent
-    python tools/ledger.py show | best | compare A B | plot | export --csv F | verify
+    golf log sync                       # rows for everything in runs/ that has none yet
+    golf log note RUN --hypothesis "a wider MLP helps" --verdict discard --who agent
+    golf log show | best | compare A B | plot | export --csv F | verify
 
 Training, packing and scoring know nothing of this log. `sync` reads what they leave in runs/<id>/ and the tools call it
 before they answer, so rows appear by themselves. A run whose train.log has been quiet for ten minutes without a
-run.json is a crash. The scripts are kept once each as runs/scripts/<sha256>.py. tools/ledger_store.py has the file
+run.json is a crash. The scripts are kept once each as runs/scripts/<sha256>.py. tools/runs/store.py has the file
 format.
 
 Not covered: runs outside runs/; what a run did between two syncs, where a folder was used twice.
@@ -28,12 +28,9 @@ import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-if not __package__:  # run as a file: import from the repository's root, not from tools/
-    sys.path[0] = str(ROOT)
 
-from tools.files import Failure, explain, read_json, sha256_file, write_atomic  # noqa: E402
-from tools.ledger_store import COLUMNS, Ledger  # noqa: E402
+from golf.files import ROOT, Failure, explain, read_json, sha256_file, write_atomic
+from tools.runs.store import COLUMNS, Ledger
 
 QUIET_SECONDS = 600  # without a line in train.log: longer than any compilation seen, then the run counts as crashed
 NOT_THE_VARIANT = ("seed", "run_dir", "data_dir")  # fields in which runs of one variant may differ
@@ -180,7 +177,7 @@ def sync(root: Path, ended: Path | None = None, loud: bool = False) -> list[dict
                 scan.folder(folder)
             except (Failure, OSError, KeyError, TypeError) as error:
                 if loud:
-                    print(f"ledger.py: left out {folder.name}: {error}", file=sys.stderr)
+                    print(f"golf log: left out {folder.name}: {error}", file=sys.stderr)
         rows = ledger.append(scan.rows) if scan.rows else []
         database.commit()
     return rows
@@ -258,7 +255,7 @@ def export_csv(rows: list[dict], path: Path) -> None:
 
 def curves_of(root: Path, rows: list[dict]):
     """(row, [(unix time, step, {metric: value}), ...]) of every run that has a metrics.jsonl."""
-    from tools.files import read_metrics
+    from golf.files import read_metrics
 
     for row in rows:
         metrics = root / "runs" / row["run"] / "metrics.jsonl"
@@ -365,7 +362,7 @@ def print_run(root: Path, rows: list[dict]) -> None:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line; exits with 2 on bad usage."""
-    parser = argparse.ArgumentParser(prog="tools/ledger.py", description="The experiment log of runs/.")
+    parser = argparse.ArgumentParser(prog="golf log", description="The experiment log of runs/.")
     commands = parser.add_subparsers(dest="command", required=True)
 
     def add(name: str, text: str) -> argparse.ArgumentParser:
@@ -457,7 +454,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         result = run_command(options)
     except (Failure, OSError) as error:
-        return explain("ledger.py", error)
+        return explain("golf log", error)
     if options.json:
         print(json.dumps({"format": 1, **result}))
     return 0

@@ -1,7 +1,7 @@
 """What `make run` runs: data, train, pack, score, then one table. What is there and up to date is reused.
 
 Every stage is the public command that a participant would type, in its own process, with its output passed through.
-Not covered: tracks other than pocket, several processes (use torchrun), choosing seeds (tools/record.py seeds).
+Not covered: tracks other than pocket, several processes (use torchrun), choosing seeds (golf record seeds).
 """
 
 import argparse
@@ -14,15 +14,13 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-if not __package__:  # run as a file: import from the repository's root, not from tools/
-    sys.path[0] = str(ROOT)
 
-from rich.console import Console  # noqa: E402
-from rich.table import Table  # noqa: E402
+from rich.console import Console
+from rich.table import Table
 
-from tools import curves, ledger  # noqa: E402
-from tools.files import Failure, read_json, read_metrics, sha256_file, write_json  # noqa: E402
+from tools.runs import curves
+from tools.runs import ledger
+from golf.files import ROOT, Failure, read_json, read_metrics, sha256_file, write_json
 
 CAP_BYTES = 250_000  # the pocket track's
 VARIANT = "sp2048_case"  # of the pocket preset
@@ -99,7 +97,7 @@ def make(budget_seconds: float) -> dict:
         print(f"== data: reusing {DATA}")
         stages["data"] = None
     else:
-        stages["data"] = stage("data", ["tools/data.py", "embedded", "--variant", VARIANT])
+        stages["data"] = stage("data", ["golf data", "embedded", "--variant", VARIANT])
 
     run_dir = Path("runs") / run_id(budget_seconds)
     folder = ROOT / run_dir
@@ -207,7 +205,7 @@ def positive_seconds(text: str) -> float:
 
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit code: 0, 1 when a stage failed, 130 when interrupted (argparse exits with 2 on bad usage)."""
-    parser = argparse.ArgumentParser(prog="tools/run.py", description="Train, pack and score the pocket model.")
+    parser = argparse.ArgumentParser(prog="golf run", description="Train, pack and score the pocket model.")
     parser.add_argument("--budget", type=positive_seconds, default=120, metavar="SECONDS",
                         help="training clock in seconds (default: %(default)s; a record on the track has 600)")
     parser.add_argument("--json", action="store_true", help="end with one JSON object")
@@ -216,10 +214,10 @@ def main(argv: list[str] | None = None) -> int:
         summary = make(options.budget)
         report(summary, Console())
     except Failure as failure:
-        print(f"run.py: {failure}", file=sys.stderr)
+        print(f"golf run: {failure}", file=sys.stderr)
         return failure.code
     except KeyboardInterrupt:
-        print("run.py: interrupted; run it again to go on from the first stage that is not complete", file=sys.stderr)
+        print("golf run: interrupted; run it again to go on from the first stage that is not complete", file=sys.stderr)
         return 130
     print(f"val_bpb: {summary['val_bpb']:.4f}")
     print(f"artifact_bytes: {summary['artifact_bytes']}")

@@ -18,7 +18,7 @@ import os
 import sqlite3
 from pathlib import Path
 
-from tools.files import Failure
+from golf.files import Failure
 
 COLUMNS = ("run", "status", "track", "preset", "seed", "code", "variant", "finished", "steps", "seconds", "train_loss",
            "dev_bpb", "bytes", "bpb", "artifact", "hypothesis", "verdict", "who")
@@ -114,12 +114,12 @@ class Ledger:
             row = json.loads(whole.splitlines()[-1])
             return row["n"], row["hash"]
         except (ValueError, KeyError, TypeError):
-            raise Failure("ledger.jsonl: its last row is damaged (python tools/ledger.py verify)") from None
+            raise Failure("ledger.jsonl: its last row is damaged (golf log verify)") from None
 
     def verify(self) -> tuple[int, str]:
         """(rows, last hash) after reading every row. Failure names what was edited, or says that the end was cut."""
         if not self.path.exists():
-            raise Failure(f"{self.path}: no ledger yet (python tools/ledger.py sync)")
+            raise Failure(f"{self.path}: no ledger yet (golf log sync)")
         with self.locked() as file:
             file.seek(0)
             data = file.read()
@@ -171,7 +171,7 @@ class Ledger:
                 linked = False
             if not linked:
                 raise Failure(f"ledger.jsonl:{number + 1}: does not follow the row before it "
-                              "(python tools/ledger.py verify)")
+                              "(golf log verify)")
             number, previous, start, end = row["n"], row["hash"], end, end + len(line)
             database.execute("INSERT INTO rows VALUES (?, ?, ?, ?)", (number, row["kind"], row["run"], line.decode()))
             self._fold(database, row)

@@ -1,8 +1,8 @@
 """A live view of the runs in a folder: curve, eta, tokens/s, flop utilisation, clock by phase, and the verdict.
 
-    python tools/watch.py              # runs/, until Ctrl-C
-    python tools/watch.py --once       # one frame
-    python tools/watch.py --json       # one JSON object
+    golf watch              # runs/, until Ctrl-C
+    golf watch --once       # one frame
+    golf watch --json       # one JSON object
 
 It only reads: train.log (config, latest line), metrics.jsonl, run.json, eval.json. A run without run.json whose files
 have been quiet for ten minutes counts as crashed, as in the log of runs. What cannot be read is left out.
@@ -17,19 +17,16 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-if not __package__:  # run as a file: import from the repository's root, not from tools/
-    sys.path[0] = str(ROOT)
 
-from rich.console import Console, Group  # noqa: E402
-from rich.live import Live  # noqa: E402
-from rich.panel import Panel  # noqa: E402
-from rich.table import Table  # noqa: E402
-from rich.text import Text  # noqa: E402
+from rich.console import Console, Group
+from rich.live import Live
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
 
-from tools.curves import smooth  # noqa: E402
-from tools.files import Failure, explain, read_json  # noqa: E402
-from tools.ledger import QUIET_SECONDS  # noqa: E402
+from tools.runs.curves import smooth
+from golf.files import ROOT, Failure, explain, read_json
+from tools.runs.ledger import QUIET_SECONDS
 
 FRAME_SECONDS = 2.0
 RECENT = 8  # finished runs in a frame
@@ -274,7 +271,7 @@ def frame(watch: Watch, width: int, height: int) -> Group:
 
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit code: 0, or 1 when the folder is not there."""
-    parser = argparse.ArgumentParser(prog="tools/watch.py", description="A live view of the runs in a folder.")
+    parser = argparse.ArgumentParser(prog="golf watch", description="A live view of the runs in a folder.")
     parser.add_argument("runs", type=Path, nargs="?", default=ROOT / "runs", metavar="RUNS_DIR")
     parser.add_argument("--once", action="store_true", help="one frame")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a picture")
@@ -293,7 +290,7 @@ def main(argv: list[str] | None = None) -> int:
                     time.sleep(FRAME_SECONDS)
                     live.update(frame(watch, console.width, console.height), refresh=True)
     except (Failure, OSError) as error:
-        return explain("watch.py", error)
+        return explain("golf watch", error)
     except KeyboardInterrupt:
         pass
     return 0

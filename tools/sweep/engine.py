@@ -1,8 +1,8 @@
 """Many runs: a grid, random or Optuna search over `Config` fields and seeds, here or on a Slurm cluster.
 
-    python tools/sweep.py SPEC.toml --dry-run         # what would run; tools/sweep_spec.py explains a spec
-    python tools/sweep.py SPEC.toml
-    python tools/sweep.py SPEC.toml --cluster slurm   # jobs through sbatch; this process watches them
+    golf sweep SPEC.toml --dry-run         # what would run; tools/sweep/spec.py explains a spec
+    golf sweep SPEC.toml
+    golf sweep SPEC.toml --cluster slurm   # jobs through sbatch; this process watches them
 
 A trial is training, packing and scoring on dev, in a folder runs/<sweep>-<configuration>-s<seed>. The log of runs gets
 its rows as ever, and a note with the hypothesis and the sweep's name before each trial. Started again, a sweep skips
@@ -17,7 +17,7 @@ what the three seeds of records/pocket/0001_baseline differ by at a quarter, hal
 0.012). Unlike the median rule (Golovin et al. 2017, Google Vizier) it needs one finished trial, and never stops one
 that is about as good as the best.
 
-Not covered: the gate and final splits (tools/ladder.py); one trial on several nodes (docs/h100.md); Ctrl-C leaves Slurm
+Not covered: the gate and final splits (golf ladder); one trial on several nodes (docs/h100.md); Ctrl-C leaves Slurm
 jobs in their queue.
 """
 
@@ -36,17 +36,16 @@ from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-if not __package__:  # run as a file: import from the repository's root, not from tools/
-    sys.path[0] = str(ROOT)
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Table
 
-from rich.box import SIMPLE  # noqa: E402
-from rich.console import Console  # noqa: E402
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn  # noqa: E402
-from rich.table import Table  # noqa: E402
-
-from tools import ledger, sweep_spec, trial  # noqa: E402
-from tools.files import Failure, explain, read_json, read_metrics, sha256_file, write_atomic  # noqa: E402
+from golf.files import ROOT, Failure, explain, read_json, read_metrics, sha256_file, write_atomic
+from tools.runs import ledger
+from tools.sweep import spec as spec_module
+from tools.sweep import trial
+from tools.sweep.spec import STARTUP_TRIALS, Grid, Script, Spec, Study, arguments, check_fields, read_spec
 
 TICK_SECONDS = 0.5
 CLOSED = ("done", "stopped", "failed")  # not run again
@@ -123,21 +122,21 @@ def is_loser(curve: list[tuple[float, float]], best: list[tuple[float, float]], 
 class Sweep:
     """The state of a sweep, and the loop that fills the machine."""
 
-    def __init__(self, spec: sweep_spec.Spec, script: sweep_spec.Script, cluster: str, dry: bool):
+    def __init__(self, spec: Spec, script: Script, cluster: str, dry: bool):
         self.spec, self.script, self.cluster = spec, script, cluster
         self.folder = ROOT / "runs" / "sweeps" / spec.name
         source = (ROOT / "train_gpt.py").read_text(encoding="utf-8").encode()
         self.code = hashlib.sha256(source).hexdigest()
         self.console = Console()
         self.data: dict[str, str] = {}  # data_dir -> hash of its manifest
-        sweep_spec.check_fields(spec, script.defaults)
+        check_fields(spec, script.defaults)
         if not dry:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_atomic(ROOT / "runs" / "scripts" / f"{self.code}.py", source)
             jobs = self.folder / "jobs"
             self.jobs = (trial.LocalJobs(jobs, spec.parallel) if cluster == "local" else
                          trial.SlurmJobs(jobs, spec.slurm, self.job_minutes()))
-        self.search = sweep_spec.Grid(spec) if spec.search == "grid" else sweep_spec.Study(
+        self.search = Grid(spec) if spec.search == "grid" else Study(
             spec, script.defaults, None if dry else self.folder / "study.log", [self.code])
         self.configurations: list[Configuration] = []
         self.runs: dict[str, Run] = {}
@@ -169,7 +168,7 @@ class Sweep:
         if config["data_dir"] not in self.data:
             manifest = ROOT / config["data_dir"] / "manifest.json"
             if not manifest.is_file():
-                raise Failure(f"no {manifest}: build the data with tools/data.py")
+                raise Failure(f"no {manifest}: build the data with golf data")
             self.data[config["data_dir"]] = sha256_file(manifest)
         variant = ledger.variant_of(self.code, config, self.data[config["data_dir"]])
         chosen = {**spec.fixed, "preset": config["preset"], **configuration.values}
@@ -177,7 +176,7 @@ class Sweep:
             name = f"{spec.name}-{variant[:8]}-s{seed}"
             if name not in self.runs:  # a search may draw a configuration twice
                 self.runs[name] = Run(name, seed, {**config, "seed": seed}, variant,
-                                      tuple(sweep_spec.arguments({**chosen, "seed": seed})), configuration.values)
+                                      tuple(arguments({**chosen, "seed": seed})), configuration.values)
                 self.look_up(self.runs[name])
             configuration.runs.append(self.runs[name])
         return configuration
@@ -427,15 +426,15 @@ def only_one(folder: Path):
 
 def make(options: argparse.Namespace) -> tuple[dict, int]:
     """Runs or lists the sweep and prints its table; returns what --json shows, and the exit code."""
-    spec = sweep_spec.read_spec(options.spec)
-    with contextlib.closing(sweep_spec.Script(ROOT / "train_gpt.py", ROOT)) as script, contextlib.ExitStack() as stack:
+    spec = read_spec(options.spec)
+    with contextlib.closing(Script(ROOT / "train_gpt.py", ROOT)) as script, contextlib.ExitStack() as stack:
         (ROOT / "runs" / "scripts").mkdir(parents=True, exist_ok=True)
         if not options.dry_run:
             stack.enter_context(only_one(ROOT / "runs" / "sweeps" / spec.name))
         sweep = Sweep(spec, script, options.cluster, options.dry_run)
         if options.dry_run:
             ledger.sync(ROOT)
-            known = len(sweep.search) if spec.search != "optuna" else min(len(sweep.search), sweep_spec.STARTUP_TRIALS)
+            known = len(sweep.search) if spec.search != "optuna" else min(len(sweep.search), STARTUP_TRIALS)
             for number in range(known):
                 for run in sweep.configure(number).runs:
                     sweep.say(f"{run.status:8} {run.name}  train_gpt.py {' '.join(run.arguments)}")
@@ -454,8 +453,8 @@ def make(options: argparse.Namespace) -> tuple[dict, int]:
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit code: 0, 1 if nothing has a score or the spec is bad, 130 when interrupted."""
     parser = argparse.ArgumentParser(
-        prog="tools/sweep.py", formatter_class=argparse.RawDescriptionHelpFormatter,
-        description=f"{__doc__}\nA spec:\n\n{sweep_spec.__doc__}")
+        prog="golf sweep", formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=f"{__doc__}\nA spec:\n\n{spec_module.__doc__}")
     parser.add_argument("spec", type=Path, metavar="SPEC.toml")
     parser.add_argument("--cluster", choices=("local", "slurm"), default="local")
     parser.add_argument("--dry-run", action="store_true", help="list the trials and what the log holds of them")
@@ -467,12 +466,12 @@ def main(argv: list[str] | None = None) -> int:
     try:
         summary, code = make(options)
     except (Failure, OSError) as error:
-        return explain("sweep.py", error)
+        return explain("golf sweep", error)
     except KeyboardInterrupt:
-        print("sweep.py: interrupted: start it again to go on", file=sys.stderr)
+        print("golf sweep: interrupted: start it again to go on", file=sys.stderr)
         return 130
     if code:
-        print("sweep.py: no trial has a score (see the table)", file=sys.stderr)
+        print("golf sweep: no trial has a score (see the table)", file=sys.stderr)
     if options.json:
         print(json.dumps(summary))
     return code

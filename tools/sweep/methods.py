@@ -1,18 +1,18 @@
 """What each technique of train_gpt.py is worth: pairs of runs with and without it, and the table in docs/methods.md.
 
-    python tools/methods.py run --parallel 2                # every technique that docs/techniques.toml lists: hours
-    python tools/methods.py run "partial RoPE" XSA --steps 500
-    python tools/methods.py table --write                   # puts the table into docs/methods.md
+    golf methods run --parallel 2                # every technique that docs/techniques.toml lists: hours
+    golf methods run "partial RoPE" XSA --steps 500
+    golf methods table --write                   # puts the table into docs/methods.md
 
 `run` trains the pocket preset (in rows of 256 where nothing is scored), and for each technique the preset with this
 technique turned off, or on if the preset has it off, with the same seeds and steps. Steps end these runs, not a clock,
 so other work on the machine changes how long they take and nothing else. They are a sweep named methods
-(tools/sweep.py): what the log holds is not run again, and what was cut off goes on. What came of the pairs lies in
+(golf sweep): what the log holds is not run again, and what was cut off goes on. What came of the pairs lies in
 docs/methods.jsonl, for clones that have no log.
 
 Not covered: techniques together; equal time, in which a slow technique gets fewer steps; what packing makes of a gain,
 except for techniques that work in scoring: their runs are packed and scored. Each configuration is a variant more in
-the log, and tools/prove.py asks more of later claims: use a clone of its own.
+the log, and golf prove asks more of later claims: use a clone of its own.
 """
 
 import argparse
@@ -23,20 +23,26 @@ import math
 import os
 import signal
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-if not __package__:  # run as a file: import from the repository's root, not from tools/
-    sys.path[0] = str(ROOT)
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
 
-from rich.box import SIMPLE  # noqa: E402
-from rich.console import Console  # noqa: E402
-from rich.table import Table  # noqa: E402
-
-from tools import ledger, sweep, sweep_spec  # noqa: E402
-from tools.files import Failure, explain, write_atomic  # noqa: E402
-from tools.techniques import (  # noqa: E402
-    PRESETS, Technique, cells, effects, markdown, read_pairs, read_techniques, rewrite, write_pairs)
+from golf.files import ROOT, Failure, explain, write_atomic
+from tools.runs import ledger
+from tools.sweep import engine
+from tools.sweep.spec import Script, Spec, nearest
+from tools.sweep.techniques import (
+    PRESETS,
+    Technique,
+    cells,
+    effects,
+    markdown,
+    read_pairs,
+    read_techniques,
+    rewrite,
+    write_pairs,
+)
 
 TECHNIQUES, PAIRS, PAGE = (ROOT / "docs" / name for name in ("techniques.toml", "methods.jsonl", "methods.md"))
 PRESET = "pocket"
@@ -65,7 +71,7 @@ def pair_of(technique: Technique, base: dict, other: dict) -> dict:
                       "params": row["params"]} for side, row in (("on", on), ("off", off))}}
 
 
-def logged(run: sweep.Run, score: bool) -> dict:
+def logged(run: engine.Run, score: bool) -> dict:
     """The log's row of a run that is done, with its objective as "bpb", and "cost": seconds of training or scoring."""
     rows = [json.loads(row["body"]) for row in ledger.query(
         ROOT, "SELECT body FROM rows WHERE run = ? AND kind IN ('run', 'score') ORDER BY n", (run.holder,))]
@@ -74,9 +80,9 @@ def logged(run: sweep.Run, score: bool) -> dict:
     return last["run"] | {"bpb": run.value, "cost": clock}
 
 
-def spec_of(options: argparse.Namespace, points: list[dict], score: bool) -> sweep_spec.Spec:
+def spec_of(options: argparse.Namespace, points: list[dict], score: bool) -> Spec:
     """The sweep: the preset itself, and each of `points`."""
-    return sweep_spec.Spec(
+    return Spec(
         path=TECHNIQUES, name="methods", hypothesis="Each technique of docs/methods.md lowers bpb by itself.",
         who="both", search="grid", seeds=options.seeds, space={}, points=({}, *points), stop_margin=math.inf,
         parallel=1 if score else options.parallel, objective="packed" if score else "dev_estimate",  # scoring is timed
@@ -84,7 +90,7 @@ def spec_of(options: argparse.Namespace, points: list[dict], score: bool) -> swe
                "dev_tokens": DEV_TOKENS, "dev_evals": 1} | ({} if score else SHORT))
 
 
-def collect(techniques: list[Technique], runner: sweep.Sweep) -> tuple[list[dict], dict]:
+def collect(techniques: list[Technique], runner: engine.Sweep) -> tuple[list[dict], dict]:
     """(pairs, {technique: what is in the way}) of a sweep, `techniques` its points after the first, the base.
 
     A technique has all of its pairs or none.
@@ -114,11 +120,11 @@ def run(options: argparse.Namespace) -> tuple[dict, int]:
     names = [each.name for each in every if not each.dropped]
     for name in options.technique:
         if name not in names:
-            raise Failure(f"no technique {name!r} to run in {TECHNIQUES}{sweep_spec.nearest(name, names)}")
+            raise Failure(f"no technique {name!r} to run in {TECHNIQUES}{nearest(name, names)}")
     read_pairs(PAIRS, every)  # what is wrong with it is better known now than in some hours
     (ROOT / "runs" / "scripts").mkdir(parents=True, exist_ok=True)
-    with contextlib.closing(sweep_spec.Script(ROOT / "train_gpt.py", ROOT)) as script, \
-            sweep.only_one(ROOT / "runs" / "sweeps" / "methods"):
+    with contextlib.closing(Script(ROOT / "train_gpt.py", ROOT)) as script, \
+            engine.only_one(ROOT / "runs" / "sweeps" / "methods"):
         chosen = [each for each in every if each.name in (options.technique or names)]
         problems |= {each.name: f"not in the script: {', '.join(missing)}" for each in chosen
                      if (missing := each.missing(script.defaults))}
@@ -129,7 +135,7 @@ def run(options: argparse.Namespace) -> tuple[dict, int]:
                 continue
             base = script.resolve(spec_of(options, [], score).fixed)
             points = [dict(each.off if each.is_on(base) else each.on) for each in part]
-            runner = sweep.Sweep(spec_of(options, points, score), script, "local", dry=False)
+            runner = engine.Sweep(spec_of(options, points, score), script, "local", dry=False)
             try:
                 runner.work()
             finally:
@@ -147,7 +153,7 @@ def table(options: argparse.Namespace) -> tuple[dict, int]:
     """Prints the table, and writes it into docs/methods.md if asked: what --json shows, exit code."""
     techniques = read_techniques(TECHNIQUES)
     pairs = read_pairs(PAIRS, techniques)
-    with contextlib.closing(sweep_spec.Script(ROOT / "train_gpt.py", ROOT)) as script:
+    with contextlib.closing(Script(ROOT / "train_gpt.py", ROOT)) as script:
         rows = effects(techniques, pairs, {name: script.resolve({"preset": name}) for name in PRESETS})
     if options.write:
         write_atomic(PAGE, rewrite(PAGE.read_text(encoding="utf-8"), markdown(rows, pairs)).encode())
@@ -162,7 +168,7 @@ def table(options: argparse.Namespace) -> tuple[dict, int]:
 
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit code: 0; 1 if a technique has no pairs or the input is bad; 130 when interrupted."""
-    parser = argparse.ArgumentParser(prog="tools/methods.py", formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = argparse.ArgumentParser(prog="golf methods", formatter_class=argparse.RawDescriptionHelpFormatter,
                                      description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("run", help="run the pairs that the log lacks")
@@ -184,12 +190,12 @@ def main(argv: list[str] | None = None) -> int:
     try:
         summary, code = run(options) if options.command == "run" else table(options)
     except (Failure, OSError) as error:
-        return explain("methods.py", error)
+        return explain("golf methods", error)
     except KeyboardInterrupt:
-        print("methods.py: interrupted: start it again to go on", file=sys.stderr)
+        print("golf methods: interrupted: start it again to go on", file=sys.stderr)
         return 130
     if code:
-        print(f"methods.py: no pairs for {', '.join(summary['problems'])} (see above)", file=sys.stderr)
+        print(f"golf methods: no pairs for {', '.join(summary['problems'])} (see above)", file=sys.stderr)
     if options.json:
         print(json.dumps(summary))
     return code

@@ -10,7 +10,7 @@
     parallel = 1                  # trials at once; a timed run needs the machine for itself
     processes = 1                 # of one trial; more than one train through torchrun
     objective = "packed"          # bpb of the packed file on dev; or "dev_estimate": training's own, which is cheaper
-    stop_margin = 0.05            # bpb, see tools/sweep.py; inf never stops a trial
+    stop_margin = 0.05            # bpb, see golf sweep; inf never stops a trial
 
     [fixed]                       # fields of Config, for all trials; preset is required
     preset = "pocket"
@@ -39,7 +39,7 @@ import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tools.files import Failure
+from golf.files import Failure
 
 TYPES = {"name": str, "hypothesis": str, "who": str, "search": str, "trials": int, "search_seed": int, "seeds": list,
          "parallel": int, "processes": int, "objective": str, "stop_margin": float, "fixed": dict, "space": dict,
@@ -84,7 +84,7 @@ class Spec:
     objective: str = "packed"
     stop_margin: float = 0.05
     slurm: dict = field(default_factory=dict)
-    points: tuple[dict, ...] = ()  # a grid's configurations one by one, from tools/methods.py: no file has them
+    points: tuple[dict, ...] = ()  # a grid's configurations one by one, from golf methods: no file has them
 
 
 def is_a(value, kind: type) -> bool:
@@ -122,7 +122,7 @@ def read_spec(path: Path) -> Spec:
         raise Failure(f"{path}: {text}")
     bad = held_out({key: value for key, value in values.items() if key not in ("name", "hypothesis")})
     if bad is not None or "split" in values:
-        fail(f"{bad or values['split']!r}: a sweep scores on dev only; tools/ladder.py answers about gate and final")
+        fail(f"{bad or values['split']!r}: a sweep scores on dev only; golf ladder answers about gate and final")
     for key, value in values.items():
         if key not in TYPES:
             fail(f"no key {key!r}{nearest(key, TYPES)}")
@@ -132,7 +132,7 @@ def read_spec(path: Path) -> Spec:
             fail(f"{key} = {value!r}: choose one of {', '.join(CHOICES[key])}")
     missing = [key for key in REQUIRED if key not in values]
     if missing:
-        fail(f"no {', '.join(missing)} (python tools/sweep.py --help shows a spec)")
+        fail(f"no {', '.join(missing)} (golf sweep --help shows a spec)")
     spec = Spec(path, **values)
     seeds_good = spec.seeds and all(is_a(seed, int) for seed in spec.seeds) and len(set(spec.seeds)) == len(spec.seeds)
     for wrong, text in (

@@ -1,7 +1,7 @@
 """The table of techniques: docs/techniques.toml says what they are, docs/methods.jsonl has pairs of runs with and
-without them, and docs/methods.md gets the table. tools/methods.py has the commands, and makes the pairs.
+without them, and docs/methods.md gets the table. golf methods has the commands, and makes the pairs.
 
-Not covered: whether two runs are a pair (tools/methods.py).
+Not covered: whether two runs are a pair (golf methods).
 """
 
 import json
@@ -11,8 +11,8 @@ import tomllib
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from tools import sweep_spec
-from tools.files import Failure, write_atomic
+from golf.files import Failure, write_atomic
+from tools.sweep.spec import is_a, nearest
 
 BEGIN, END = "<!-- techniques -->", "<!-- /techniques -->"
 PRESETS = ("16mb", "pocket")  # that the table shows
@@ -58,8 +58,8 @@ def read_techniques(path: Path) -> list[Technique]:
         where = f"{path}: technique {number} ({entry.get('name', 'no name')})"
         for key, value in entry.items():
             if key not in kinds:
-                raise Failure(f"{where}: no key {key!r}{sweep_spec.nearest(key, kinds)}")
-            if not sweep_spec.is_a(value, kinds[key]):
+                raise Failure(f"{where}: no key {key!r}{nearest(key, kinds)}")
+            if not is_a(value, kinds[key]):
                 raise Failure(f"{where}: {key} = {value!r} is not a {kinds[key].__name__}")
         missing = [key for key in ("name", "what", "source", "public") if not entry.get(key)]
         if missing:

@@ -20,9 +20,8 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tools.files import Failure, read_json, write_json
+from golf.files import ROOT, Failure, read_json, write_json
 
-ROOT = Path(__file__).resolve().parent.parent
 SPLIT = "dev"  # the only split that may guide a search (RULES.md, R7)
 LOOK_SECONDS = 0.5  # between looks for stop.json
 SQUEUE_SECONDS = 5.0  # between questions to Slurm about jobs that left nothing

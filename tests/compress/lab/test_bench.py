@@ -13,18 +13,20 @@ import numpy as np
 import pytest
 import torch
 
-from compress import bench, container, decode, tokenizer
+from compress import decode
 from compress.__main__ import main
 from compress.allocate import Sensitivity
-from compress.bench import STEPS_TRIED, Point, bytes_at, envelope, newest_run, summary
 from compress.entropy import encode_weights, layout, symbols
+from compress.lab import bench
+from compress.lab.bench import STEPS_TRIED, Point, bytes_at, envelope, newest_run, summary
+from compress.lab.plot import plot_steps
+from compress.lab.spread import am_gm_bits, predicted_losses, row_bits, spread
 from compress.minify import minify
 from compress.pack import DECODER
-from compress.plot import plot_steps
 from compress.quantise import make_plan, quantise, scales_of
 from compress.sizes import step_rows, tensor_rows, weights_bound
-from compress.spread import am_gm_bits, predicted_losses, row_bits, spread
 from compress.trellis import RESTART
+from golf import container, tokenizer_section
 
 SOURCE = '''
 from dataclasses import dataclass
@@ -46,7 +48,7 @@ class Model(torch.nn.Module):
 def build_model(config):
     return Model()
 '''
-TOKENIZER = tokenizer.rebuild(brotli.compress(b"th\nthe\n an"))
+TOKENIZER = tokenizer_section.rebuild(brotli.compress(b"th\nthe\n an"))
 
 
 @pytest.fixture(scope="module")
@@ -207,7 +209,7 @@ def test_bench_from_the_command_line(run, tmp_path, capfd, monkeypatch):
 def test_bench_measures_what_the_model_itself_gives(run):
     """KL of one set against a model built here."""
     from compress.checkpoint import load_checkpoint
-    from compress.measure import measure_sets
+    from compress.lab.measure import measure_sets
 
     checkpoint, data = load_checkpoint(run), run.parent.parent / "data"
     changed = {"up.weight": torch.zeros_like(checkpoint.model["up.weight"])}
@@ -228,7 +230,7 @@ def test_bench_measures_what_the_model_itself_gives(run):
     same, another = (run.parent.parent / name for name in ("same", "another"))  # data with a tokenizer beside it
     for folder, pieces in ((same, b"th\nthe\n an"), (another, b"th\nthe\n on")):
         shutil.copytree(data, folder)
-        (folder / "tokenizer.model").write_bytes(tokenizer.rebuild(brotli.compress(pieces)))
+        (folder / "tokenizer.model").write_bytes(tokenizer_section.rebuild(brotli.compress(pieces)))
     assert measure_sets(checkpoint, [{}], same, 320) == [zero]
     with pytest.raises(ValueError, match="another tokenizer than the model"):
         measure_sets(checkpoint, [{}], another, 320)

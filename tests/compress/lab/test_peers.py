@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from compress.checkpoint import Statistics
-from compress.peers import Coder, Rows, coded_size, coders, int8_rows, sdclip, similarity_order, streams
+from compress.lab.peers import Coder, Rows, coded_size, coders, int8_rows, sdclip, similarity_order, streams
 
 
 def random_model(seed=0):

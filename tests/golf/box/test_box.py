@@ -15,9 +15,10 @@ import time
 
 import pytest
 
-from scoring import ScoringError, box, confine, packages
-from test_scoring import SCRIPT, world  # noqa: F401  (a fixture)
+from golf.box import box, confine, packages
+from scoring import ScoringError
 from tests.redteam.world import take_out_landlock
+from tests.scoring.test_score import SCRIPT, world  # noqa: F401  (a fixture)
 
 PRELUDE = """
 import ctypes, os, platform

@@ -1,4 +1,4 @@
-"""tools/ladder.py: its answers against the definition, its rows in the log, and simulations of adaptive search."""
+"""golf ladder: its answers against the definition, its rows in the log, and simulations of adaptive search."""
 
 import json
 import math
@@ -6,8 +6,9 @@ import math
 import numpy as np
 import pytest
 
-from tools import ladder, ledger
-from tools.ledger_store import Ledger
+from tools.claims import ladder
+from tools.runs import ledger
+from tools.runs.store import Ledger
 
 
 def test_standard_error_is_that_of_the_bootstrap():
@@ -137,4 +138,4 @@ def test_a_file_that_cannot_be_used_is_one_line(root, capsys):
     path, ask = root
     (path / "runs/ledger.jsonl").mkdir()
     assert ask("a", 1.9) == 1
-    assert capsys.readouterr().err == f"ladder.py: {path}/runs/ledger.jsonl: Is a directory\n"
+    assert capsys.readouterr().err == f"golf ladder: {path}/runs/ledger.jsonl: Is a directory\n"

@@ -1,4 +1,4 @@
-"""tools/prove.py and tools/proof.py: against scipy, naive loops, and simulations of claims that are true and false."""
+"""golf prove and tools/claims/proof.py: against scipy, naive loops, and simulations of claims that are true and false."""
 
 import json
 import math
@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from scoring import slices
-from tools import ledger, proof, prove
+from golf import slices
+from tests.support import ROOT
+from tools.claims import proof, prove
+from tools.runs import ledger
 
-ROOT = Path(__file__).resolve().parent.parent
 BASELINE = ROOT / "records/pocket/0001_baseline"
 
 
@@ -249,7 +250,7 @@ def test_bad_input_is_one_line(root, capsys, change, message):
     a, b = arm(root, "a", new, size, [1, 2]), arm(root, "b", old, size, [7, 8], script="t")
     assert prove.main(list(change(root, a, b))) == 1
     error = capsys.readouterr().err
-    assert message in error and error.splitlines()[-1].startswith("prove.py: ")
+    assert message in error and error.splitlines()[-1].startswith("golf prove: ")
 
 
 def test_the_same_documents_may_lie_in_data_of_another_tokenizer(root, capsys):
@@ -265,7 +266,7 @@ def test_the_same_documents_may_lie_in_data_of_another_tokenizer(root, capsys):
 def test_a_file_that_cannot_be_used_is_one_line(root, capsys):
     (root / "runs/ledger.jsonl").mkdir(parents=True)
     assert prove.main(["a", "b"]) == 1
-    assert capsys.readouterr().err == f"prove.py: {root}/runs/ledger.jsonl: Is a directory\n"
+    assert capsys.readouterr().err == f"golf prove: {root}/runs/ledger.jsonl: Is a directory\n"
 
 
 def test_another_processor_is_another_machine(root, capsys):

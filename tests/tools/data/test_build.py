@@ -1,4 +1,4 @@
-"""tools/data.py on a small folder of text: the data directory it builds, and what its check finds wrong."""
+"""golf data on a small folder of text: the data directory it builds, and what its check finds wrong."""
 
 import hashlib
 import json
@@ -13,18 +13,19 @@ import pytest
 import sentencepiece
 import zstandard
 
-from scoring.tokenizer import Tokenizer
-from test_tokenizer import prose
-from tools import data, data_build
-from tools.files import Failure
+from golf.tokenizer import Tokenizer
+from tests.golf.test_tokenizer import prose
+from tools.data import cli
+from tools.data import build
+from golf.files import Failure
+from tests.support import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def run(capsys, *arguments) -> tuple[int, str, str]:
     """(exit status, stdout, stderr) of the command line, in this process."""
     capsys.readouterr()
-    status = data.main([str(argument) for argument in arguments])
+    status = cli.main([str(argument) for argument in arguments])
     captured = capsys.readouterr()
     return status, captured.out, captured.err
 
@@ -54,7 +55,7 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def built(folder, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("data") / "own"
-    assert data.main(["text", str(folder), "--out", str(out), "--variant", "sp700"]) == 0
+    assert cli.main(["text", str(folder), "--out", str(out), "--variant", "sp700"]) == 0
     return out
 
 
@@ -110,7 +111,7 @@ def test_the_directory_is_what_the_contract_says(built):
 
 def test_every_document_arrives_once(built, folder):
     tokenizer = Tokenizer((built / "tokenizer.model").read_bytes())
-    found = [tokenizer.decode(d).decode() for split in data_build.SPLITS for d in documents_of(built, split)]
+    found = [tokenizer.decode(d).decode() for split in build.SPLITS for d in documents_of(built, split)]
     expected = {path.read_bytes().decode() for path in folder.rglob("*.txt")}
     for line in (folder / "mail.jsonl").read_text().splitlines():
         expected |= {json.loads(line)["text"]} if line else set()
@@ -126,7 +127,7 @@ def test_a_variant_with_case_operators_has_the_same_documents(folder, built, tmp
     assert case["parameters"] == plain["parameters"] | {"case_operators": True}
     tokenizer = Tokenizer((out / "tokenizer.model").read_bytes())
     assert tokenizer.operators and not Tokenizer((built / "tokenizer.model").read_bytes()).operators
-    for split in data_build.SPLITS:
+    for split in build.SPLITS:
         assert case["splits"][split]["raw_bytes"] == plain["splits"][split]["raw_bytes"]
         if split != "train":
             assert (out / f"{split}_docs.jsonl").read_bytes() == (built / f"{split}_docs.jsonl").read_bytes()
@@ -161,8 +162,8 @@ def test_an_interrupted_build_leaves_no_manifest(folder, tmp_path, monkeypatch, 
         written.append(path)
         raise error[1]
 
-    monkeypatch.setattr(data_build, "write_docs", fail)
-    assert data.main(["text", str(folder), "--out", str(tmp_path / "own"), "--variant", "sp700"]) == error[0]
+    monkeypatch.setattr(build, "write_docs", fail)
+    assert cli.main(["text", str(folder), "--out", str(tmp_path / "own"), "--variant", "sp700"]) == error[0]
     assert written and not list(tmp_path.iterdir())
 
 
@@ -202,7 +203,7 @@ def test_a_folder_that_is_no_data_directory_is_not_replaced(folder, capsys):
 @pytest.mark.parametrize("size", ["sp260", "sp65537", "many", "1024", "sp1024_CASE"])
 def test_usage_errors_exit_with_2(size):
     with pytest.raises(SystemExit) as error:
-        data.main(["embedded", "--variant", size])
+        cli.main(["embedded", "--variant", size])
     assert error.value.code == 2
 
 
@@ -215,7 +216,7 @@ def checked(capsys, directory: Path) -> tuple[int, list[str]]:
 
 
 def test_a_good_directory_passes_as_a_script(built):
-    command = [sys.executable, str(ROOT / "tools/data.py"), "check", str(built)]
+    command = [sys.executable, "-m", "golf", "data", "check", str(built)]
     result = subprocess.run(command, capture_output=True, text=True, cwd="/", timeout=120)
     assert result.returncode == 0 and "no faults" in result.stdout, result.stdout + result.stderr
     assert "torch" not in subprocess.run(
@@ -264,9 +265,9 @@ def renew_manifest(directory: Path) -> None:
                 item["tokens"] = entry["tokens"] = (len(raw) - 1024) // 2
         entry["documents"] = len(documents_of(directory, split))
         if split != "train":
-            entry["sources"] = data_build.count_sources(
+            entry["sources"] = build.count_sources(
                 [
-                    data.data_corpus.Document(row["text"], row["source"])
+                    cli.data_corpus.Document(row["text"], row["source"])
                     for row in rows(directory / f"{split}_docs.jsonl")
                 ]
             )
@@ -435,7 +436,7 @@ def _(directory):
 @corrupt("another tokenizer")
 def _(directory):
     texts = [row["text"] for row in rows(directory / "dev_docs.jsonl")]
-    (directory / "tokenizer.model").write_bytes(data_build.train_tokenizer(texts * 3, 400).model_bytes)
+    (directory / "tokenizer.model").write_bytes(build.train_tokenizer(texts * 3, 400).model_bytes)
     return "tokenizer.model: its SHA-256"
 
 
@@ -472,20 +473,20 @@ def test_no_directory(tmp_path, capsys):
 
 
 def test_a_long_split_becomes_several_shards(tmp_path, built, monkeypatch):
-    monkeypatch.setattr(data_build, "SHARD_TOKENS", 100)
+    monkeypatch.setattr(build, "SHARD_TOKENS", 100)
     tokenizer = Tokenizer((built / "tokenizer.model").read_bytes())
-    documents = [data.data_corpus.Document(prose(seed, 50), "s") for seed in range(5)]
-    entry = data_build.write_split(tmp_path, "train", documents, tokenizer)
-    tokens = np.concatenate([data_build.read_shard(tmp_path / item["name"]) for item in entry["files"]])
+    documents = [cli.data_corpus.Document(prose(seed, 50), "s") for seed in range(5)]
+    entry = build.write_split(tmp_path, "train", documents, tokenizer)
+    tokens = np.concatenate([build.read_shard(tmp_path / item["name"]) for item in entry["files"]])
     assert len(entry["files"]) == -(-len(tokens) // 100) > 2
-    assert tokens.tolist() == data_build.encode(documents, tokenizer).tolist()
+    assert tokens.tolist() == build.encode(documents, tokenizer).tolist()
 
 
 def test_read_shard_names_what_is_wrong(tmp_path):
     path = tmp_path / "x.bin"
-    data_build.write_shard(path, np.arange(4, 14, dtype=np.uint16))
+    build.write_shard(path, np.arange(4, 14, dtype=np.uint16))
     good = path.read_bytes()
-    assert data_build.read_shard(path).tolist() == list(range(4, 14))
+    assert build.read_shard(path).tolist() == list(range(4, 14))
     for raw, message in (
         (good[:500], "shorter than"),
         (good + b"\0\0", "header says 10"),
@@ -493,4 +494,4 @@ def test_read_shard_names_what_is_wrong(tmp_path):
     ):
         path.write_bytes(raw)
         with pytest.raises(Failure, match=message):
-            data_build.read_shard(path)
+            build.read_shard(path)

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tools import data_dedup
-from tools.data_corpus import Document
-from tools.data_dedup import (
+from tools.data import dedup
+from tools.data.embedded import Document
+from tools.data.dedup import (
     HELD_OUT,
     OVERLAP_LIMIT,
     deduplicate,
@@ -54,14 +54,14 @@ def test_near_duplicates_are_those_of_an_exact_search():
         for _ in range(max(1, len(tokens) * source.randint(1, 30) // 100)):
             tokens[source.randrange(len(tokens))] = "changed"
         texts.append(" ".join(tokens))
-    sets = [set(naive_shingles(text, data_dedup.NEAR_WORDS)) for text in texts]
+    sets = [set(naive_shingles(text, dedup.NEAR_WORDS)) for text in texts]
     similar = {
         (a, b): len(sets[a] & sets[b]) / len(sets[a] | sets[b])
         for a in range(len(sets))
         for b in range(a + 1, len(sets))
     }
-    dropped = data_dedup.near_duplicates(*shingles([words(text) for text in texts], data_dedup.NEAR_WORDS))
-    expected = {b for (a, b), similarity in similar.items() if similarity >= data_dedup.THRESHOLD}
+    dropped = dedup.near_duplicates(*shingles([words(text) for text in texts], dedup.NEAR_WORDS))
+    expected = {b for (a, b), similarity in similar.items() if similarity >= dedup.THRESHOLD}
     assert 5 < len(expected) < 40
     assert dropped <= expected  # each candidate is measured, so nothing else is dropped
     # Banding finds a pair of similarity s with probability 1 - (1 - s^4)^16: over 0.98 at 0.7.

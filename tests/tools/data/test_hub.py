@@ -1,4 +1,4 @@
-"""tools/data.py fineweb against a small hub on loopback, with the failures that users of the public shards met."""
+"""golf data fineweb against a small hub on loopback, with the failures that users of the public shards met."""
 
 import hashlib
 import json
@@ -14,11 +14,11 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 
-from scoring.tokenizer import Tokenizer
-from test_tokenizer import prose
-from tools.data_build import train_tokenizer
+from golf.tokenizer import Tokenizer
+from tests.golf.test_tokenizer import prose
+from tools.data.build import train_tokenizer
+from tests.support import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 REPOSITORY = "willdepueoai/parameter-golf"
 COMMIT = "c" * 40
 VALIDATION, TRAIN_SHARDS, SHARD_TOKENS = 30, 3, 9000
@@ -226,7 +226,7 @@ def test_the_directory(hub, published, tmp_path):
         int(row["id"], 16) % 2 for row in rows["final"]
     )
 
-    check = [sys.executable, str(ROOT / "tools/data.py"), "check", str(out)]
+    check = [sys.executable, "-m", "golf", "data", "check", str(out)]
     result = subprocess.run(check, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stdout + result.stderr
 

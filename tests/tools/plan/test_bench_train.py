@@ -1,13 +1,12 @@
-"""tools/bench_train.py against scripts with a faked clock, so that rates are known; a profile against its total."""
+"""golf bench-train against scripts with a faked clock, so that rates are known; a profile against its total."""
 
 import json
 from pathlib import Path
 
 import pytest
 
-from tools import bench_train
+from tools.plan import bench_train
 
-ROOT = Path(__file__).resolve().parent.parent
 STUB = '''
 import time
 from types import SimpleNamespace
@@ -52,7 +51,8 @@ def test_ratio_of_known_rates_at_the_baselines_shape(tmp_path):
 
 def test_a_script_that_fails_is_one_line(tmp_path):
     from rich.console import Console
-    from tools.files import Failure
+
+    from golf.files import Failure
 
     bad = tmp_path / "bad.py"
     bad.write_text("raise ValueError('no such thing')\nif __name__ == '__main__':\n    pass\n")

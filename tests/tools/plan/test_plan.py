@@ -1,6 +1,6 @@
-"""tools/plan.py: against a clock walked step by step, hand-made runs, the dry run that is there, and bad input.
+"""golf plan: against a clock walked step by step, hand-made runs, the dry run that is there, and bad input.
 
-Not covered: what five seconds of training print (tests/test_train_run.py trains); whether predictions come true.
+Not covered: what five seconds of training print (tests/train/test_run.py trains); whether predictions come true.
 """
 
 import contextlib
@@ -15,11 +15,11 @@ import pytest
 from rich.console import Console
 
 import train_gpt
-from compress import container
 from compress.__main__ import main as compress
 from compress.minify import minify
-from tools import plan, step_time
-from tools.files import Failure, sha256_file
+from golf import container
+from golf.files import Failure, sha256_file
+from tools.plan import plan, step_time
 
 CONFIG = {
     "preset": "16mb", "track": "16mb", "vocab_size": 8192, "seq_len": 2048, "num_layers": 11, "model_dim": 512,
@@ -196,7 +196,7 @@ def test_cpu_plan_without_a_run_takes_a_sample(tmp_path, monkeypatch):
 def test_unknown_field_gives_the_nearest_match(capsys):
     assert plan.main(["--preset=tiny", "--num_layer=3", "--json"]) == 1
     out, err = capsys.readouterr()
-    assert out == "" and err == "plan.py: unknown argument '--num_layer=3': did you mean --num_layers=...?\n"
+    assert out == "" and err == "golf plan: unknown argument '--num_layer=3': did you mean --num_layers=...?\n"
 
 
 @pytest.mark.parametrize(
@@ -225,7 +225,7 @@ def test_validate_prints_its_table_and_ends_with_json(capsys, monkeypatch):
     assert printed.count("2026-04-27_SP8192_LQER") == 2 and f"{result['median_error']:.1%}" in printed
     monkeypatch.setattr(step_time, "validate", lambda points: result | {"median_error": 0.081})
     assert plan.main(["--validate"]) == 1
-    assert capsys.readouterr().err == "plan.py: median error 8.1% is not under 8%\n"
+    assert capsys.readouterr().err == "golf plan: median error 8.1% is not under 8%\n"
 
 
 def test_plan_prints_every_number(planned, capsys, monkeypatch):

@@ -1,4 +1,4 @@
-"""tools/step_time.py: known coefficients come back, records do not train on themselves, the facts are the public ones.
+"""tools/plan/step_time.py: known coefficients come back, records do not train on themselves, the facts are the public ones.
 
 Not covered: whether the public logs are right.
 """
@@ -9,8 +9,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tools import step_time
-from tools.step_time import Point, Step
+from tools.plan import step_time
+from tools.plan.step_time import Point, Step
 
 TRUE = np.array([1.6, 4.4, 2.2, 700.0, 3.5])  # ms per TFLOP, TFLOP, TFLOP, TB, and per step
 BASELINE = Step(

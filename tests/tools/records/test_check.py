@@ -1,4 +1,4 @@
-"""tools/check_submission.py and tools/rules.py on copies of the first record: as it is, and damaged in every way named.
+"""golf check and tools/records/rules.py on copies of the first record: as it is, and damaged in every way named.
 
 Scoring again is a stub that gives what eval/ holds, but for one test that runs the real scorer on a small data set.
 """
@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from tools import check_submission, record, rules
+from tools.records import check
+from tools.records import record
+from tools.records import rules
+from tests.support import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 BASELINE = ROOT / "records/pocket/0001_baseline"
 SKIPPED = {"R17"}  # not committed under this path
 AUDITED = {"audit": "full", "audits": [{"audit": "blind", "verdict": "pass", "detail": "2,000 positions"}]}
@@ -225,18 +227,18 @@ def test_a_child_that_gains_nothing_fails_r15(copy, monkeypatch):
 
 
 def test_command_prints_fixes_and_exits_with_1(copy, capsys):
-    assert check_submission.main([str(copy), "--quick", "--data", "/no/data", "--json"]) == 0
+    assert check.main([str(copy), "--quick", "--data", "/no/data", "--json"]) == 0
     capsys.readouterr()
     edit(copy / "record.json", lambda r: r.update(bpb_mean=1.0))
-    assert check_submission.main([str(copy), "--quick", "--data", "/no/data", "--rule", "R8", "--json"]) == 1
+    assert check.main([str(copy), "--quick", "--data", "/no/data", "--rule", "R8", "--json"]) == 1
     out = capsys.readouterr().out.splitlines()
     assert "FAIL R8" in out[-2]
     [(rule, verdict)] = json.loads(out[-1])["records"][str(copy)].items()
     assert rule == "R8" and verdict["status"] == "FAIL" and verdict["fix"]
-    assert check_submission.main([str(copy / "none")]) == 1
+    assert check.main([str(copy / "none")]) == 1
     assert capsys.readouterr().err.count("\n") == 1
     with pytest.raises(SystemExit) as stop:
-        check_submission.main([str(copy), "--rule", "R99"])
+        check.main([str(copy), "--rule", "R99"])
     assert stop.value.code == 2
 
 
@@ -294,7 +296,7 @@ def repository(tmp_path, monkeypatch):
     folder = tmp_path / "records/pocket/0001_baseline"
     shutil.copytree(BASELINE, folder)
     monkeypatch.setattr(rules, "ROOT", tmp_path)
-    monkeypatch.setattr(check_submission, "ROOT", tmp_path)
+    monkeypatch.setattr(check, "ROOT", tmp_path)
     subprocess.run("git init -q -b main && git add -A && git commit -qm one", shell=True, check=True, cwd=tmp_path)
     return tmp_path
 
@@ -315,25 +317,25 @@ def test_history_of_a_record(repository):
 def test_hook_is_installed_once_and_names_the_pushed_records(repository, capsys):
     def head():
         return subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=repository, text=True).strip()
-    assert check_submission.main(["--install_hook"]) == 0 == check_submission.main(["--install_hook"])
+    assert check.main(["--install_hook"]) == 0 == check.main(["--install_hook"])
     hook = repository / ".git/hooks/pre-push"
     assert hook.stat().st_mode & 0o111 and "--pushed" in hook.read_text()
     first, none = head(), "0" * 40
     shutil.copytree(repository / "records/pocket/0001_baseline", repository / "records/pocket/0002_next")
     (repository / "notes").write_text("x")
     subprocess.run("git add -A && git commit -qm two", shell=True, check=True, cwd=repository)
-    names = [path.name for path in check_submission.pushed_records(repository, [f"a {head()} b {first}"])]
+    names = [path.name for path in check.pushed_records(repository, [f"a {head()} b {first}"])]
     assert names == ["0002_next"]
-    new_branch = check_submission.pushed_records(repository, [f"a {head()} b {none}"])
+    new_branch = check.pushed_records(repository, [f"a {head()} b {none}"])
     assert [path.name for path in new_branch] == ["0001_baseline", "0002_next"]
-    assert check_submission.pushed_records(repository, [f"a {none} b {first}"]) == []
+    assert check.pushed_records(repository, [f"a {none} b {first}"]) == []
     hook.write_text("other")
-    assert check_submission.main(["--install_hook"]) == 1
+    assert check.main(["--install_hook"]) == 1
     assert hook.read_text() == "other" and "another hook" in capsys.readouterr().err
     hook.unlink()
     hook.mkdir()
-    assert check_submission.main(["--install_hook"]) == 1
-    assert capsys.readouterr().err == f"check_submission.py: {hook}: Is a directory\n"
+    assert check.main(["--install_hook"]) == 1
+    assert capsys.readouterr().err == f"golf check: {hook}: Is a directory\n"
 
 
 def test_schema_is_a_schema_and_takes_the_committed_records():

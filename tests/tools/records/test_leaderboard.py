@@ -1,11 +1,12 @@
-"""tools/leaderboard.py against hand-made record.json files: order, cells, staleness, and what it refuses."""
+"""golf board against hand-made record.json files: order, cells, staleness, and what it refuses."""
 
 import json
 from pathlib import Path
 
 import pytest
 
-from tools import leaderboard
+from tools.records import leaderboard
+from tests.support import ROOT
 
 README = "# Kit\n\nbefore\n<!-- leaderboard -->\nold\n<!-- /leaderboard -->\nafter\n"
 

@@ -1,4 +1,4 @@
-"""tools/lineage.py on small families of scripts and on the first record: inherited, changed, new; what falls."""
+"""golf lineage on small families of scripts and on the first record: inherited, changed, new; what falls."""
 
 import json
 import re
@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tools import lineage
+from tools.records import lineage
+from tests.support import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 BASE = '''"""The first."""
 import math
 

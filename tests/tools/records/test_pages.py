@@ -1,4 +1,4 @@
-"""tools/pages.py and tools/charts.py without a browser: what the pages say and refuse. test_pages_browser.py has one.
+"""tools/records/pages.py and tools/records/charts.py without a browser: what the pages say and refuse. test_pages_browser.py has one.
 
 References: record.json and the logs, Python's HTML parser, the hostile text itself.
 """
@@ -17,8 +17,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given, strategies as st
 
-from tests.site_records import BASELINE, HOSTILE, add, family
-from tools import charts, leaderboard, lineage, pages
+from tests.support.site_records import BASELINE, HOSTILE, add, family
+from tools.records import charts
+from tools.records import leaderboard
+from tools.records import lineage
+from tools.records import pages
+from tests.support import ROOT
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 

@@ -17,8 +17,8 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 import pytest
 
-from tests.site_records import family
-from tools import pages
+from tests.support.site_records import family
+from tools.records import pages
 
 PATIENCE = 300_000  # milliseconds: a machine that is busy is not a page that is broken
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")

@@ -1,6 +1,6 @@
-"""tools/record.py against hand-made runs: seeds, every refusal, and each file of a record's folder.
+"""golf record against hand-made runs: seeds, every refusal, and each file of a record's folder.
 
-The runs are made here, so nothing is trained, packed or scored; tests/test_tiny.py covers the real flow.
+The runs are made here, so nothing is trained, packed or scored; tests/train/test_tiny.py covers the real flow.
 """
 
 import hashlib
@@ -15,8 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tools import curves, record
-from tools.files import Failure
+from tools.runs import curves
+from tools.records import record
+from golf.files import Failure
+from tests.support import ROOT
 
 SCRIPT = '''"""A stand-in for train_gpt.py."""
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""tools/ledger.py on hand-made runs: rows appear once and in order, edits are found, writers take turns, queries."""
+"""golf log on hand-made runs: rows appear once and in order, edits are found, writers take turns, queries."""
 
 import contextlib
 import csv
@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from tools import ledger
-from tools.files import Failure
-from tools.ledger_store import Ledger, check_chain, row_hash
+from tools.runs import ledger
+from golf.files import Failure
+from tools.runs.store import Ledger, check_chain, row_hash
+from tests.support import ROOT as REPOSITORY
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 SCRIPT = "WIDTH = 64\nprint(WIDTH)\n"
 
 

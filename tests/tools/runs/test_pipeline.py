@@ -1,6 +1,6 @@
-"""tools/run.py in a small tree whose stages are stubs: order, arguments, reuse, failures, table and last lines.
+"""golf run in a small tree whose stages are stubs: order, arguments, reuse, failures, table and last lines.
 
-The stages themselves are not run here; tests/test_tiny.py runs the real ones.
+The stages themselves are not run here; tests/train/test_tiny.py runs the real ones.
 """
 
 import json
@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.support import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 COMMON = """
 import json, os, sys
 from pathlib import Path
@@ -77,20 +77,20 @@ with open(folder / "dev_docs.jsonl", "w") as file:
 
 @pytest.fixture
 def tree(tmp_path) -> Path:
-    """A copy of tools/run.py and what it imports, with stubs for the five stages."""
+    """A copy of golf run and what it imports, with stubs for the five stages."""
     (tmp_path / "tools").mkdir()
     (tmp_path / "compress").mkdir()
     for name in ("__init__", "run", "files", "curves", "ledger", "ledger_store"):
         shutil.copy(ROOT / f"tools/{name}.py", tmp_path / "tools")
     (tmp_path / "compress/__init__.py").touch()
-    for name, text in {"tools/data.py": DATA, "train_gpt.py": TRAIN, "compress/__main__.py": PACK,
+    for name, text in {"golf data": DATA, "train_gpt.py": TRAIN, "compress/__main__.py": PACK,
                        "eval_heldout.py": SCORE}.items():
         (tmp_path / name).write_text(COMMON + text)
     return tmp_path
 
 
 def run(tree: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "tools/run.py", "--budget", "20", *arguments], cwd=tree, capture_output=True,
+    return subprocess.run([sys.executable, "-m", "golf", "run", "--budget", "20", *arguments], cwd=tree, capture_output=True,
                           text=True, env=os.environ | {"COLUMNS": "160"} | environment)
 
 
@@ -187,12 +187,12 @@ def test_stopped_run_is_trained_again(tree):
 def test_failing_stage_is_named_and_later_ones_do_not_run(tree, script, stage):
     done = run(tree, BREAK=script)
     assert done.returncode == 1
-    assert done.stderr == f"run.py: the {stage} stage failed with exit code 3 (see its output above)\n"
+    assert done.stderr == f"golf run: the {stage} stage failed with exit code 3 (see its output above)\n"
     assert calls(tree)[-1][0] == script and "val_bpb" not in done.stdout
 
 
 def test_interrupt_waits_for_the_stage_and_is_one_line(tree):
-    process = subprocess.Popen([sys.executable, "tools/run.py"], cwd=tree, env=os.environ | {"WAIT": "1"}, text=True,
+    process = subprocess.Popen([sys.executable, "-m", "golf", "run"], cwd=tree, env=os.environ | {"WAIT": "1"}, text=True,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
     while not (tree / "waiting").exists():
         assert process.poll() is None, process.stderr.read()
@@ -201,7 +201,7 @@ def test_interrupt_waits_for_the_stage_and_is_one_line(tree):
     process.wait()
     assert (run_folder(tree) / "saved").exists()
     error = process.stderr.read()
-    assert process.returncode == 130 and error.startswith("run.py: interrupted") and error.count("\n") == 1
+    assert process.returncode == 130 and error.startswith("golf run: interrupted") and error.count("\n") == 1
 
 
 def test_unknown_peak_rate_is_said_so(tree):

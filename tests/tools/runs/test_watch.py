@@ -1,4 +1,4 @@
-"""tools/watch.py on hand-made folders that grow, break and go away while it looks; its curve against a plain one."""
+"""golf watch on hand-made folders that grow, break and go away while it looks; its curve against a plain one."""
 
 import io
 import json
@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from tools import watch
+from tools.runs import watch
 
 CONFIG = {"max_seconds": 100.0, "max_steps": 0, "seed": 1}
 

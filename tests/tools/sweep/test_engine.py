@@ -1,7 +1,7 @@
-"""tools/sweep.py on this machine, with the real tools and stand-ins for the stages (tests/sweep_tree.py).
+"""golf sweep on this machine, with the real tools and stand-ins for the stages (tests/support/sweep_tree.py).
 
 Resuming, crashes, losers, Ctrl-C; the spec's errors; the search against an uninterrupted one. Slurm has a file of its
-own. Not covered: the stages themselves (tests/test_tiny.py runs them).
+own. Not covered: the stages themselves (tests/train/test_tiny.py runs them).
 """
 
 import dataclasses
@@ -9,7 +9,6 @@ import json
 import os
 import signal
 import tomllib
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,11 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import train_gpt
-from tests import sweep_tree
-from tools import sweep, sweep_spec
-from tools.files import Failure
+from golf.files import Failure
+from tests.support import ROOT, sweep_tree
+from tools.sweep import engine
+from tools.sweep import spec as spec_module
+from tools.sweep.spec import TYPES, Grid, Script, Study, arguments, check_fields, check_range, read_spec
 
-ROOT = Path(__file__).resolve().parent.parent
 DEFAULTS = {"lr": 0.04, "width": 64, "tied": True, "act": "relu", "preset": "pocket", "max_seconds": 600.0,
             "data_dir": "data/embedded"}
 
@@ -130,8 +130,8 @@ def study(tmp_path, storage, seed=3, search="optuna", trials=40):
     space = {"lr": {"low": 0.001, "high": 1.0, "log": True}, "width": {"low": 32, "high": 256, "step": 32},
              "tied": [True, False]}
     path = sweep_tree.write_spec(tmp_path / "s.toml", search=search, trials=trials, space={"lr": [1.0]})
-    spec = dataclasses.replace(sweep_spec.read_spec(path), space=space, search_seed=seed)
-    return sweep_spec.Study(spec, DEFAULTS, storage, ["code"])
+    spec = dataclasses.replace(read_spec(path), space=space, search_seed=seed)
+    return Study(spec, DEFAULTS, storage, ["code"])
 
 
 def tell(search, number):
@@ -171,7 +171,7 @@ def test_tpe_learns_from_what_it_is_told(tmp_path):
 
 def test_grid_is_every_combination_in_order(tmp_path):
     path = sweep_tree.write_spec(tmp_path / "s.toml", space={"lr": [1.0, 2.0], "tied": [True, False]})
-    grid = sweep_spec.Grid(sweep_spec.read_spec(path))
+    grid = Grid(read_spec(path))
     assert [tuple(grid.point(i).values()) for i in range(len(grid))] == [
         (1.0, True), (1.0, False), (2.0, True), (2.0, False)]
 
@@ -185,18 +185,18 @@ def test_losers_are_told_from_the_best_curve_as_numpy_interpolates_it(curve, bes
     x, y = curve[-1]
     level = np.interp(x, *zip(*best))
     before = x < best[0][0]
-    assert sweep.at_fraction(best, x) == (None if before else pytest.approx(level))
+    assert engine.at_fraction(best, x) == (None if before else pytest.approx(level))
     if abs(y - level - margin) > 1e-9:
-        assert sweep.is_loser(curve, best, margin) == (not before and y > level + margin)
-    assert not sweep.is_loser([], best, margin) and not sweep.is_loser(curve, [], margin)
+        assert engine.is_loser(curve, best, margin) == (not before and y > level + margin)
+    assert not engine.is_loser([], best, margin) and not engine.is_loser(curve, [], margin)
 
 
 def test_fraction_is_by_clock_or_steps_whichever_is_further():
     rows = [{"step": 5, "elapsed": 30.0, "dev_bpb": 2.0}, {"step": 8, "elapsed": 40.0}, {"step": 9, "elapsed": 80.0,
                                                                                         "dev_bpb": 1.9}]
-    assert sweep.dev_curve(rows, {"max_seconds": 100.0, "max_steps": 0}) == [(0.3, 2.0), (0.8, 1.9)]
-    assert sweep.dev_curve(rows, {"max_seconds": 100.0, "max_steps": 10}) == [(0.5, 2.0), (0.9, 1.9)]
-    assert sweep.dev_curve(rows, {"max_seconds": 0.0, "max_steps": 10}) == [(0.5, 2.0), (0.9, 1.9)]
+    assert engine.dev_curve(rows, {"max_seconds": 100.0, "max_steps": 0}) == [(0.3, 2.0), (0.8, 1.9)]
+    assert engine.dev_curve(rows, {"max_seconds": 100.0, "max_steps": 10}) == [(0.5, 2.0), (0.9, 1.9)]
+    assert engine.dev_curve(rows, {"max_seconds": 0.0, "max_steps": 10}) == [(0.5, 2.0), (0.9, 1.9)]
 
 
 # ------------------------------------------------------------------------------------------------------------ the spec
@@ -228,7 +228,7 @@ def test_fraction_is_by_clock_or_steps_whichever_is_further():
 def test_a_bad_spec_is_one_clear_failure(tmp_path, changes, found):
     path = sweep_tree.write_spec(tmp_path / "s.toml", **{"space": {"lr": [0.04]}} | changes)
     with pytest.raises(Failure) as failure:
-        sweep_spec.check_fields(sweep_spec.read_spec(path), DEFAULTS)
+        check_fields(read_spec(path), DEFAULTS)
     assert found in str(failure.value) and str(path) in str(failure.value) and "\n" not in str(failure.value)
 
 
@@ -241,23 +241,23 @@ def test_a_bad_spec_is_one_clear_failure(tmp_path, changes, found):
 ])
 def test_a_bad_range_is_one_clear_failure(entry, search, found):
     with pytest.raises(Failure, match=found):
-        sweep_spec.check_range("lr", entry, float, search)
+        check_range("lr", entry, float, search)
     with pytest.raises(Failure):
-        sweep_spec.check_range("tied", {"low": 0, "high": 1}, bool, "random")
+        check_range("tied", {"low": 0, "high": 1}, bool, "random")
 
 
 def test_the_spec_that_help_shows_is_a_good_one(tmp_path):
-    lines = [line[4:] for line in sweep_spec.__doc__.splitlines() if line.startswith("    ") or not line]
+    lines = [line[4:] for line in spec_module.__doc__.splitlines() if line.startswith("    ") or not line]
     (tmp_path / "s.toml").write_text("\n".join(lines))
     defaults = {f.name: f.default for f in dataclasses.fields(train_gpt.Config)}
-    sweep_spec.check_fields(sweep_spec.read_spec(tmp_path / "s.toml"), defaults)
-    assert set(tomllib.loads((tmp_path / "s.toml").read_text())) == set(sweep_spec.TYPES)  # none is left out
+    check_fields(read_spec(tmp_path / "s.toml"), defaults)
+    assert set(tomllib.loads((tmp_path / "s.toml").read_text())) == set(TYPES)  # none is left out
 
 
 def test_words_that_only_look_like_splits_are_fine(tmp_path):
     path = sweep_tree.write_spec(tmp_path / "s.toml", hypothesis="A gate on the final layer helps.",
                                  space={"act": ["gated", "finale"]})
-    assert sweep_spec.read_spec(path).space == {"act": ["gated", "finale"]}
+    assert read_spec(path).space == {"act": ["gated", "finale"]}
 
 
 @pytest.mark.parametrize("text", ["name = ", "\xff", None])
@@ -268,7 +268,7 @@ def test_an_unreadable_spec_is_one_line(tmp_path, capsys, monkeypatch, text):
     monkeypatch.chdir(ROOT)
     handler = signal.getsignal(signal.SIGTERM)
     try:
-        assert sweep.main([str(path)]) == 1
+        assert engine.main([str(path)]) == 1
     finally:
         signal.signal(signal.SIGTERM, handler)
     assert capsys.readouterr().err.count("\n") == 1
@@ -277,12 +277,12 @@ def test_an_unreadable_spec_is_one_line(tmp_path, capsys, monkeypatch, text):
 def test_the_real_script_answers_what_its_own_parser_does(monkeypatch):
     monkeypatch.setattr(os, "environ", {key: value for key, value in os.environ.items()
                                         if key.lower() not in {f.name for f in dataclasses.fields(train_gpt.Config)}})
-    script = sweep_spec.Script(ROOT / "train_gpt.py", ROOT)
+    script = Script(ROOT / "train_gpt.py", ROOT)
     try:
         assert script.defaults == {f.name: f.default for f in dataclasses.fields(train_gpt.Config)}
         values = {"preset": "tiny", "mlp_mult": 3, "compile": False}
         argv = ["--preset=tiny", "--mlp_mult=3", "--compile=false"]
-        assert sweep_spec.arguments(values) == argv
+        assert arguments(values) == argv
         assert script.resolve(values) == dataclasses.asdict(train_gpt.parse_config(argv, {}))
         with pytest.raises(Failure, match="even multiple of --num_heads"):
             script.resolve({"preset": "tiny", "num_heads": 3})
@@ -293,4 +293,4 @@ def test_the_real_script_answers_what_its_own_parser_does(monkeypatch):
 def test_a_script_that_does_not_import_is_one_line(tmp_path):
     (tmp_path / "train_gpt.py").write_text("import nothing_of_this_name")
     with pytest.raises(Failure, match="nothing_of_this_name"):
-        sweep_spec.Script(tmp_path / "train_gpt.py", tmp_path)
+        Script(tmp_path / "train_gpt.py", tmp_path)

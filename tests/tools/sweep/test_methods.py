@@ -1,4 +1,4 @@
-"""tools/methods.py: pairs and intervals against scipy, the sweep on stand-ins (tests/sweep_tree.py), the page in docs/.
+"""golf methods: pairs and intervals against scipy, the sweep on stand-ins (tests/support/sweep_tree.py), the page in docs/.
 
 Not covered: real training runs, which take hours.
 """
@@ -19,12 +19,11 @@ from hypothesis import strategies as st
 from scipy import stats
 
 import train_gpt
-from tests import sweep_tree
-from tools import methods, techniques
-from tools.files import Failure
-from tools.techniques import BEGIN, END, PRESETS
+from golf.files import Failure
+from tests.support import sweep_tree
+from tools.sweep import methods, techniques
+from tools.sweep.techniques import BEGIN, END, PRESETS
 
-ROOT = Path(__file__).resolve().parent.parent
 GOOD = {"name": "wide", "what": "w", "source": "s", "public": "p", "off": {"width": 64}, "on": {"width": 128}}
 WIDE = techniques.Technique(**GOOD)
 ENTRIES = [  # the stand-in's bpb: 2 + |log2(lr / 0.04)| + seed / 1000, and 0.01 less when packed
@@ -178,7 +177,7 @@ def test_a_page_without_its_markers_is_refused(page):
 
 
 def test_the_page_in_docs_is_what_the_command_makes(monkeypatch):
-    """From techniques.toml, methods.jsonl and the presets: python tools/methods.py table --write."""
+    """From techniques.toml, methods.jsonl and the presets: golf methods table --write."""
     known = techniques.read_techniques(methods.TECHNIQUES)
     fields = {f.name for f in dataclasses.fields(train_gpt.Config)}
     unknown = {key for each in known for key in each.on} - fields
@@ -206,8 +205,8 @@ def tree(tmp_path):
 
 
 def call(tree: Path, *arguments: str, code: int = 0) -> subprocess.CompletedProcess:
-    """Runs tools/methods.py in the tree to its end."""
-    done = subprocess.run([sys.executable, "tools/methods.py", *arguments], cwd=tree, text=True, capture_output=True,
+    """Runs golf methods in the tree to its end."""
+    done = subprocess.run([sys.executable, "-m", "golf", "methods", *arguments], cwd=tree, text=True, capture_output=True,
                           env=os.environ | {"COLUMNS": "200"}, timeout=300)
     assert done.returncode == code, done.stdout[-3000:] + done.stderr[-3000:]
     return done
@@ -220,7 +219,7 @@ def test_pairs_are_run_once_and_become_the_table(tree):
     assert (problems["odd"], problems["later"]) == ("refused: --width must be a multiple of 32",
                                                     "not in the script: later")
     assert "failed: train: train_gpt.py: the loss is nan" in problems["nan"] and done.stderr.splitlines() == [
-        "methods.py: no pairs for later, odd, nan (see above)"]
+        "golf methods: no pairs for later, odd, nan (see above)"]
     trained = [call for call in calls if len(call[0]) > 60]
     assert len(trained) == 2 * 6 and all("--max_steps=3" in call and "--max_seconds=0.0" in call for call in trained)
     scored = [call for call in calls if call[0] == "eval_heldout.py"]
@@ -264,7 +263,7 @@ def test_pairs_are_run_once_and_become_the_table(tree):
 
 def test_interrupted_pairs_that_are_complete_are_kept(tree):
     write_techniques(tree / "docs/techniques.toml", [ENTRIES[0], {**ENTRIES[3], "on": {"act": "hold"}}])
-    process = subprocess.Popen([sys.executable, "tools/methods.py", "run", "--seeds", "1"], cwd=tree, text=True,
+    process = subprocess.Popen([sys.executable, "-m", "golf", "methods", "run", "--seeds", "1"], cwd=tree, text=True,
                                stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     sweep_tree.STARTED.append(process)

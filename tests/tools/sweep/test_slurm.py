@@ -7,8 +7,8 @@ import signal
 
 import pytest
 
-from tests import slurm_cluster, sweep_tree
-from tests.sweep_tree import wait_for
+from tests.support import slurm_cluster, sweep_tree
+from tests.support.sweep_tree import wait_for
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""Commands behind `golf`: builds data sets and checks them."""

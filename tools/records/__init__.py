@@ -1,0 +1,1 @@
+"""Commands behind `golf`: records: made, checked, compared, shown."""
