@@ -25,6 +25,7 @@ class Command:
 COMMANDS = {
     "data": Command("participant", "tools.data.cli", "build or check a data set"),
     "run": Command("participant", "tools.runs.pipeline", "train, pack and score the pocket model, start to end"),
+    "smoke": Command("participant", "tools.runs.smoke", "a first score within two minutes, to see that all works"),
     "score": Command("participant", "eval_heldout", "score one .golf file on held-out text"),
     "pack": Command("participant", "compress.__main__", "make a .golf file of a run", ("pack",)),
     "size": Command("participant", "compress.__main__", "bytes of a .golf file by section", ("size",)),
