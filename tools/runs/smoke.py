@@ -116,7 +116,7 @@ def main(argv: list[str] | None = None) -> int:
     except (Failure, OSError) as error:
         return explain("golf smoke", error)
     except KeyboardInterrupt:
-        print("golf smoke: interrupted; run it again to go on from the first stage that is not complete", file=sys.stderr)
+        print("golf smoke: interrupted; run it again to go on from the stage that it was in", file=sys.stderr)
         return 130
     if options.json:
         print(json.dumps(summary))
