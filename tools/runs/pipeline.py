@@ -26,10 +26,16 @@ CAP_BYTES = 250_000  # the pocket track's
 VARIANT = "sp2048_case"  # of the pocket preset
 DATA = Path(f"data/embedded_{VARIANT}")
 SPLIT = "dev"
-FILES = {"checkpoint.pt": "weights, script, tokenizer: what is packed", "eval.json": "the score, by document and slice",
-         "loss.png": "loss curve", "metrics.jsonl": "one row per logged step", "model.golf": "the artifact",
-         "run.json": "config, clock and speed of training", "statistics.pt": "second moments that packing uses",
-         "train.log": "the script that ran, then what it printed"}
+FILES = {
+    "checkpoint.pt": "weights, script, tokenizer: what is packed",
+    "eval.json": "the score, by document and slice",
+    "loss.png": "loss curve",
+    "metrics.jsonl": "one row per logged step",
+    "model.golf": "the artifact",
+    "run.json": "config, clock and speed of training",
+    "statistics.pt": "second moments that packing uses",
+    "train.log": "the script that ran, then what it printed",
+}
 
 
 def run_id(budget_seconds: float) -> str:
@@ -107,8 +113,16 @@ def make(budget_seconds: float) -> dict:
     else:
         (folder / "run.json").unlink(missing_ok=True)  # of a run that was stopped: train_gpt.py keeps what has one
         try:
-            stages["train"] = stage("train", ["train_gpt.py", "--preset=pocket", f"--max_seconds={budget_seconds:g}",
-                                              f"--data_dir={DATA}", f"--run_dir={run_dir}"])
+            stages["train"] = stage(
+                "train",
+                [
+                    "train_gpt.py",
+                    "--preset=pocket",
+                    f"--max_seconds={budget_seconds:g}",
+                    f"--data_dir={DATA}",
+                    f"--run_dir={run_dir}",
+                ],
+            )
         finally:
             ledger.sync(ROOT, ended=folder)  # a crash is a row too
 
@@ -127,8 +141,9 @@ def make(budget_seconds: float) -> dict:
         print(f"== score: reusing {run_dir}/eval.json")
         stages["score"] = None
     else:
-        stages["score"] = stage("score", ["eval_heldout.py", str(run_dir / "model.golf"), "--data", str(DATA),
-                                          "--split", SPLIT])
+        stages["score"] = stage(
+            "score", ["eval_heldout.py", str(run_dir / "model.golf"), "--data", str(DATA), "--split", SPLIT]
+        )
 
     ledger.sync(ROOT)
 
@@ -140,13 +155,23 @@ def make(budget_seconds: float) -> dict:
     result = read_json(score, ("bpb", "bpb_interval", "documents", "raw_bytes", "scope", "clock"))
     size = artifact.stat().st_size
     return {
-        "format": 1, "run_dir": str(run_dir), "seed": run["seed"], "split": SPLIT,
-        "val_bpb": result["bpb"], "bpb_interval": result["bpb_interval"],
-        "documents": result["documents"], "raw_bytes": result["raw_bytes"], "scope": result["scope"],
+        "format": 1,
+        "run_dir": str(run_dir),
+        "seed": run["seed"],
+        "split": SPLIT,
+        "val_bpb": result["bpb"],
+        "bpb_interval": result["bpb_interval"],
+        "documents": result["documents"],
+        "raw_bytes": result["raw_bytes"],
+        "scope": result["scope"],
         "xz_bits_per_byte": xz_bits_per_byte(docs, ROOT / "data"),
-        "artifact_bytes": size, "headroom_bytes": CAP_BYTES - size, "sections": section_bytes(artifact),
-        "steps": run["steps"], "tokens": run["tokens"],
-        "tokens_per_second": run["tokens_per_second"], "mfu": run["mfu"],
+        "artifact_bytes": size,
+        "headroom_bytes": CAP_BYTES - size,
+        "sections": section_bytes(artifact),
+        "steps": run["steps"],
+        "tokens": run["tokens"],
+        "tokens_per_second": run["tokens_per_second"],
+        "mfu": run["mfu"],
         "clock": {"stages": stages, "train": run["clock"], "score": result["clock"]},
         "files": [str(run_dir / path.name) for path in sorted(folder.iterdir()) if path.is_file()],
     }
@@ -165,18 +190,28 @@ def report(summary: dict, console: Console) -> None:
     table.add_column()
     low, high = summary["bpb_interval"]
     ratio = summary["val_bpb"] / summary["xz_bits_per_byte"]
-    table.add_row(f"bpb, {summary['split']} split", f"{summary['val_bpb']:.4f}",
-                  f"95% interval {low:.4f} to {high:.4f} over {summary['documents']:,} documents")
-    table.add_row("xz -9e, same text", f"{summary['xz_bits_per_byte']:.4f}",
-                  f"bits per byte of {summary['raw_bytes']:,}; the model needs {ratio:.2f} times these")
+    table.add_row(
+        f"bpb, {summary['split']} split",
+        f"{summary['val_bpb']:.4f}",
+        f"95% interval {low:.4f} to {high:.4f} over {summary['documents']:,} documents",
+    )
+    table.add_row(
+        "xz -9e, same text",
+        f"{summary['xz_bits_per_byte']:.4f}",
+        f"bits per byte of {summary['raw_bytes']:,}; the model needs {ratio:.2f} times these",
+    )
     table.add_section()
-    table.add_row("artifact", f"{summary['artifact_bytes']:,} B",
-                  f"{summary['headroom_bytes']:,} under the cap of {CAP_BYTES:,}")
+    table.add_row(
+        "artifact", f"{summary['artifact_bytes']:,} B", f"{summary['headroom_bytes']:,} under the cap of {CAP_BYTES:,}"
+    )
     for name, size in summary["sections"].items():
         table.add_row(f"  {name}", f"{size:,} B", f"{size / summary['artifact_bytes']:.1%}")
     table.add_section()
-    table.add_row("training speed", f"{summary['tokens_per_second']:,.0f} tokens/s",
-                  f"{summary['tokens']:,} tokens in {summary['steps']:,} steps")
+    table.add_row(
+        "training speed",
+        f"{summary['tokens_per_second']:,.0f} tokens/s",
+        f"{summary['tokens']:,} tokens in {summary['steps']:,} steps",
+    )
     mfu = summary["mfu"]
     table.add_row("model flop utilisation", "unknown" if mfu is None else f"{mfu:.1%}")
     table.add_section()
@@ -206,8 +241,13 @@ def positive_seconds(text: str) -> float:
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit code: 0, 1 when a stage failed, 130 when interrupted (argparse exits with 2 on bad usage)."""
     parser = argparse.ArgumentParser(prog="golf run", description="Train, pack and score the pocket model.")
-    parser.add_argument("--budget", type=positive_seconds, default=120, metavar="SECONDS",
-                        help="training clock in seconds (default: %(default)s; a record on the track has 600)")
+    parser.add_argument(
+        "--budget",
+        type=positive_seconds,
+        default=120,
+        metavar="SECONDS",
+        help="training clock in seconds (default: %(default)s; a record on the track has 600)",
+    )
     parser.add_argument("--json", action="store_true", help="end with one JSON object")
     options = parser.parse_args(argv)
     try:

@@ -99,8 +99,14 @@ class Configuration:
 def dev_curve(rows: list[dict], config: dict) -> list[tuple[float, float]]:
     """(fraction of the run, dev bpb) of each row of metrics.jsonl that has an estimate."""
     seconds, steps = config["max_seconds"], config["max_steps"]
-    return [(max(row["elapsed"] / seconds if seconds > 0 else 0.0, row["step"] / steps if steps > 0 else 0.0),
-             row["dev_bpb"]) for row in rows if row.get("dev_bpb") is not None]
+    return [
+        (
+            max(row["elapsed"] / seconds if seconds > 0 else 0.0, row["step"] / steps if steps > 0 else 0.0),
+            row["dev_bpb"],
+        )
+        for row in rows
+        if row.get("dev_bpb") is not None
+    ]
 
 
 def at_fraction(curve: list[tuple[float, float]], fraction: float) -> float | None:
@@ -134,10 +140,16 @@ class Sweep:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_atomic(ROOT / "runs" / "scripts" / f"{self.code}.py", source)
             jobs = self.folder / "jobs"
-            self.jobs = (trial.LocalJobs(jobs, spec.parallel) if cluster == "local" else
-                         trial.SlurmJobs(jobs, spec.slurm, self.job_minutes()))
-        self.search = Grid(spec) if spec.search == "grid" else Study(
-            spec, script.defaults, None if dry else self.folder / "study.log", [self.code])
+            self.jobs = (
+                trial.LocalJobs(jobs, spec.parallel)
+                if cluster == "local"
+                else trial.SlurmJobs(jobs, spec.slurm, self.job_minutes())
+            )
+        self.search = (
+            Grid(spec)
+            if spec.search == "grid"
+            else Study(spec, script.defaults, None if dry else self.folder / "study.log", [self.code])
+        )
         self.configurations: list[Configuration] = []
         self.runs: dict[str, Run] = {}
         self.queue: deque[Run] = deque()
@@ -175,16 +187,25 @@ class Sweep:
         for seed in spec.seeds:
             name = f"{spec.name}-{variant[:8]}-s{seed}"
             if name not in self.runs:  # a search may draw a configuration twice
-                self.runs[name] = Run(name, seed, {**config, "seed": seed}, variant,
-                                      tuple(arguments({**chosen, "seed": seed})), configuration.values)
+                self.runs[name] = Run(
+                    name,
+                    seed,
+                    {**config, "seed": seed},
+                    variant,
+                    tuple(arguments({**chosen, "seed": seed})),
+                    configuration.values,
+                )
                 self.look_up(self.runs[name])
             configuration.runs.append(self.runs[name])
         return configuration
 
     def look_up(self, run: Run) -> None:
         """Brings the run's status up to date with the log."""
-        rows = ledger.query(ROOT, "SELECT * FROM runs WHERE run = ?1 OR (variant = ?2 AND seed = ?3) "
-                                  "ORDER BY run != ?1", (run.name, run.variant, run.seed))
+        rows = ledger.query(
+            ROOT,
+            "SELECT * FROM runs WHERE run = ?1 OR (variant = ?2 AND seed = ?3) ORDER BY run != ?1",
+            (run.name, run.variant, run.seed),
+        )
         for row in rows:
             trained = row["status"] not in ("crash", "sigterm") and row["dev_bpb"] is not None
             value = row["bpb"] if self.spec.objective == "packed" else row["dev_bpb"] if trained else None
@@ -212,8 +233,16 @@ class Sweep:
         left = trial.outcome_of(path.parent)
         if left and left["outcome"] in ("stopped", "failed"):
             verdict = "discard" if left["outcome"] == "stopped" else "crash"
-            self.note(run, {"outcome": left["outcome"], "verdict": verdict, "error": left["error"],
-                            "stop": left["stop"], "file_sha256": sha256_file(path)})
+            self.note(
+                run,
+                {
+                    "outcome": left["outcome"],
+                    "verdict": verdict,
+                    "error": left["error"],
+                    "stop": left["stop"],
+                    "file_sha256": sha256_file(path),
+                },
+            )
 
     # --------------------------------------------------------------------------------------------------------- the loop
 
@@ -225,9 +254,16 @@ class Sweep:
         for name in ("stop.json", "trial.json"):
             (folder / name).unlink(missing_ok=True)
         self.note(run, {"hypothesis": self.spec.hypothesis})
-        job = self.jobs.submit(trial.Trial(
-            run=run.name, arguments=run.arguments, code=self.code, data_dir=run.config["data_dir"],
-            processes=self.spec.processes, score=self.spec.objective == "packed"))
+        job = self.jobs.submit(
+            trial.Trial(
+                run=run.name,
+                arguments=run.arguments,
+                code=self.code,
+                data_dir=run.config["data_dir"],
+                processes=self.spec.processes,
+                score=self.spec.objective == "packed",
+            )
+        )
         run.status, run.started = "running", time.monotonic()
         self.running.append(run)
         self.say(f"{run.name} started as job {job}: {self.describe(run)}")
@@ -309,15 +345,29 @@ class Sweep:
                 if is_loser(curve, level, self.spec.stop_margin):
                     fraction, bpb = curve[-1]
                     expected = at_fraction(level, fraction)
-                    trial.request_stop(folder, {"reason": "loser", "best": best.holder, "fraction": round(fraction, 4),
-                                                "dev_bpb": bpb, "best_dev_bpb": round(expected, 5)})
+                    trial.request_stop(
+                        folder,
+                        {
+                            "reason": "loser",
+                            "best": best.holder,
+                            "fraction": round(fraction, 4),
+                            "dev_bpb": bpb,
+                            "best_dev_bpb": round(expected, 5),
+                        },
+                    )
                     self.say(f"{run.name} stops: dev bpb {bpb:.4f} at {fraction:.0%}, {best.holder} had {expected:.4f}")
 
     def work(self) -> None:
         """Runs the sweep to its end. KeyboardInterrupt passes through after the local trials were stopped in order."""
         ledger.sync(ROOT)
-        with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-                      TextColumn("{task.fields[text]}"), console=self.console, refresh_per_second=1) as progress:
+        with Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[text]}"),
+            console=self.console,
+            refresh_per_second=1,
+        ) as progress:
             bar = progress.add_task(self.spec.name, total=len(self.search) * len(self.spec.seeds), text="")
             try:
                 self.fill()
@@ -368,8 +418,10 @@ class Sweep:
 
     def closed(self) -> int:
         """Runs that need no more work; those of a refused configuration count."""
-        return sum(len(self.spec.seeds) if each.error else
-                   sum(run.status not in ("planned", "running") for run in each.runs) for each in self.configurations)
+        return sum(
+            len(self.spec.seeds) if each.error else sum(run.status not in ("planned", "running") for run in each.runs)
+            for each in self.configurations
+        )
 
     def status(self) -> str:
         """Best so far, and how long it will take: from the trials of this session, before them from their clock."""
@@ -385,31 +437,65 @@ class Sweep:
         """A line per configuration, best first."""
         seeds = len(self.spec.seeds)
         table = Table(box=SIMPLE, pad_edge=False)
-        for name in ("configuration", "bpb" if self.spec.objective == "packed" else "dev bpb", "±" if seeds > 1 else "",
-                     "bytes", "runs", *self.spec.space):
+        for name in (
+            "configuration",
+            "bpb" if self.spec.objective == "packed" else "dev bpb",
+            "±" if seeds > 1 else "",
+            "bytes",
+            "runs",
+            *self.spec.space,
+        ):
             table.add_column(name, justify="left" if name in ("configuration", "runs") else "right", no_wrap=True)
         for each in sorted(self.configurations, key=lambda each: (each.mean is None, each.mean or 0, each.number)):
             values = [run.value for run in each.runs if run.value is not None]
             spread = f"{statistics.stdev(values):.4f}" if len(values) > 1 else ""
             bytes_ = max((run.bytes for run in each.runs if run.bytes), default=None)
-            counts = {status: sum(run.status == status for run in each.runs) for status in
-                      dict.fromkeys(run.status for run in each.runs)}
-            table.add_row(each.runs[0].name.rpartition("-s")[0] if each.runs else f"#{each.number}",
-                          "-" if each.mean is None else f"{each.mean:.4f}", spread,
-                          "-" if bytes_ is None else f"{bytes_:,}",
-                          each.error or ", ".join(f"{count} {status}" for status, count in counts.items()),
-                          *(self.shown(each.values[key]) for key in self.spec.space))
+            counts = {
+                status: sum(run.status == status for run in each.runs)
+                for status in dict.fromkeys(run.status for run in each.runs)
+            }
+            table.add_row(
+                each.runs[0].name.rpartition("-s")[0] if each.runs else f"#{each.number}",
+                "-" if each.mean is None else f"{each.mean:.4f}",
+                spread,
+                "-" if bytes_ is None else f"{bytes_:,}",
+                each.error or ", ".join(f"{count} {status}" for status, count in counts.items()),
+                *(self.shown(each.values[key]) for key in self.spec.space),
+            )
         return table
 
     def summary(self) -> dict:
         """What --json prints."""
         best = self.best()
-        return {"format": 1, "sweep": self.spec.name, "objective": self.spec.objective, "code": self.code,
-                "best": best and best.holder, "configurations": [
-                    {"number": each.number, "values": each.values, "error": each.error, "mean": each.mean, "runs": [
-                        {"run": run.name, "seed": run.seed, "status": run.status, "value": run.value,
-                         "bytes": run.bytes, "held_by": run.holder or None, "error": run.error,
-                         "arguments": list(run.arguments)} for run in each.runs]} for each in self.configurations]}
+        return {
+            "format": 1,
+            "sweep": self.spec.name,
+            "objective": self.spec.objective,
+            "code": self.code,
+            "best": best and best.holder,
+            "configurations": [
+                {
+                    "number": each.number,
+                    "values": each.values,
+                    "error": each.error,
+                    "mean": each.mean,
+                    "runs": [
+                        {
+                            "run": run.name,
+                            "seed": run.seed,
+                            "status": run.status,
+                            "value": run.value,
+                            "bytes": run.bytes,
+                            "held_by": run.holder or None,
+                            "error": run.error,
+                            "arguments": list(run.arguments),
+                        }
+                        for run in each.runs
+                    ],
+                }
+                for each in self.configurations
+            ],
+        }
 
 
 @contextlib.contextmanager
@@ -453,8 +539,10 @@ def make(options: argparse.Namespace) -> tuple[dict, int]:
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit code: 0, 1 if nothing has a score or the spec is bad, 130 when interrupted."""
     parser = argparse.ArgumentParser(
-        prog="golf sweep", formatter_class=argparse.RawDescriptionHelpFormatter,
-        description=f"{__doc__}\nA spec:\n\n{spec_module.__doc__}")
+        prog="golf sweep",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=f"{__doc__}\nA spec:\n\n{spec_module.__doc__}",
+    )
     parser.add_argument("spec", type=Path, metavar="SPEC.toml")
     parser.add_argument("--cluster", choices=("local", "slurm"), default="local")
     parser.add_argument("--dry-run", action="store_true", help="list the trials and what the log holds of them")

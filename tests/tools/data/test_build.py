@@ -21,7 +21,6 @@ from golf.files import Failure
 from tests.support import ROOT
 
 
-
 def run(capsys, *arguments) -> tuple[int, str, str]:
     """(exit status, stdout, stderr) of the command line, in this process."""
     capsys.readouterr()

@@ -19,7 +19,6 @@ from tools.data.embedded import clean, cut_paragraphs, repair
 from tests.support import ROOT
 
 
-
 @pytest.mark.parametrize(
     ("broken", "repaired"),
     [

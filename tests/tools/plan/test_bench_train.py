@@ -7,7 +7,7 @@ import pytest
 
 from tools.plan import bench_train
 
-STUB = '''
+STUB = """
 import time
 from types import SimpleNamespace
 now = [0.0]
@@ -30,7 +30,7 @@ def main(argv):
         clock.tick()
 if __name__ == "__main__":
     raise SystemExit("main was started by the file itself")
-'''
+"""
 
 
 def stub(path: Path, seconds: float, batch: int) -> Path:

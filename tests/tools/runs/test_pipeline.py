@@ -83,15 +83,24 @@ def tree(tmp_path) -> Path:
     for name in ("__init__", "run", "files", "curves", "ledger", "ledger_store"):
         shutil.copy(ROOT / f"tools/{name}.py", tmp_path / "tools")
     (tmp_path / "compress/__init__.py").touch()
-    for name, text in {"golf data": DATA, "train_gpt.py": TRAIN, "compress/__main__.py": PACK,
-                       "eval_heldout.py": SCORE}.items():
+    for name, text in {
+        "golf data": DATA,
+        "train_gpt.py": TRAIN,
+        "compress/__main__.py": PACK,
+        "eval_heldout.py": SCORE,
+    }.items():
         (tmp_path / name).write_text(COMMON + text)
     return tmp_path
 
 
 def run(tree: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "golf", "run", "--budget", "20", *arguments], cwd=tree, capture_output=True,
-                          text=True, env=os.environ | {"COLUMNS": "160"} | environment)
+    return subprocess.run(
+        [sys.executable, "-m", "golf", "run", "--budget", "20", *arguments],
+        cwd=tree,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"COLUMNS": "160"} | environment,
+    )
 
 
 def calls(tree: Path) -> list[list[str]]:
@@ -117,7 +126,8 @@ def test_stages_in_order_then_table_and_last_lines(tree):
         ["data.py", "embedded", "--variant", "sp2048_case"],
         ["train_gpt.py", "--preset=pocket", "--max_seconds=20", f"--data_dir={data}", f"--run_dir={name}"],
         ["__main__.py", "pack", name],
-        ["eval_heldout.py", f"{name}/model.golf", "--data", data, "--split", "dev"]]
+        ["eval_heldout.py", f"{name}/model.golf", "--data", data, "--split", "dev"],
+    ]
     *table, bpb, size, last = done.stdout.splitlines()
     assert (bpb, size) == ("val_bpb: 1.8765", "artifact_bytes: 3000")
 
@@ -128,19 +138,54 @@ def test_stages_in_order_then_table_and_last_lines(tree):
         assert summary["xz_bits_per_byte"] == pytest.approx(xz, rel=0.01)
     wall = summary["clock"].pop("stages")
     assert list(wall) == ["data", "train", "pack", "score"] and all(seconds > 0 for seconds in wall.values())
-    files = ["checkpoint.pt", "eval.json", "loss.png", "metrics.jsonl", "model.golf", "run.json", "statistics.pt",
-             "train.log"]
+    files = [
+        "checkpoint.pt",
+        "eval.json",
+        "loss.png",
+        "metrics.jsonl",
+        "model.golf",
+        "run.json",
+        "statistics.pt",
+        "train.log",
+    ]
     assert summary == {
-        "format": 1, "run_dir": name, "seed": 1337, "split": "dev", "val_bpb": 1.87654, "bpb_interval": [1.85, 1.91],
-        "documents": 1234, "raw_bytes": 1000000, "scope": "document", "xz_bits_per_byte": summary["xz_bits_per_byte"],
-        "artifact_bytes": 3000, "headroom_bytes": 247_000, "sections": {"CODE": 1000, "WGTS": 2000},
-        "steps": 1200, "tokens": 9830400, "tokens_per_second": 81920, "mfu": 0.287,
+        "format": 1,
+        "run_dir": name,
+        "seed": 1337,
+        "split": "dev",
+        "val_bpb": 1.87654,
+        "bpb_interval": [1.85, 1.91],
+        "documents": 1234,
+        "raw_bytes": 1000000,
+        "scope": "document",
+        "xz_bits_per_byte": summary["xz_bits_per_byte"],
+        "artifact_bytes": 3000,
+        "headroom_bytes": 247_000,
+        "sections": {"CODE": 1000, "WGTS": 2000},
+        "steps": 1200,
+        "tokens": 9830400,
+        "tokens_per_second": 81920,
+        "mfu": 0.287,
         "clock": {"train": {"compile": 7.25, "train": 18.5}, "score": {"decode": 0.5, "score": 21.5}},
-        "files": [f"{name}/{file}" for file in files]}
+        "files": [f"{name}/{file}" for file in files],
+    }
     shown = "\n".join(table)
-    for piece in ("1.8765", "95% interval 1.8500 to 1.9100 over 1,234 documents", "3,000 B", "247,000 under the cap",
-                  "CODE", "1,000 B", "81,920 tokens/s", "28.7%", "compile", "7.2 s", "21.5 s",
-                  f"{summary['xz_bits_per_byte']:.4f}", f"{name}/", *files):
+    for piece in (
+        "1.8765",
+        "95% interval 1.8500 to 1.9100 over 1,234 documents",
+        "3,000 B",
+        "247,000 under the cap",
+        "CODE",
+        "1,000 B",
+        "81,920 tokens/s",
+        "28.7%",
+        "compile",
+        "7.2 s",
+        "21.5 s",
+        f"{summary['xz_bits_per_byte']:.4f}",
+        f"{name}/",
+        *files,
+    ):
         assert piece in shown, piece
 
 
@@ -150,12 +195,21 @@ def test_second_run_reuses_and_stale_results_are_made_again(tree):
     second = run(tree)
     assert second.returncode == 0 and calls(tree) == []
     assert [line.split(":")[0] for line in second.stdout.splitlines() if "reusing" in line] == [
-        "== data", "== train", "== pack", "== score"]
+        "== data",
+        "== train",
+        "== pack",
+        "== score",
+    ]
     assert second.stdout.splitlines()[-2:] == first.stdout.splitlines()[-2:]
     name, pack, score = f"runs/{run_folder(tree).name}", "__main__.py", "eval_heldout.py"
-    for changed, made_again in ((f"{name}/checkpoint.pt", [pack, score]), (f"{name}/statistics.pt", [pack, score]),
-                                (f"{name}/model.golf", [score]), ("data/embedded_sp2048_case/dev_docs.jsonl", [score]),
-                                ("compress/__init__.py", [pack, score]), (f"{name}/loss.png", [])):
+    for changed, made_again in (
+        (f"{name}/checkpoint.pt", [pack, score]),
+        (f"{name}/statistics.pt", [pack, score]),
+        (f"{name}/model.golf", [score]),
+        ("data/embedded_sp2048_case/dev_docs.jsonl", [score]),
+        ("compress/__init__.py", [pack, score]),
+        (f"{name}/loss.png", []),
+    ):
         for path in tree.rglob("*.*"):
             os.utime(path, (1e9, 1e9))
         os.utime(tree / changed, (1e9 + 1, 1e9 + 1))
@@ -182,8 +236,10 @@ def test_stopped_run_is_trained_again(tree):
     assert len(list((tree / "runs").glob("pocket-*"))) == 1
 
 
-@pytest.mark.parametrize("script, stage", [("data.py", "data"), ("train_gpt.py", "train"), ("__main__.py", "pack"),
-                                           ("eval_heldout.py", "score")])
+@pytest.mark.parametrize(
+    "script, stage",
+    [("data.py", "data"), ("train_gpt.py", "train"), ("__main__.py", "pack"), ("eval_heldout.py", "score")],
+)
 def test_failing_stage_is_named_and_later_ones_do_not_run(tree, script, stage):
     done = run(tree, BREAK=script)
     assert done.returncode == 1
@@ -192,8 +248,15 @@ def test_failing_stage_is_named_and_later_ones_do_not_run(tree, script, stage):
 
 
 def test_interrupt_waits_for_the_stage_and_is_one_line(tree):
-    process = subprocess.Popen([sys.executable, "-m", "golf", "run"], cwd=tree, env=os.environ | {"WAIT": "1"}, text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "golf", "run"],
+        cwd=tree,
+        env=os.environ | {"WAIT": "1"},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
     while not (tree / "waiting").exists():
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.05)
