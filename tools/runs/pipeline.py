@@ -1,4 +1,4 @@
-"""What `make run` runs: data, train, pack, score, then one table. What is there and up to date is reused.
+"""What `golf run` does: data, train, pack, score, then one table. What is there and up to date is reused.
 
 Every stage is the public command that a participant would type, in its own process, with its output passed through.
 Not covered: tracks other than pocket, several processes (use torchrun), choosing seeds (golf record seeds).
@@ -18,11 +18,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tools.runs import curves
-from tools.runs import ledger
 from golf.files import ROOT, Failure, read_json, read_metrics, sha256_file, write_json
+from golf.tracks import POCKET
+from tools.runs import curves, ledger
+from tools.runs.folder import finished
 
-CAP_BYTES = 250_000  # the pocket track's
 VARIANT = "sp2048_case"  # of the pocket preset
 DATA = Path(f"data/embedded_{VARIANT}")
 SPLIT = "dev"
@@ -50,14 +50,6 @@ def up_to_date(output: Path, inputs: list[Path]) -> bool:
     """Whether `output` exists and is at least as new as every input that exists."""
     times = [path.stat().st_mtime_ns for path in inputs if path.exists()]
     return output.exists() and output.stat().st_mtime_ns >= max(times, default=0)
-
-
-def finished(run_dir: Path) -> bool:
-    """Whether training ended by itself. run.json is written last; a run that was told to stop is trained again."""
-    try:
-        return read_json(run_dir / "run.json").get("stopped") != "sigterm"
-    except Failure:
-        return False
 
 
 def stage(name: str, arguments: list[str]) -> float:
@@ -103,7 +95,7 @@ def make(budget_seconds: float) -> dict:
         print(f"== data: reusing {DATA}")
         stages["data"] = None
     else:
-        stages["data"] = stage("data", ["golf data", "embedded", "--variant", VARIANT])
+        stages["data"] = stage("data", ["-m", "golf", "data", "embedded", "--variant", VARIANT])
 
     run_dir = Path("runs") / run_id(budget_seconds)
     folder = ROOT / run_dir
@@ -166,7 +158,7 @@ def make(budget_seconds: float) -> dict:
         "scope": result["scope"],
         "xz_bits_per_byte": xz_bits_per_byte(docs, ROOT / "data"),
         "artifact_bytes": size,
-        "headroom_bytes": CAP_BYTES - size,
+        "headroom_bytes": POCKET.cap_bytes - size,
         "sections": section_bytes(artifact),
         "steps": run["steps"],
         "tokens": run["tokens"],
@@ -202,7 +194,9 @@ def report(summary: dict, console: Console) -> None:
     )
     table.add_section()
     table.add_row(
-        "artifact", f"{summary['artifact_bytes']:,} B", f"{summary['headroom_bytes']:,} under the cap of {CAP_BYTES:,}"
+        "artifact",
+        f"{summary['artifact_bytes']:,} B",
+        f"{summary['headroom_bytes']:,} under the cap of {POCKET.cap_bytes:,}",
     )
     for name, size in summary["sections"].items():
         table.add_row(f"  {name}", f"{size:,} B", f"{size / summary['artifact_bytes']:.1%}")
@@ -239,32 +233,25 @@ def positive_seconds(text: str) -> float:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns the exit code: 0, 1 when a stage failed, 130 when interrupted (argparse exits with 2 on bad usage)."""
+    """Returns the exit status, 0. Raises Failure when a stage failed or was interrupted."""
     parser = argparse.ArgumentParser(prog="golf run", description="Train, pack and score the pocket model.")
     parser.add_argument(
         "--budget",
         type=positive_seconds,
         default=120,
         metavar="SECONDS",
-        help="training clock in seconds (default: %(default)s; a record on the track has 600)",
+        help=f"training clock in seconds (default: %(default)s; a record on the track has {POCKET.training_seconds})",
     )
     parser.add_argument("--json", action="store_true", help="end with one JSON object")
     options = parser.parse_args(argv)
     try:
         summary = make(options.budget)
-        report(summary, Console())
-    except Failure as failure:
-        print(f"golf run: {failure}", file=sys.stderr)
-        return failure.code
     except KeyboardInterrupt:
-        print("golf run: interrupted; run it again to go on from the first stage that is not complete", file=sys.stderr)
-        return 130
+        message = "interrupted; run it again to go on from the first stage that is not complete"
+        raise Failure(message, code=130) from None
+    report(summary, Console())
     print(f"val_bpb: {summary['val_bpb']:.4f}")
     print(f"artifact_bytes: {summary['artifact_bytes']}")
     if options.json:
         print(json.dumps(summary))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
