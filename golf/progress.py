@@ -40,6 +40,17 @@ class Count(ProgressColumn):
         return Text("/".join(f"{number:,.0f}" for number in numbers) + f" {unit}".rstrip())
 
 
+class Eta(TimeRemainingColumn):
+    """How long it will still take: as the caller says, else from the speed so far."""
+
+    def render(self, task: Task) -> Text:
+        seconds = task.fields["eta_seconds"]
+        if seconds is None:
+            return super().render(task)
+        minutes = round(seconds) // 60
+        return Text(f"{minutes // 60}:{minutes % 60:02}:{round(seconds) % 60:02}", style="progress.remaining")
+
+
 class Display(Bars):
     """The lines of all that is open. Text in them is never markup: titles may hold a stranger's words."""
 
@@ -52,7 +63,7 @@ class Display(Bars):
             Count(),
             TimeElapsedColumn(),
             TextColumn("eta"),
-            TimeRemainingColumn(),
+            Eta(),
             TextColumn("{task.fields[note]}", markup=False),
             console=console,
             transient=True,
@@ -111,7 +122,7 @@ class Progress:
     def phase(self, title: str, total: float | None = None, unit: str = "") -> None:
         """The next phase begins, and what stood here before vanishes. total: None if nobody knows; unit: of it."""
         self._remove_lines()
-        self._latest = self._bars.add_task(title, total=total, unit=unit, note="")
+        self._latest = self._bars.add_task(title, total=total, unit=unit, note="", eta_seconds=None)
         self._lines[title] = self._latest
 
     def advance(self, steps: float = 1) -> None:
@@ -120,16 +131,16 @@ class Progress:
             raise RuntimeError("advance() before phase()")
         self._bars.advance(self._latest, steps)
 
-    def note(self, text: str) -> None:
-        """A word about the phase, at the end of its line."""
+    def note(self, text: str, eta_seconds: float | None = None) -> None:
+        """A word about the phase, at the end of its line; and the time left, if the caller knows it better."""
         if self._latest is None:
             raise RuntimeError("note() before phase()")
-        self._bars.update(self._latest, note=text)
+        self._bars.update(self._latest, note=text, eta_seconds=eta_seconds)
 
     def __call__(self, title: str, done: float, total: float) -> None:
         """`done` of `total` units of a stage are behind us. Stages may take turns: each keeps its line."""
         if title not in self._lines:
-            self._lines[title] = self._bars.add_task(title, total=total, unit="", note="")
+            self._lines[title] = self._bars.add_task(title, total=total, unit="", note="", eta_seconds=None)
         self._latest = self._lines[title]
         self._bars.update(self._latest, completed=done, total=total)
 

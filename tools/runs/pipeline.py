@@ -14,7 +14,6 @@ import sys
 import time
 from pathlib import Path
 
-
 from rich.console import Console
 from rich.table import Table
 

@@ -33,67 +33,21 @@ import statistics
 import sys
 import time
 from collections import deque
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from rich.box import SIMPLE
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.table import Table
 
-from golf.files import ROOT, Failure, explain, read_json, read_metrics, sha256_file, write_atomic
+from golf.files import ROOT, Failure, read_json, read_metrics, sha256_file, write_atomic
+from golf.progress import Progress
 from tools.runs import ledger
 from tools.sweep import spec as spec_module
 from tools.sweep import trial
+from tools.sweep.configuration import Configuration, Run
+from tools.sweep.report import describe, summary, table
 from tools.sweep.spec import STARTUP_TRIALS, Grid, Script, Spec, Study, arguments, check_fields, read_spec
 
 TICK_SECONDS = 0.5
 CLOSED = ("done", "stopped", "failed")  # not run again
-
-
-@dataclass(eq=False)
-class Run:
-    """One trial: a configuration with a seed. Status: planned, running, interrupted, crash, skipped, or in CLOSED."""
-
-    name: str
-    seed: int
-    config: dict  # every field, resolved
-    variant: str  # as in the log
-    arguments: tuple[str, ...]
-    values: dict  # of its configuration
-    status: str = "planned"
-    value: float | None = None  # the objective, bpb
-    bytes: int | None = None
-    holder: str = ""  # the run that has the value: another one if this was run before under another name
-    error: str | None = None
-    started: float = 0.0
-
-
-@dataclass
-class Configuration:
-    """A point of the space, with a run per seed. `error`: what the script has against it."""
-
-    number: int
-    values: dict
-    runs: list[Run] = field(default_factory=list)
-    error: str | None = None
-    told: bool = False  # to the search
-
-    @property
-    def outcome(self) -> str | None:
-        """done, stopped or failed; None while a run is open, or was cut off and will run again."""
-        statuses = {run.status for run in self.runs}
-        if self.error or "failed" in statuses:
-            return "failed"
-        if statuses & {"planned", "running", "interrupted", "crash"}:
-            return None
-        return "stopped" if "stopped" in statuses else "done"
-
-    @property
-    def mean(self) -> float | None:
-        """Mean objective over the seeds that have one."""
-        values = [run.value for run in self.runs if run.value is not None]
-        return statistics.fmean(values) if values else None
 
 
 def dev_curve(rows: list[dict], config: dict) -> list[tuple[float, float]]:
@@ -133,7 +87,6 @@ class Sweep:
         self.folder = ROOT / "runs" / "sweeps" / spec.name
         source = (ROOT / "train_gpt.py").read_text(encoding="utf-8").encode()
         self.code = hashlib.sha256(source).hexdigest()
-        self.console = Console()
         self.data: dict[str, str] = {}  # data_dir -> hash of its manifest
         check_fields(spec, script.defaults)
         if not dry:
@@ -266,7 +219,7 @@ class Sweep:
         )
         run.status, run.started = "running", time.monotonic()
         self.running.append(run)
-        self.say(f"{run.name} started as job {job}: {self.describe(run)}")
+        self.say(f"{run.name} started as job {job}: {describe(run)}")
 
     def settle(self, run: Run) -> None:
         """Takes the result of a trial whose job has ended."""
@@ -327,8 +280,8 @@ class Sweep:
 
     def best(self) -> Run | None:
         """The finished run with the lowest objective."""
-        finished = [run for run in self.runs.values() if run.value is not None]
-        return min(finished, key=lambda run: run.value, default=None)
+        finished = [(run.value, number) for number, run in enumerate(self.runs.values()) if run.value is not None]
+        return list(self.runs.values())[min(finished)[1]] if finished else None
 
     def stop_losers(self) -> None:
         """Tells running trials to stop that have fallen behind the best finished one."""
@@ -360,19 +313,12 @@ class Sweep:
     def work(self) -> None:
         """Runs the sweep to its end. KeyboardInterrupt passes through after the local trials were stopped in order."""
         ledger.sync(ROOT)
-        with Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[text]}"),
-            console=self.console,
-            refresh_per_second=1,
-        ) as progress:
-            bar = progress.add_task(self.spec.name, total=len(self.search) * len(self.spec.seeds), text="")
+        with Progress() as progress:
+            progress.phase(self.spec.name, total=len(self.search) * len(self.spec.seeds), unit="trials")
             try:
                 self.fill()
                 while self.running:
-                    progress.update(bar, completed=self.closed(), text=self.status())
+                    self.show(progress)
                     time.sleep(TICK_SECONDS)
                     self.stop_losers()
                     alive = self.jobs.alive()
@@ -380,7 +326,6 @@ class Sweep:
                         if alive is not None and run.name not in alive:
                             self.settle(run)
                     self.fill()
-                progress.update(bar, completed=self.closed(), text="")
             except (KeyboardInterrupt, Failure):
                 self.interrupt()
                 raise
@@ -404,17 +349,14 @@ class Sweep:
     # -------------------------------------------------------------------------------------------------------- reporting
 
     def say(self, text: str) -> None:
-        """A line above the bar."""
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        """A line on standard output, above the bar."""
+        print(text, flush=True)
 
-    def describe(self, run: Run) -> str:
-        """The run's fields of [space] and its seed."""
-        names = [f"{key}={self.shown(run.config[key])}" for key in run.values]
-        return ", ".join([*names, f"seed={run.seed}"])
-
-    @staticmethod
-    def shown(value) -> str:
-        return f"{value:.4g}" if isinstance(value, float) else str(value)
+    def show(self, progress: Progress) -> None:
+        """Brings the bar up to date."""
+        progress(self.spec.name, self.closed(), len(self.search) * len(self.spec.seeds))
+        best = self.best()
+        progress.note(f"best {best.value:.4f} {best.holder}" if best else "", self.eta_seconds())
 
     def closed(self) -> int:
         """Runs that need no more work; those of a refused configuration count."""
@@ -423,79 +365,12 @@ class Sweep:
             for each in self.configurations
         )
 
-    def status(self) -> str:
-        """Best so far, and how long it will take: from the trials of this session, before them from their clock."""
+    def eta_seconds(self) -> float:
+        """How long the rest will take: from the trials of this session, before them from their clock."""
         left = len(self.search) * len(self.spec.seeds) - self.closed()
         each = statistics.fmean(self.seconds) if self.seconds else 1.3 * self.clock_seconds() + 60
         ahead = sum(min(each, time.monotonic() - run.started) for run in self.running)
-        eta = max(0.0, left * each - ahead) / min(self.spec.parallel, max(1, left))
-        best = self.best()
-        text = f"eta {int(eta) // 3600}:{int(eta) // 60 % 60:02}:{int(eta) % 60:02}"
-        return text + (f"  best {best.value:.4f} {best.holder}" if best else "")
-
-    def table(self) -> Table:
-        """A line per configuration, best first."""
-        seeds = len(self.spec.seeds)
-        table = Table(box=SIMPLE, pad_edge=False)
-        for name in (
-            "configuration",
-            "bpb" if self.spec.objective == "packed" else "dev bpb",
-            "±" if seeds > 1 else "",
-            "bytes",
-            "runs",
-            *self.spec.space,
-        ):
-            table.add_column(name, justify="left" if name in ("configuration", "runs") else "right", no_wrap=True)
-        for each in sorted(self.configurations, key=lambda each: (each.mean is None, each.mean or 0, each.number)):
-            values = [run.value for run in each.runs if run.value is not None]
-            spread = f"{statistics.stdev(values):.4f}" if len(values) > 1 else ""
-            bytes_ = max((run.bytes for run in each.runs if run.bytes), default=None)
-            counts = {
-                status: sum(run.status == status for run in each.runs)
-                for status in dict.fromkeys(run.status for run in each.runs)
-            }
-            table.add_row(
-                each.runs[0].name.rpartition("-s")[0] if each.runs else f"#{each.number}",
-                "-" if each.mean is None else f"{each.mean:.4f}",
-                spread,
-                "-" if bytes_ is None else f"{bytes_:,}",
-                each.error or ", ".join(f"{count} {status}" for status, count in counts.items()),
-                *(self.shown(each.values[key]) for key in self.spec.space),
-            )
-        return table
-
-    def summary(self) -> dict:
-        """What --json prints."""
-        best = self.best()
-        return {
-            "format": 1,
-            "sweep": self.spec.name,
-            "objective": self.spec.objective,
-            "code": self.code,
-            "best": best and best.holder,
-            "configurations": [
-                {
-                    "number": each.number,
-                    "values": each.values,
-                    "error": each.error,
-                    "mean": each.mean,
-                    "runs": [
-                        {
-                            "run": run.name,
-                            "seed": run.seed,
-                            "status": run.status,
-                            "value": run.value,
-                            "bytes": run.bytes,
-                            "held_by": run.holder or None,
-                            "error": run.error,
-                            "arguments": list(run.arguments),
-                        }
-                        for run in each.runs
-                    ],
-                }
-                for each in self.configurations
-            ],
-        }
+        return max(0.0, left * each - ahead) / min(self.spec.parallel, max(1, left))
 
 
 @contextlib.contextmanager
@@ -511,7 +386,7 @@ def only_one(folder: Path):
 
 
 def make(options: argparse.Namespace) -> tuple[dict, int]:
-    """Runs or lists the sweep and prints its table; returns what --json shows, and the exit code."""
+    """Runs or lists the sweep and prints its table; returns what --json shows, and the exit status."""
     spec = read_spec(options.spec)
     with contextlib.closing(Script(ROOT / "train_gpt.py", ROOT)) as script, contextlib.ExitStack() as stack:
         (ROOT / "runs" / "scripts").mkdir(parents=True, exist_ok=True)
@@ -527,17 +402,17 @@ def make(options: argparse.Namespace) -> tuple[dict, int]:
             if known < len(sweep.search):
                 sweep.say(f"{len(sweep.search) - known} configurations more depend on what comes of these")
             sweep.say(f"{len(sweep.search) * len(spec.seeds)} trials, {sweep.closed()} of them in the log already")
-            return sweep.summary(), 0
+            return summary(spec, sweep.code, sweep.best(), sweep.configurations), 0
         try:
             sweep.work()
         finally:
             sweep.say(f"{spec.name}: {spec.hypothesis}")
-            sweep.console.print(sweep.table())
-        return sweep.summary(), 0 if sweep.best() else 1
+            Console().print(table(spec, sweep.configurations))
+        return summary(spec, sweep.code, sweep.best(), sweep.configurations), 0 if sweep.best() else 1
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns the exit code: 0, 1 if nothing has a score or the spec is bad, 130 when interrupted."""
+    """Returns the exit status: 0, or 1 if nothing has a score. Raises Failure if the spec is bad, or when interrupted."""
     parser = argparse.ArgumentParser(
         prog="golf sweep",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -552,18 +427,11 @@ def main(argv: list[str] | None = None) -> int:
     os.chdir(ROOT)  # where jobs start, here and on Slurm
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        summary, code = make(options)
-    except (Failure, OSError) as error:
-        return explain("golf sweep", error)
+        result, status = make(options)
     except KeyboardInterrupt:
-        print("golf sweep: interrupted: start it again to go on", file=sys.stderr)
-        return 130
-    if code:
+        raise Failure("interrupted: start it again to go on", code=130) from None
+    if status:
         print("golf sweep: no trial has a score (see the table)", file=sys.stderr)
     if options.json:
-        print(json.dumps(summary))
-    return code
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        print(json.dumps(result))
+    return status

@@ -28,9 +28,10 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from golf.files import ROOT, Failure, explain, write_atomic
+from golf.files import ROOT, Failure, write_atomic
 from tools.runs import ledger
 from tools.sweep import engine
+from tools.sweep.configuration import Run
 from tools.sweep.spec import Script, Spec, nearest
 from tools.sweep.techniques import (
     PRESETS,
@@ -87,7 +88,7 @@ def pair_of(technique: Technique, base: dict, other: dict) -> dict:
     }
 
 
-def logged(run: engine.Run, score: bool) -> dict:
+def logged(run: Run, score: bool) -> dict:
     """The log's row of a run that is done, with its objective as "bpb", and "cost": seconds of training or scoring."""
     rows = [
         json.loads(row["body"])
@@ -151,8 +152,10 @@ def collect(techniques: list[Technique], runner: engine.Sweep) -> tuple[list[dic
 
 
 def run(options: argparse.Namespace) -> tuple[dict, int]:
-    """Runs what the log lacks and updates docs/methods.jsonl, even if interrupted: what --json shows, exit code."""
-    every, pairs, problems = read_techniques(TECHNIQUES), [], {}
+    """Runs what the log lacks and updates docs/methods.jsonl, even if interrupted: what --json shows, exit status."""
+    every = read_techniques(TECHNIQUES)
+    pairs: list[dict] = []
+    problems: dict[str, str] = {}
     names = [each.name for each in every if not each.dropped]
     for name in options.technique:
         if name not in names:
@@ -191,7 +194,7 @@ def run(options: argparse.Namespace) -> tuple[dict, int]:
 
 
 def table(options: argparse.Namespace) -> tuple[dict, int]:
-    """Prints the table, and writes it into docs/methods.md if asked: what --json shows, exit code."""
+    """Prints the table, and writes it into docs/methods.md if asked: what --json shows, exit status."""
     techniques = read_techniques(TECHNIQUES)
     pairs = read_pairs(PAIRS, techniques)
     with contextlib.closing(Script(ROOT / "train_gpt.py", ROOT)) as script:
@@ -208,7 +211,7 @@ def table(options: argparse.Namespace) -> tuple[dict, int]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns the exit code: 0; 1 if a technique has no pairs or the input is bad; 130 when interrupted."""
+    """Returns the exit status: 0, or 1 if a technique has no pairs. Raises Failure."""
     parser = argparse.ArgumentParser(
         prog="golf methods", formatter_class=argparse.RawDescriptionHelpFormatter, description=__doc__
     )
@@ -236,18 +239,11 @@ def main(argv: list[str] | None = None) -> int:
     os.chdir(ROOT)  # where jobs start
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        summary, code = run(options) if options.command == "run" else table(options)
-    except (Failure, OSError) as error:
-        return explain("golf methods", error)
+        summary, status = run(options) if options.command == "run" else table(options)
     except KeyboardInterrupt:
-        print("golf methods: interrupted: start it again to go on", file=sys.stderr)
-        return 130
-    if code:
+        raise Failure("interrupted: start it again to go on", code=130) from None
+    if status:
         print(f"golf methods: no pairs for {', '.join(summary['problems'])} (see above)", file=sys.stderr)
     if options.json:
         print(json.dumps(summary))
-    return code
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return status

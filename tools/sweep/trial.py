@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from golf.files import ROOT, Failure, read_json, write_json
+from tools.runs.folder import finished
 
 SPLIT = "dev"  # the only split that may guide a search (RULES.md, R7)
 LOOK_SECONDS = 0.5  # between looks for stop.json
@@ -93,7 +94,7 @@ class Worker:
     def stages(self) -> None:
         """Trains unless that is done, then packs and scores. Raises Ended."""
         trial, run = self.trial, f"runs/{self.trial.run}"
-        if not self.trained():
+        if not finished(self.folder):
             (self.folder / "run.json").unlink(missing_ok=True)  # of a run that was told to stop: it runs again
             launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={trial.processes}"]
             self.stage(
@@ -105,18 +106,11 @@ class Worker:
                     f"--run_dir={run}",
                 ],
             )
-            if not self.trained():  # Slurm, or Ctrl-C in a terminal, may have told it to stop
+            if not finished(self.folder):  # Slurm, or Ctrl-C in a terminal, may have told it to stop
                 raise Ended("interrupted", None)
         if trial.score:
             self.stage("pack", ["-m", "compress", "pack", run])
             self.stage("score", ["eval_heldout.py", f"{run}/model.golf", "--data", trial.data_dir, "--split", SPLIT])
-
-    def trained(self) -> bool:
-        """Whether training came to its end by itself."""
-        try:
-            return read_json(self.folder / "run.json").get("stopped") != "sigterm"
-        except Failure:
-            return False
 
     def told_to_stop(self) -> str | None:
         """The outcome that a signal or stop.json asks for."""
