@@ -53,6 +53,12 @@ COMMANDS = {
         "train, pack and score the pocket model, start to end",
         "run --budget 120",
     ),
+    "smoke": Command(
+        "participant",
+        "tools.runs.smoke",
+        "a first score within two minutes, to see that all works",
+        "smoke",
+    ),
     "score": Command(
         "participant",
         "eval_heldout",

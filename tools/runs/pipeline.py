@@ -37,12 +37,12 @@ FILES = {
 }
 
 
-def run_id(budget_seconds: float) -> str:
-    """pocket-<budget>s-<8 hex>: the same script, budget and data give the same id, so a finished run can be reused."""
-    digest = hashlib.sha256(f"{budget_seconds:g}".encode())
-    for path in (ROOT / "train_gpt.py", ROOT / DATA / "manifest.json"):
+def run_id(name: str, data: Path) -> str:
+    """<name>-<8 hex>: the same name, script and data give the same id, so a finished run can be reused."""
+    digest = hashlib.sha256(name.encode())
+    for path in (ROOT / "train_gpt.py", ROOT / data / "manifest.json"):
         digest.update(bytes.fromhex(sha256_file(path)))
-    return f"pocket-{budget_seconds:g}s-{digest.hexdigest()[:8]}"
+    return f"{name}-{digest.hexdigest()[:8]}"
 
 
 def up_to_date(output: Path, inputs: list[Path]) -> bool:
@@ -64,6 +64,49 @@ def stage(name: str, arguments: list[str]) -> float:
     if code != 0:
         raise Failure(f"the {name} stage failed with exit code {code} (see its output above)")
     return time.monotonic() - start
+
+
+def train(run_dir: Path, data: Path, flags: list[str]) -> float | None:
+    """Trains into `run_dir` on the data set `data`; both are paths from the root.
+
+    Returns the wall time in seconds, or None if the run is finished already. Raises Failure if training fails.
+    """
+    folder = ROOT / run_dir
+    if finished(folder):
+        print(f"== train: reusing {run_dir}")
+        return None
+    (folder / "run.json").unlink(missing_ok=True)  # of a run that was stopped: train_gpt.py keeps what has one
+    try:
+        return stage("train", ["train_gpt.py", *flags, f"--data_dir={data}", f"--run_dir={run_dir}"])
+    finally:
+        ledger.sync(ROOT, ended=folder)  # a crash is a row too
+
+
+def pack(run_dir: Path) -> float | None:
+    """Packs a run into its model.golf; returns the wall time in seconds, or None if that file is up to date."""
+    folder = ROOT / run_dir
+    packer = sorted((ROOT / "compress").glob("*.py"))
+    if up_to_date(folder / "model.golf", [folder / "checkpoint.pt", folder / "statistics.pt", *packer]):
+        print(f"== pack: reusing {run_dir}/model.golf")
+        return None
+    return stage("pack", ["-m", "compress", "pack", str(run_dir)])
+
+
+def score(run_dir: Path, data: Path) -> float | None:
+    """Scores a run's model.golf on the dev split of `data` and logs the run.
+
+    Returns the wall time in seconds, or None if the run's eval.json is up to date.
+    """
+    folder = ROOT / run_dir
+    scorer = [ROOT / "eval_heldout.py", *sorted((ROOT / "scoring").glob("*.py"))]
+    texts = [ROOT / data / f"{SPLIT}_docs.jsonl", ROOT / data / "manifest.json"]
+    wall = None
+    if up_to_date(folder / "eval.json", [folder / "model.golf", *texts, *scorer]):
+        print(f"== score: reusing {run_dir}/eval.json")
+    else:
+        wall = stage("score", ["eval_heldout.py", f"{run_dir}/model.golf", "--data", str(data), "--split", SPLIT])
+    ledger.sync(ROOT)
+    return wall
 
 
 def section_bytes(artifact: Path) -> dict[str, int]:
@@ -96,55 +139,20 @@ def make(budget_seconds: float) -> dict:
     else:
         stages["data"] = stage("data", ["-m", "golf", "data", "embedded", "--variant", VARIANT])
 
-    run_dir = Path("runs") / run_id(budget_seconds)
+    run_dir = Path("runs") / run_id(f"pocket-{budget_seconds:g}s", DATA)
     folder = ROOT / run_dir
-    if finished(folder):
-        print(f"== train: reusing {run_dir}")
-        stages["train"] = None
-    else:
-        (folder / "run.json").unlink(missing_ok=True)  # of a run that was stopped: train_gpt.py keeps what has one
-        try:
-            stages["train"] = stage(
-                "train",
-                [
-                    "train_gpt.py",
-                    "--preset=pocket",
-                    f"--max_seconds={budget_seconds:g}",
-                    f"--data_dir={DATA}",
-                    f"--run_dir={run_dir}",
-                ],
-            )
-        finally:
-            ledger.sync(ROOT, ended=folder)  # a crash is a row too
-
-    artifact = folder / "model.golf"
-    packer = sorted((ROOT / "compress").glob("*.py"))
-    if up_to_date(artifact, [folder / "checkpoint.pt", folder / "statistics.pt", *packer]):
-        print(f"== pack: reusing {run_dir}/model.golf")
-        stages["pack"] = None
-    else:
-        stages["pack"] = stage("pack", ["-m", "compress", "pack", str(run_dir)])
-
-    score = folder / "eval.json"
-    scorer = [ROOT / "eval_heldout.py", *sorted((ROOT / "scoring").glob("*.py"))]
-    docs = ROOT / DATA / f"{SPLIT}_docs.jsonl"
-    if up_to_date(score, [artifact, docs, ROOT / DATA / "manifest.json", *scorer]):
-        print(f"== score: reusing {run_dir}/eval.json")
-        stages["score"] = None
-    else:
-        stages["score"] = stage(
-            "score", ["eval_heldout.py", str(run_dir / "model.golf"), "--data", str(DATA), "--split", SPLIT]
-        )
-
-    ledger.sync(ROOT)
+    flags = ["--preset=pocket", f"--max_seconds={budget_seconds:g}"]
+    stages["train"] = train(run_dir, DATA, flags)
+    stages["pack"] = pack(run_dir)
+    stages["score"] = score(run_dir, DATA)
 
     curve = folder / "loss.png"
     if not up_to_date(curve, [folder / "metrics.jsonl"]):
         curves.draw(curve, run_dir.name, [("this run", read_metrics(folder / "metrics.jsonl"))])
 
     run = read_json(folder / "run.json", ("seed", "clock", "steps", "tokens", "tokens_per_second", "mfu"))
-    result = read_json(score, ("bpb", "bpb_interval", "documents", "raw_bytes", "scope", "clock"))
-    size = artifact.stat().st_size
+    result = read_json(folder / "eval.json", ("bpb", "bpb_interval", "documents", "raw_bytes", "scope", "clock"))
+    size = (folder / "model.golf").stat().st_size
     return {
         "format": 1,
         "run_dir": str(run_dir),
@@ -155,10 +163,10 @@ def make(budget_seconds: float) -> dict:
         "documents": result["documents"],
         "raw_bytes": result["raw_bytes"],
         "scope": result["scope"],
-        "xz_bits_per_byte": xz_bits_per_byte(docs, ROOT / "data"),
+        "xz_bits_per_byte": xz_bits_per_byte(ROOT / DATA / f"{SPLIT}_docs.jsonl", ROOT / "data"),
         "artifact_bytes": size,
         "headroom_bytes": POCKET.cap_bytes - size,
-        "sections": section_bytes(artifact),
+        "sections": section_bytes(folder / "model.golf"),
         "steps": run["steps"],
         "tokens": run["tokens"],
         "tokens_per_second": run["tokens_per_second"],
