@@ -134,20 +134,10 @@ STARTED: list[subprocess.Popen] = []
 
 def build(folder: Path) -> Path:
     """Fills `folder`; returns it."""
-    for name in ("tools", "compress", "data/embedded"):
-        (folder / name).mkdir(parents=True)
-    for name in (
-        "__init__",
-        "sweep",
-        "sweep_spec",
-        "trial",
-        "files",
-        "ledger",
-        "ledger_store",
-        "methods",
-        "techniques",
-    ):
-        shutil.copy(ROOT / f"tools/{name}.py", folder / "tools")
+    for package in ("golf", "tools"):
+        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "compress").mkdir()
+    (folder / "data/embedded").mkdir(parents=True)
     (folder / "compress/__init__.py").touch()
     (folder / "data/embedded/manifest.json").write_text("{}")
     for name, text in {"train_gpt.py": TRAIN, "compress/__main__.py": PACK, "eval_heldout.py": SCORE}.items():

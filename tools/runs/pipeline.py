@@ -45,6 +45,11 @@ def run_id(name: str, data: Path) -> str:
     return f"{name}-{digest.hexdigest()[:8]}"
 
 
+def sources(*packages: str) -> list[Path]:
+    """The Python files of some packages of this repository: what they make is stale when one of them is newer."""
+    return sorted(path for package in packages for path in (ROOT / package).rglob("*.py"))
+
+
 def up_to_date(output: Path, inputs: list[Path]) -> bool:
     """Whether `output` exists and is at least as new as every input that exists."""
     times = [path.stat().st_mtime_ns for path in inputs if path.exists()]
@@ -85,8 +90,8 @@ def train(run_dir: Path, data: Path, flags: list[str]) -> float | None:
 def pack(run_dir: Path) -> float | None:
     """Packs a run into its model.golf; returns the wall time in seconds, or None if that file is up to date."""
     folder = ROOT / run_dir
-    packer = sorted((ROOT / "compress").glob("*.py"))
-    if up_to_date(folder / "model.golf", [folder / "checkpoint.pt", folder / "statistics.pt", *packer]):
+    inputs = [folder / "checkpoint.pt", folder / "statistics.pt", *sources("compress", "golf")]
+    if up_to_date(folder / "model.golf", inputs):
         print(f"== pack: reusing {run_dir}/model.golf")
         return None
     return stage("pack", ["-m", "compress", "pack", str(run_dir)])
@@ -98,7 +103,7 @@ def score(run_dir: Path, data: Path) -> float | None:
     Returns the wall time in seconds, or None if the run's eval.json is up to date.
     """
     folder = ROOT / run_dir
-    scorer = [ROOT / "eval_heldout.py", *sorted((ROOT / "scoring").glob("*.py"))]
+    scorer = [ROOT / "eval_heldout.py", *sources("scoring", "golf")]
     texts = [ROOT / data / f"{SPLIT}_docs.jsonl", ROOT / data / "manifest.json"]
     wall = None
     if up_to_date(folder / "eval.json", [folder / "model.golf", *texts, *scorer]):

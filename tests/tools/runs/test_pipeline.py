@@ -65,31 +65,34 @@ Path(sys.argv[1]).with_name("eval.json").write_text(json.dumps({
     "clock": {"decode": 0.5, "score": 21.5}}))
 """
 DATA = """
-call()
-folder = Path("data/embedded_sp2048_case")
-folder.mkdir(parents=True)
-with open(folder / "dev_docs.jsonl", "w") as file:
-    for i in range(300):
-        text = f"Number {i * i * 7919} is \\u00e9 not {i}.\\n"
-        file.write(json.dumps({"id": str(i), "source": "s", "text": text}) + "\\n")
-(folder / "manifest.json").write_text("{}")
+def main(argv):
+    sys.argv = ["data", *argv]
+    call()
+    folder = Path("data/embedded_sp2048_case")
+    folder.mkdir(parents=True)
+    with open(folder / "dev_docs.jsonl", "w") as file:
+        for i in range(300):
+            text = f"Number {i * i * 7919} is \\u00e9 not {i}.\\n"
+            file.write(json.dumps({"id": str(i), "source": "s", "text": text}) + "\\n")
+    (folder / "manifest.json").write_text("{}")
+    return 0
 """
 
 
 @pytest.fixture
 def tree(tmp_path) -> Path:
     """A copy of golf run and what it imports, with stubs for the five stages."""
-    (tmp_path / "tools").mkdir()
+    for package in ("golf", "tools"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "compress").mkdir()
-    for name in ("__init__", "run", "files", "curves", "ledger", "ledger_store"):
-        shutil.copy(ROOT / f"tools/{name}.py", tmp_path / "tools")
     (tmp_path / "compress/__init__.py").touch()
-    for name, text in {
-        "golf data": DATA,
+    stubs = {
+        "tools/data/cli.py": DATA,
         "train_gpt.py": TRAIN,
         "compress/__main__.py": PACK,
         "eval_heldout.py": SCORE,
-    }.items():
+    }
+    for name, text in stubs.items():
         (tmp_path / name).write_text(COMMON + text)
     return tmp_path
 
@@ -124,7 +127,7 @@ def test_stages_in_order_then_table_and_last_lines(tree):
     assert re.fullmatch(r"pocket-20s-[0-9a-f]{8}", folder.name)
     name, data = f"runs/{folder.name}", "data/embedded_sp2048_case"
     assert calls(tree) == [
-        ["data.py", "embedded", "--variant", "sp2048_case"],
+        ["data", "embedded", "--variant", "sp2048_case"],
         ["train_gpt.py", "--preset=pocket", "--max_seconds=20", f"--data_dir={data}", f"--run_dir={name}"],
         ["__main__.py", "pack", name],
         ["eval_heldout.py", f"{name}/model.golf", "--data", data, "--split", "dev"],
@@ -209,6 +212,8 @@ def test_second_run_reuses_and_stale_results_are_made_again(tree):
         (f"{name}/model.golf", [score]),
         ("data/embedded_sp2048_case/dev_docs.jsonl", [score]),
         ("compress/__init__.py", [pack, score]),
+        ("golf/container.py", [pack, score]),
+        ("golf/box/worker.py", [pack, score]),
         (f"{name}/loss.png", []),
     ):
         for path in tree.rglob("*.*"):
@@ -231,7 +236,7 @@ def test_other_script_or_data_is_another_run(tree, path):
 
 def test_stopped_run_is_trained_again(tree):
     run(tree, STOPPED="sigterm")
-    assert [call[0] for call in calls(tree)] == ["data.py", "train_gpt.py", "__main__.py", "eval_heldout.py"]
+    assert [call[0] for call in calls(tree)] == ["data", "train_gpt.py", "__main__.py", "eval_heldout.py"]
     assert run(tree).returncode == 0
     assert [call[0] for call in calls(tree)] == ["train_gpt.py", "__main__.py", "eval_heldout.py"]
     assert len(list((tree / "runs").glob("pocket-*"))) == 1
@@ -239,7 +244,7 @@ def test_stopped_run_is_trained_again(tree):
 
 @pytest.mark.parametrize(
     "script, stage",
-    [("data.py", "data"), ("train_gpt.py", "train"), ("__main__.py", "pack"), ("eval_heldout.py", "score")],
+    [("data", "data"), ("train_gpt.py", "train"), ("__main__.py", "pack"), ("eval_heldout.py", "score")],
 )
 def test_failing_stage_is_named_and_later_ones_do_not_run(tree, script, stage):
     done = run(tree, BREAK=script)
