@@ -53,7 +53,7 @@ TABLE = [
     Row("golf/box/worker.py", {"protocol", "confine", "torch", "numpy"}),
     Row("golf/box/protocol.py", set()),
     Row("golf/box/confine.py", set()),
-    Row("golf/__main__.py", set()),
+    Row("golf/__main__.py", {"golf"}),
     Row("golf/*.py", GOLF, in_functions=TORCH),
     Row("compress/__main__.py", COMPRESS | LAB),
     Row("compress/lab/*.py", COMPRESS | {"matplotlib", "zstandard", "zpaq"}, in_functions=frozenset({"matplotlib"})),

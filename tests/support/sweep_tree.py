@@ -22,7 +22,9 @@ def call():
     with open("calls.jsonl", "a") as file:
         file.write(json.dumps([Path(sys.argv[0]).name, *sys.argv[1:]]) + "\\n")
 """
-TRAIN = CALL + """
+TRAIN = (
+    CALL
+    + """
 import dataclasses
 
 @dataclasses.dataclass(frozen=True)
@@ -98,12 +100,18 @@ def main():
 if __name__ == "__main__":
     sys.exit(main())
 """
-PACK = CALL + """
+)
+PACK = (
+    CALL
+    + """
 call()
 run = Path(sys.argv[2])
 (run / "model.golf").write_bytes(run.name.encode())
 """
-SCORE = CALL + """
+)
+SCORE = (
+    CALL
+    + """
 call()
 artifact = Path(sys.argv[1])
 run = json.loads((artifact.parent / "run.json").read_text())
@@ -112,18 +120,24 @@ artifact.with_name("eval.json").write_text(json.dumps({
     "scope": "document", "clock": {"score": 10.0 + run["config"]["tied"]},
     "data": {"split": sys.argv[sys.argv.index("--split") + 1], "docs_sha256": "d"}}))
 """
-SPEC = {"name": "test", "hypothesis": "A learning rate of 0.04 is best.", "who": "agent", "search": "grid",
-        "seeds": [1], "fixed": {"preset": "pocket"}}
+)
+SPEC = {
+    "name": "test",
+    "hypothesis": "A learning rate of 0.04 is best.",
+    "who": "agent",
+    "search": "grid",
+    "seeds": [1],
+    "fixed": {"preset": "pocket"},
+}
 STARTED: list[subprocess.Popen] = []
 
 
 def build(folder: Path) -> Path:
     """Fills `folder`; returns it."""
-    for name in ("tools", "compress", "data/embedded"):
-        (folder / name).mkdir(parents=True)
-    for name in ("__init__", "sweep", "sweep_spec", "trial", "files", "ledger", "ledger_store", "methods",
-                 "techniques"):
-        shutil.copy(ROOT / f"tools/{name}.py", folder / "tools")
+    for package in ("golf", "tools"):
+        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "compress").mkdir()
+    (folder / "data/embedded").mkdir(parents=True)
     (folder / "compress/__init__.py").touch()
     (folder / "data/embedded/manifest.json").write_text("{}")
     for name, text in {"train_gpt.py": TRAIN, "compress/__main__.py": PACK, "eval_heldout.py": SCORE}.items():
@@ -144,9 +158,16 @@ def write_spec(path: Path, **changes) -> Path:
 def start(tree: Path, *arguments: str, **spec) -> subprocess.Popen:
     """Starts a sweep whose spec is SPEC with changes."""
     write_spec(tree / "spec.toml", **spec)
-    STARTED.append(subprocess.Popen(
-        [sys.executable, "-m", "golf", "sweep", "spec.toml", "--json", *arguments], cwd=tree, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"COLUMNS": "200"}))
+    STARTED.append(
+        subprocess.Popen(
+            [sys.executable, "-m", "golf", "sweep", "spec.toml", "--json", *arguments],
+            cwd=tree,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=os.environ | {"COLUMNS": "200"},
+        )
+    )
     return STARTED[-1]
 
 
@@ -167,8 +188,12 @@ def end(sweep: subprocess.Popen, code: int = 0) -> dict:
     out, errors = sweep.communicate(timeout=300)
     assert sweep.returncode == code, out[-3000:] + errors[-3000:]
     summary = json.loads(out.splitlines()[-1]) if out.endswith("}\n") else {"configurations": []}
-    return {"text": out, "errors": errors, **summary,
-            "runs": {run["run"]: run for each in summary["configurations"] for run in each["runs"]}}
+    return {
+        "text": out,
+        "errors": errors,
+        **summary,
+        "runs": {run["run"]: run for each in summary["configurations"] for run in each["runs"]},
+    }
 
 
 def calls(tree: Path) -> list[list[str]]:

@@ -1,53 +1,34 @@
 """Writes a data directory: tokenizer, shards, texts of the held-out splits, manifest (last: its presence means
 complete).
 
-Shards are the field's: 256 little-endian int32 (magic 20240520, version 1, token count, zeros), then uint16 tokens, BOS
-before every document. Everything is written into a temporary sibling folder that takes the directory's name at the end.
+Shards are the field's (golf/shards.py). Everything is written into a temporary sibling folder, which takes the
+directory's name at the end.
 
-Not covered: where documents come from (tools/data/embedded.py, data_text.py, data_hub.py), checks (tools/data/check.py).
+Not covered: where documents come from (embedded.py, text.py and hub.py beside this file), checks (check.py).
 """
 
 import io
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import sentencepiece
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
-from golf.tokenizer import Tokenizer, shown
-from tools.data.embedded import Document
-from tools.data.dedup import HELD_OUT, deduplicate, separate, split
+from golf import shards
 from golf.files import Failure, sha256_file, write_json
+from golf.progress import Progress
+from golf.shards import BOS
+from golf.tokenizer import Tokenizer, shown
+from tools.data.dedup import HELD_OUT, deduplicate, separate, split
+from tools.data.embedded import Document
 
-MAGIC, VERSION, HEADER_BYTES, BOS = 20240520, 1, 1024, 1
 SHARD_TOKENS = 100_000_000
 SPLITS = ("train", *HELD_OUT)
 HELD_OUT_BYTES = 1_150_000  # of each held-out split of the embedded corpus; the scorer's interval needs about 1 MB
 FORMAT = 1
-
-
-@contextmanager
-def progress(title: str, total: int, unit: str = "") -> Iterator[Callable[..., None]]:
-    """A progress bar with an eta on stderr; yields `advance(steps=1)`. A log that is no terminal sees only the end."""
-    done = DownloadColumn() if unit == "bytes" else MofNCompleteColumn()
-    columns = (TextColumn("{task.description:<24}"), BarColumn(), done, TimeElapsedColumn(), TextColumn("eta"))
-    columns += (TimeRemainingColumn(),)
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=total)
-        yield lambda steps=1: bar.advance(task, steps)
 
 
 def train_tokenizer(texts: list[str], vocab_size: int, operators: bool = False) -> Tokenizer:
@@ -60,9 +41,7 @@ def train_tokenizer(texts: list[str], vocab_size: int, operators: bool = False) 
     try:
         sentencepiece.SentencePieceTrainer.train(
             # U+2581 is SentencePiece's own sign for a space, NUL its end of string: both stay bytes.
-            sentence_iterator=iter(
-                [shown(text, operators).replace("\u2581", "").replace("\0", "") for text in texts]
-            ),
+            sentence_iterator=iter([shown(text, operators).replace("\u2581", "").replace("\0", "") for text in texts]),
             model_writer=model,
             model_type="bpe",
             vocab_size=vocab_size,
@@ -89,39 +68,12 @@ def train_tokenizer(texts: list[str], vocab_size: int, operators: bool = False) 
 
 def write_shard(path: Path, tokens: np.ndarray) -> dict:
     """Writes one shard, returns its manifest entry. tokens: [T] uint16."""
-    header = np.zeros(256, dtype="<i4")
-    header[:3] = MAGIC, VERSION, len(tokens)
-    with open(path, "wb") as file:
-        file.write(header.tobytes())
-        file.write(np.ascontiguousarray(tokens, dtype="<u2").tobytes())
+    shards.write_shard(path, tokens)
     return {"name": path.name, "sha256": sha256_file(path), "size": path.stat().st_size, "tokens": len(tokens)}
 
 
-def read_shard(path: Path) -> np.ndarray:
-    """Tokens [T] uint16 of a shard, memory-mapped. Raises Failure naming the file and its fault (header, size)."""
-    try:
-        size = path.stat().st_size
-        header = np.fromfile(path, dtype="<i4", count=256)
-    except OSError as error:
-        raise Failure(f"{path}: cannot read it: {error.strerror}") from None
-    if size < HEADER_BYTES:
-        raise Failure(f"{path}: {size} bytes, shorter than a shard's header of {HEADER_BYTES}")
-    if header[0] != MAGIC or header[1] != VERSION:
-        raise Failure(
-            f"{path}: not a token shard (magic {header[0]}, version {header[1]}; expected {MAGIC}, {VERSION})"
-        )
-    count = int(header[2])
-    if count < 0 or size != HEADER_BYTES + 2 * count:
-        expected = HEADER_BYTES + 2 * count
-        raise Failure(f"{path}: {size} bytes, but its header says {count} tokens, {expected} bytes")
-    if not count:
-        return np.empty(0, dtype="<u2")
-    return np.memmap(path, dtype="<u2", mode="r", offset=HEADER_BYTES, shape=(count,))
-
-
 def encode(documents: list[Document], tokenizer: Tokenizer, advance=lambda: None) -> np.ndarray:
-    """BOS and ids of each document in turn: [T] uint16. Raises Failure if a document does not survive the round trip.
-    """
+    """BOS and ids of each document in turn: [T] uint16. Raises Failure if a document does not survive the round trip."""
     parts = []
     bos = np.array([BOS], dtype=np.uint16)
     for document in documents:
@@ -147,7 +99,7 @@ def write_docs(path: Path, documents: list[Document]) -> dict:
 def write_split(folder: Path, name: str, documents: list[Document], tokenizer: Tokenizer, advance=lambda: None) -> dict:
     """Writes the shards (and, of a held-out split, the texts) of one split; returns its part of the manifest."""
     tokens = encode(documents, tokenizer, advance)
-    files = []
+    files: list[dict] = []
     for index, start in enumerate(range(0, max(len(tokens), 1), SHARD_TOKENS)):
         files.append(write_shard(folder / f"{name}_{index:06d}.bin", tokens[start : start + SHARD_TOKENS]))
     if name in HELD_OUT:
@@ -173,11 +125,12 @@ def count_sources(documents: Iterable[Document]) -> dict:
 
 def prepare(documents: list[Document], held_out_bytes: int) -> tuple[dict[str, list[Document]], dict]:
     """Deduplicated, split and separated documents, and what was dropped, by reason."""
-    with progress("duplicates", 2 * len(documents)) as advance:
-        kept, dropped = deduplicate(documents, advance)
-    splits = split(kept, held_out_bytes)
-    with progress("passages shared by splits", len(kept)) as advance:
-        splits, shared = separate(splits, advance)
+    with Progress() as progress:
+        progress.phase("searching for duplicates", total=2 * len(documents))
+        kept, dropped = deduplicate(documents, progress.advance)
+        splits = split(kept, held_out_bytes)
+        progress.phase("searching for passages that splits share", total=len(kept), unit="documents")
+        splits, shared = separate(splits, progress.advance)
     return splits, {**dropped, "shared": shared}
 
 
@@ -191,12 +144,11 @@ def build(documents: list[Document], out: Path, manifest: dict, variant: tuple[i
     for name in SPLITS:
         if not splits[name]:
             raise Failure(f"{len(documents)} documents are too few: after deduplication the {name} split is empty")
-    with progress("tokenizer", 1) as advance:
+    with Progress() as progress, directory(out) as folder:
+        progress.phase("training the tokenizer")
         tokenizer = train_tokenizer([document.text for document in splits["train"]], *variant)
-        advance()
-    with directory(out) as folder:
-        with progress("shards", sum(map(len, splits.values()))) as advance:
-            entries = {name: write_split(folder, name, splits[name], tokenizer, advance) for name in SPLITS}
+        progress.phase("writing shards", total=sum(map(len, splits.values())), unit="documents")
+        entries = {name: write_split(folder, name, splits[name], tokenizer, progress.advance) for name in SPLITS}
         (folder / "tokenizer.model").write_bytes(tokenizer.model_bytes)
         manifest = {
             "format": FORMAT,

@@ -14,10 +14,12 @@ from pathlib import Path
 
 import numpy as np
 
-from golf.tokenizer import Tokenizer
-from tools.data.build import BOS, HEADER_BYTES, SPLITS, progress, read_shard
-from tools.data.dedup import HELD_OUT, OVERLAP_LIMIT, OVERLAP_WORDS, overlap, shingles, sorted_unique, words
 from golf.files import Failure, read_json, sha256_file
+from golf.progress import Progress
+from golf.shards import BOS, read_shard, shard_bytes
+from golf.tokenizer import Tokenizer
+from tools.data.build import SPLITS
+from tools.data.dedup import HELD_OUT, OVERLAP_LIMIT, OVERLAP_WORDS, overlap, shingles, sorted_unique, words
 
 BATCH_BYTES = 1 << 22  # of text compared at a time
 
@@ -52,14 +54,16 @@ def check(folder: Path) -> Report:
     public = manifest["text"] != "raw"
     entries = manifest["splits"]
     held_out: dict[str, Split] = {}
-    with progress("documents", sum(entries[name]["documents"] for name in SPLITS)) as advance:
+    with Progress() as progress:
+        total = sum(entries[name]["documents"] for name in SPLITS)
+        progress.phase("checking", total=total, unit="documents")
         for name in HELD_OUT:
             _files(folder, name, entries[name], report)
             rows = _rows(folder / f"{name}_docs.jsonl", report)
-            held_out[name] = _held_out(folder, name, entries[name], rows, tokenizer, report, advance)
+            held_out[name] = _held_out(folder, name, entries[name], rows, tokenizer, report, progress.advance)
         _compare_held_out(held_out, public, report)
         _files(folder, "train", entries["train"], report)
-        _train(folder, entries["train"], tokenizer, held_out, public, report, advance)
+        _train(folder, entries["train"], tokenizer, held_out, public, report, progress.advance)
     return report
 
 
@@ -194,7 +198,7 @@ def _shard(path: Path, item: dict, report: Report) -> np.ndarray:
         if not path.is_file():
             return np.empty(0, dtype=np.uint16)  # reported with the files
         report.errors.append(str(error).removeprefix(f"{path.parent}/"))
-        data = path.read_bytes()[HEADER_BYTES:]
+        data = path.read_bytes()[shard_bytes(0) :]
         return np.frombuffer(data[: len(data) & ~1], dtype="<u2")
     if len(tokens) != item["tokens"]:
         report.errors.append(f"{path.name}: {len(tokens):,} tokens, the manifest says {item['tokens']:,}")

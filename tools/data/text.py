@@ -14,8 +14,8 @@ from typing import BinaryIO
 
 import zstandard
 
-from tools.data.embedded import Document
 from golf.files import Failure
+from tools.data.embedded import Document
 
 SUFFIXES = (".txt", ".jsonl", ".jsonl.zst")
 

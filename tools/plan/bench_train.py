@@ -22,9 +22,14 @@ import tempfile
 import time
 from pathlib import Path
 
-from golf.files import ROOT, Failure, explain
+from rich.console import Console
+from rich.table import Table
+
+from golf.files import ROOT, Failure
+from golf.progress import Progress
 
 BASELINE = ROOT / "records/pocket/0001_baseline/train_gpt.py"
+SCRIPT = ROOT / "train_gpt.py"
 DATA = "data/embedded"  # of the baseline
 SHAPE = ("vocab_size", "seq_len", "num_layers", "model_dim", "num_heads", "num_kv_heads", "mlp_mult", "batch_tokens",
          "micro_batch_tokens")  # fmt: skip
@@ -58,7 +63,8 @@ def child(script: Path, arguments: list[str]) -> None:
     channel = sys.stdout
     sys.stdout = sys.stderr  # the script's own log
     names = load(script)
-    left, started, profiler, lengths = 0, 0.0, None, []
+    left, started, profiler = 0, 0.0, None
+    lengths: list[float] = []
 
     def say(value) -> None:
         channel.write(json.dumps(value) + "\n")
@@ -121,8 +127,11 @@ def summarise(profiler, steps: int) -> dict:
     def inclusive(name: str) -> float:
         return sum(row.cpu_time_total for row in rows if row.key == name)
 
-    parts = {"forward": inclusive("CompiledFunction"), "backward": inclusive("CompiledFunctionBackward"),
-             "optimiser": inclusive("optimizer step")}
+    parts = {
+        "forward": inclusive("CompiledFunction"),
+        "backward": inclusive("CompiledFunctionBackward"),
+        "optimiser": inclusive("optimizer step"),
+    }
     kinds = dict.fromkeys([kind for kind, _ in OPERATORS] + ["other operators"], 0.0)
     for row in rows:
         kind = next((kind for kind, marks in OPERATORS if any(mark in row.key for mark in marks)), "other operators")
@@ -137,11 +146,21 @@ class Trainer:
 
     def __init__(self, name: str, script: Path, arguments: list[str], folder: Path):
         self.name, self.log = name, folder / f"{name}.txt"
-        command = [sys.executable, "-m", "tools.plan.bench_train", "--child", str(script), "--preset=pocket", "--max_seconds=1e6",
-                   f"--data_dir={DATA}", f"--run_dir={folder / name}", *arguments]
+        command = [
+            sys.executable,
+            "-m",
+            "tools.plan.bench_train",
+            str(script),
+            "--preset=pocket",
+            "--max_seconds=1e6",
+            f"--data_dir={DATA}",
+            f"--run_dir={folder / name}",
+            *arguments,
+        ]
         with open(self.log, "wb") as log:
-            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log,
-                                            text=True, cwd=ROOT)
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, cwd=ROOT
+            )
         self.shape = self.answer()
 
     def answer(self):
@@ -163,46 +182,48 @@ class Trainer:
         self.process.communicate()
 
 
-def measure(baseline: Path, script: Path, fields: list[str], rounds: int, steps: int, console) -> dict:
+def measure(baseline: Path, script: Path, fields: list[str], rounds: int, steps: int) -> dict:
     """Runs the benchmark. Rates are tokens per second; Failure if a script does not run."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("eta"),
-               TimeRemainingColumn())
-    trainers = []
-    with tempfile.TemporaryDirectory(prefix="bench_train_") as folder:
+    trainers: list[Trainer] = []
+    rates: list[tuple[float, float]] = []
+    with tempfile.TemporaryDirectory(prefix="bench_train_") as folder, Progress() as progress:
         try:
-            with Progress(*columns, console=console, transient=True) as progress:
-                bar = progress.add_task("compiling (20-60 s each, the first time)", total=rounds + 3)
-                trainers.append(Trainer("baseline", baseline, [], Path(folder)))
-                shape = trainers[0].shape
-                trainers[0].turn(WARM_STEPS)
-                progress.advance(bar)
-                same = [f"--{name}={value}" for name, value in (shape | PLAIN).items()]
-                trainers.append(Trainer("current", script, same + fields, Path(folder)))
-                trainers[1].turn(WARM_STEPS)
-                progress.update(bar, advance=1, description="training in turn")
-                rates: list[tuple[float, float]] = []
-                for number in range(rounds):
-                    order = (0, 1) if number % 2 == 0 else (1, 0)
-                    taken = {i: statistics.median(trainers[i].turn(steps)) for i in order}
-                    rates.append(tuple(shape["batch_tokens"] / taken[i] for i in (0, 1)))
-                    progress.advance(bar)
-                progress.update(bar, description="profiling")
-                profiles = {trainer.name: trainer.turn(-steps) for trainer in trainers}
+            progress.phase("compiling (20-60 s each, the first time)", total=2, unit="scripts")
+            trainers.append(Trainer("baseline", baseline, [], Path(folder)))
+            shape = trainers[0].shape
+            trainers[0].turn(WARM_STEPS)
+            progress.advance()
+            same = [f"--{name}={value}" for name, value in (shape | PLAIN).items()]
+            trainers.append(Trainer("current", script, same + fields, Path(folder)))
+            trainers[1].turn(WARM_STEPS)
+
+            progress.phase("training in turn", total=rounds, unit="rounds")
+            for number in range(rounds):
+                order = (0, 1) if number % 2 == 0 else (1, 0)
+                taken = {i: statistics.median(trainers[i].turn(steps)) for i in order}
+                rates.append((shape["batch_tokens"] / taken[0], shape["batch_tokens"] / taken[1]))
+                progress.advance()
+
+            progress.phase("profiling")
+            profiles = {trainer.name: trainer.turn(-steps) for trainer in trainers}
         finally:
             for trainer in trainers:
                 trainer.stop()
     ratios = [new / old for old, new in rates]
-    return {"shape": shape, "rounds": rounds, "steps": steps,
-            "baseline_tokens_per_second": statistics.median(old for old, _ in rates),
-            "current_tokens_per_second": statistics.median(new for _, new in rates),
-            "ratios": ratios, "profile": profiles, "ratio": statistics.median(ratios)}
+    return {
+        "shape": shape,
+        "rounds": rounds,
+        "steps": steps,
+        "baseline_tokens_per_second": statistics.median(old for old, _ in rates),
+        "current_tokens_per_second": statistics.median(new for _, new in rates),
+        "ratios": ratios,
+        "profile": profiles,
+        "ratio": statistics.median(ratios),
+    }
 
 
-def show(result: dict, console) -> None:
-    from rich.table import Table
-
+def show(result: dict, console: Console) -> None:
+    """Prints the tables."""
     table = Table(title="milliseconds per step", title_justify="left")
     for heading in ("", "baseline", "current"):
         table.add_column(heading, justify="right" if heading else "left")
@@ -212,37 +233,33 @@ def show(result: dict, console) -> None:
             table.add_row(key, f"{old[key]:.1f}", f"{new[key]:.1f}")
         table.add_section()
     console.print(table)
-    console.print(f"baseline {result['baseline_tokens_per_second']:,.0f} tokens/s, current "
-                  f"{result['current_tokens_per_second']:,.0f}; ratio {result['ratio']:.3f} "
-                  f"(rounds {min(result['ratios']):.3f} to {max(result['ratios']):.3f})")
+    console.print(
+        f"baseline {result['baseline_tokens_per_second']:,.0f} tokens/s, current "
+        f"{result['current_tokens_per_second']:,.0f}; ratio {result['ratio']:.3f} "
+        f"(rounds {min(result['ratios']):.3f} to {max(result['ratios']):.3f})"
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
-    argv = sys.argv[1:] if argv is None else argv
-    if argv[:1] == ["--child"]:
-        child(Path(argv[1]), argv[2:])
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], epilog="--field=value goes to train_gpt.py")
-    parser.add_argument("--rounds", type=int, default=12, help="turns of each script (default 12)")
-    parser.add_argument("--steps", type=int, default=8, help="steps in a turn (default 8)")
-    parser.add_argument("--json", action="store_true", help="end with one JSON object on standard output")
-    arguments, fields = parser.parse_known_args(argv)
-    try:
-        if min(arguments.rounds, arguments.steps) < 1:
-            raise Failure("--rounds and --steps must be at least 1", code=2)
-        from rich.console import Console
-
-        console = Console(stderr=arguments.json)
-        result = measure(BASELINE, ROOT / "train_gpt.py", fields, arguments.rounds, arguments.steps, console)
-        show(result, console)
-        if arguments.json:
-            print(json.dumps(result))
-        return 0
-    except (Failure, OSError) as error:
-        return explain("golf bench-train", error)
-    except KeyboardInterrupt:
-        print("golf bench-train: interrupted", file=sys.stderr)
-        return 130
+    """Returns the exit status, 0. Raises Failure if a script does not run."""
+    parser = argparse.ArgumentParser(
+        prog="golf bench-train",
+        allow_abbrev=False,
+        description=(__doc__ or "").split("\n")[0],
+        epilog="--field=value goes to train_gpt.py",
+    )
+    parser.add_argument("--rounds", type=int, default=12, help="turns of each script (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=8, help="steps in a turn (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="end with one JSON object")
+    options, fields = parser.parse_known_args(argv)
+    if min(options.rounds, options.steps) < 1:
+        parser.error("--rounds and --steps must be at least 1")
+    result = measure(BASELINE, SCRIPT, fields, options.rounds, options.steps)
+    show(result, Console(stderr=options.json))
+    if options.json:
+        print(json.dumps(result))
+    return 0
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+if __name__ == "__main__":  # the process of one script
+    child(Path(sys.argv[1]), sys.argv[2:])

@@ -1,13 +1,15 @@
 """What a run will need and give, before anything is rented: parameters, FLOPs, memory, step time, bytes, price.
 
-    golf plan --preset=16mb --dollars_per_hour=24
+    golf plan --preset=16mb --dollars-per-hour=24
     golf plan --preset=16mb --num_layers=13 --gpus=1 --json
     golf plan --preset=pocket                # on this machine's CPU
     golf plan --validate                     # how far the step-time model is off on records it has not seen
 
 All arguments but the tool's own go to `train_gpt.py --dry-run`, whose numbers it takes. GPU times come from
-tools/plan/step_time.py, fitted on logs of the public challenge; CPU times from the newest run of the same script and shape
-in runs/ on this machine, else from five seconds of training. Not covered: bpb; speed of a GPU that is no H100.
+step_time.py, fitted on logs of the public challenge; CPU times from the newest run of the same script and shape in
+runs/ on this machine, else from five seconds of training.
+
+Not covered: bpb; speed of a GPU that is no H100.
 """
 
 import argparse
@@ -15,7 +17,6 @@ import difflib
 import functools
 import json
 import math
-import os
 import platform
 import statistics
 import subprocess
@@ -27,10 +28,12 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from golf.files import ROOT, Failure, explain, read_json, sha256_file
+from golf.files import ROOT, Failure, read_json, sha256_file
+from golf.progress import Progress
+from golf.tracks import TRACKS
 from tools.plan import step_time
+from tools.plan.dry_run import code_bytes, dry_run
 
-CAP_BYTES = {"pocket": 250_000, "16mb": 16_000_000, "open": 16_000_000}
 GPU_BYTES = 80e9
 MAX_ERROR = 0.08  # of the step-time model, over records left out
 # Seconds of the clock per token of calibration: 3.4 to 4.7 s for the Hessians of PR #1626 to #1855, 12 to 22 s for
@@ -44,39 +47,6 @@ PACKED = ((469_554, (287_887, 241_877, 217_447, 193_023)), (251_274, (149_727, 1
 OTHER_BYTES = 12_745  # of these files that are not weights: script, decoder, tokenizer, header
 CODED_BYTES_PER_PIECE = 2.6  # of a tokenizer
 SAMPLE_SECONDS = 5
-
-
-def dry_run(arguments: list[str], gpus: int | None) -> tuple[dict, dict, list[dict]]:
-    """What `train_gpt.py --dry-run ARGUMENTS` prints for so many GPUs: numbers, Config, and its stages.
-
-    A stage is what the script's schedules keep constant: `until` (fraction of the run), extra `loops`, `length` of a
-    row, `rows` of `seq_len` tokens in a forward, `accumulate` forwards in a step, `tokens` of a step over all ranks.
-    Failure with the script's own message if it fails.
-    """
-    environment = os.environ | ({} if gpus is None else {"WORLD_SIZE": str(gpus)})
-    command = [sys.executable, "train_gpt.py", "--dry-run", *arguments]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
-    if done.returncode != 0:
-        lines = done.stderr.strip().splitlines() or [f"train_gpt.py --dry-run ended with exit code {done.returncode}"]
-        raise Failure(lines[-1].removeprefix("train_gpt.py: "), done.returncode)
-    printed = dict(line.split(": ", 1) for line in done.stdout.splitlines() if ": " in line)
-    try:
-        keys = ("params", "flops_per_token", "flops_per_step", "memory_per_gpu_bytes")
-        numbers = {key: int(printed[key].replace(",", "")) for key in keys}
-        return numbers, json.loads(printed["config"]), json.loads(printed["stages"])
-    except (KeyError, ValueError) as error:
-        raise Failure(f"train_gpt.py --dry-run does not print what the plan reads: {error}") from None
-
-
-def code_bytes() -> int:
-    """Bytes of the script and the decoder in an artifact."""
-    done = subprocess.run(
-        [sys.executable, "-m", "compress", "code", "--json"], cwd=ROOT, capture_output=True, text=True
-    )
-    if done.returncode != 0:
-        raise Failure(done.stderr.strip().splitlines()[-1])
-    return json.loads(done.stdout.splitlines()[-1])["code_bytes"]
-
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Bytes
@@ -104,7 +74,7 @@ def packing_loss(bits: float) -> tuple[float, float]:
 
 def plan_bytes(config: dict, params: int, code: int) -> dict:
     """The artifact: `compress pack` fills the cap, so the question is how many bits are left for a weight."""
-    cap = CAP_BYTES[config["track"]]
+    cap = TRACKS[config["track"]].cap_bytes
     other = code + CODED_BYTES_PER_PIECE * config["vocab_size"]
     bits = min(8.0, 8 * (cap - other) / params)
     low, high = packing_loss(bits) if bits > 0 else (math.inf, math.inf)
@@ -253,14 +223,15 @@ def sample(arguments: list[str], config: dict) -> dict:
         return read_json(Path(folder) / "run" / "run.json", ("tokens_per_second", "steps"))
 
 
-def plan_cpu(arguments: list[str], config: dict, stages: list[dict], console: Console) -> dict:
+def plan_cpu(arguments: list[str], config: dict, stages: list[dict]) -> dict:
     """Steps and tokens on this machine's CPU, and what they were measured on: a mean over the stages."""
     runs = runs_like(config)
     if runs:
         rates = [run["tokens_per_second"] for run in runs]
         basis = f"{len(runs)} such run(s) in runs/, last {runs[0]['id']}"
     else:
-        with console.status(f"training for {SAMPLE_SECONDS} s, after compiling (20 to 60 s the first time) ..."):
+        with Progress() as progress:
+            progress.phase(f"training for {SAMPLE_SECONDS} s, after compiling (20 to 60 s the first time)")
             rates = [sample(arguments, config)["tokens_per_second"]]
         basis = f"{SAMPLE_SECONDS} s of training just now"
     # Runs of one shape differed by 7% on one quiet machine (records/pocket/0001_baseline); how well a few seconds stand
@@ -284,9 +255,10 @@ def plan_cpu(arguments: list[str], config: dict, stages: list[dict], console: Co
 # The command
 
 
-def make_plan(arguments: list[str], gpus: int | None, dollars_per_hour: float | None, console: Console) -> dict:
+def make_plan(arguments: list[str], gpus: int | None, dollars_per_hour: float | None) -> dict:
     """Everything that print_plan() shows. Raises Failure."""
-    with console.status("tracing a step of the configuration ..."):
+    with Progress() as progress:
+        progress.phase("tracing a step of the configuration")
         numbers, config, stages = dry_run(arguments, gpus)
         code = code_bytes()
     plan = {
@@ -304,7 +276,7 @@ def make_plan(arguments: list[str], gpus: int | None, dollars_per_hour: float | 
             f"{plan['params']:,} weights do not fit under {plan['cap_bytes']:,} bytes: make the model smaller"
         )
     if config["track"] == "pocket" and gpus is None:
-        plan["cpu"] = plan_cpu(arguments, config, stages, console)
+        plan["cpu"] = plan_cpu(arguments, config, stages)
     else:
         plan |= plan_gpus(config, stages, numbers["memory_per_gpu_bytes"])
     if plan["packing_loss_bpb"][1] < LOSSES[0]:
@@ -412,6 +384,7 @@ def print_validation(result: dict, console: Console) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Returns the exit status, 0. Raises Failure, also if --validate finds the step-time model too far off."""
     parser = argparse.ArgumentParser(
         prog="golf plan",
         allow_abbrev=False,
@@ -421,39 +394,36 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--gpus", type=int, help="H100s (default: 8; without it the pocket track is planned for this CPU)"
     )
-    parser.add_argument("--dollars_per_hour", type=float, metavar="X", help="of the whole machine: adds the price")
+    parser.add_argument(
+        "--dollars-per-hour", "--dollars_per_hour", type=float, metavar="X", help="of the whole machine: adds the price"
+    )
     parser.add_argument("--validate", action="store_true", help="test the step-time model on records left out")
     parser.add_argument("--json", action="store_true", help="end with one JSON object")
     options, arguments = parser.parse_known_args(argv)
     for argument in arguments:
         near = difflib.get_close_matches(
-            argument.split("=")[0], ("--gpus", "--dollars_per_hour", "--validate", "--json"), cutoff=0.8
+            argument.split("=")[0], ("--gpus", "--dollars-per-hour", "--validate", "--json"), cutoff=0.8
         )
         if near:
             parser.error(f"unknown argument {argument!r}: did you mean {near[0]}?")
     if options.gpus is not None and options.gpus < 1:
         parser.error("--gpus must be at least 1")
     if options.dollars_per_hour is not None and not 0 <= options.dollars_per_hour < math.inf:
-        parser.error("--dollars_per_hour must be a price")
+        parser.error("--dollars-per-hour must be a price")
     if options.validate and arguments:
         parser.error(f"--validate takes no other argument: {' '.join(arguments)}")
-    console = Console()
-    try:
-        if options.validate:
-            result = step_time.validate(step_time.read_points())
-            print(json.dumps(result)) if options.json else print_validation(result, console)
-            if result["median_error"] >= MAX_ERROR:
-                raise Failure(f"median error {result['median_error']:.1%} is not under {MAX_ERROR:.0%}")
-            return 0
-        plan = make_plan(arguments, options.gpus, options.dollars_per_hour, Console(stderr=True))
-        print(json.dumps(plan)) if options.json else print_plan(plan, console)
+    if options.validate:
+        result = step_time.validate(step_time.read_points())
+        if options.json:
+            print(json.dumps(result))
+        else:
+            print_validation(result, Console())
+        if result["median_error"] >= MAX_ERROR:
+            raise Failure(f"median error {result['median_error']:.1%} is not under {MAX_ERROR:.0%}")
         return 0
-    except (Failure, OSError) as error:
-        return explain("golf plan", error)
-    except KeyboardInterrupt:
-        print("golf plan: interrupted", file=sys.stderr)
-        return 130
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    plan = make_plan(arguments, options.gpus, options.dollars_per_hour)
+    if options.json:
+        print(json.dumps(plan))
+    else:
+        print_plan(plan, Console())
+    return 0

@@ -9,7 +9,7 @@ from golf.files import write_atomic
 def smooth(values: list[float]) -> list[float]:
     """Centred mean over 2% of the values on either side, cut off at the ends: no lag where the loss falls fast."""
     half = len(values) // 50
-    windows = (values[max(0, i - half):i + half + 1] for i in range(len(values)))
+    windows = (values[max(0, i - half) : i + half + 1] for i in range(len(values)))
     return [sum(window) / len(window) for window in windows]
 
 
@@ -45,8 +45,15 @@ def draw(path: Path, title: str, runs: list[tuple[str, list[dict]]]) -> None:
         rows_dev = [row for row in rows if row.get("dev_bpb") is not None]
         if rows_dev:
             values = [row["dev_bpb"] for row in rows_dev]
-            axes[1].plot([row["elapsed"] for row in rows_dev], values, color=colour, marker="o", markersize=3,
-                         linewidth=1.6, label=f"{label}: {values[-1]:.4f} at the end")
+            axes[1].plot(
+                [row["elapsed"] for row in rows_dev],
+                values,
+                color=colour,
+                marker="o",
+                markersize=3,
+                linewidth=1.6,
+                label=f"{label}: {values[-1]:.4f} at the end",
+            )
     if lowest and max(starts) > min(lowest):  # the first steps would squeeze the rest of the curve into a flat line
         margin = 0.05 * (max(starts) - min(lowest))
         axes[0].set_ylim(min(lowest) - margin, max(starts) + margin)

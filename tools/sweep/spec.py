@@ -41,11 +41,27 @@ from pathlib import Path
 
 from golf.files import Failure
 
-TYPES = {"name": str, "hypothesis": str, "who": str, "search": str, "trials": int, "search_seed": int, "seeds": list,
-         "parallel": int, "processes": int, "objective": str, "stop_margin": float, "fixed": dict, "space": dict,
-         "slurm": dict}
-CHOICES = {"who": ("person", "agent", "both"), "search": ("grid", "random", "optuna"),
-           "objective": ("packed", "dev_estimate")}
+TYPES = {
+    "name": str,
+    "hypothesis": str,
+    "who": str,
+    "search": str,
+    "trials": int,
+    "search_seed": int,
+    "seeds": list,
+    "parallel": int,
+    "processes": int,
+    "objective": str,
+    "stop_margin": float,
+    "fixed": dict,
+    "space": dict,
+    "slurm": dict,
+}
+CHOICES = {
+    "who": ("person", "agent", "both"),
+    "search": ("grid", "random", "optuna"),
+    "objective": ("packed", "dev_estimate"),
+}
 REQUIRED = ("name", "hypothesis", "who", "search", "seeds", "fixed", "space")
 OWN = {"seed": "list them in `seeds`", "run_dir": "the sweep names the folders"}
 STARTUP_TRIALS = 10  # TPE's random ones, optuna's default
@@ -120,6 +136,7 @@ def read_spec(path: Path) -> Spec:
 
     def fail(text: str):
         raise Failure(f"{path}: {text}")
+
     bad = held_out({key: value for key, value in values.items() if key not in ("name", "hypothesis")})
     if bad is not None or "split" in values:
         fail(f"{bad or values['split']!r}: a sweep scores on dev only; golf ladder answers about gate and final")
@@ -191,8 +208,14 @@ class Script:
     """The training script in a process of its own, which knows its fields and resolves configurations."""
 
     def __init__(self, path: Path, cwd: Path):
-        self.process = subprocess.Popen([sys.executable, "-B", "-c", ASK_SCRIPT, str(path)], cwd=cwd, text=True,
-                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self.process = subprocess.Popen(
+            [sys.executable, "-B", "-c", ASK_SCRIPT, str(path)],
+            cwd=cwd,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
         line = self.process.stdout.readline()
         if not line:
             errors = self.process.communicate()[1].strip().splitlines()
@@ -257,13 +280,16 @@ class Study:
             if isinstance(entry, list):
                 return CategoricalDistribution(entry)
             return (IntDistribution if isinstance(defaults[name], int) else FloatDistribution)(**entry)
+
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.optuna, self.spec = optuna, spec
         self.space = {name: distribution(name, entry) for name, entry in spec.space.items()}
         told = [spec.search, spec.search_seed, spec.space, spec.fixed, spec.seeds, spec.objective, *identity]
         self.study = optuna.create_study(
-            study_name=hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12], load_if_exists=True,
-            storage=JournalStorage(JournalFileBackend(str(storage))) if storage else None)
+            study_name=hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12],
+            load_if_exists=True,
+            storage=JournalStorage(JournalFileBackend(str(storage))) if storage else None,
+        )
 
     def __len__(self) -> int:
         return self.spec.trials
@@ -274,8 +300,11 @@ class Study:
         if number < len(trials):
             return dict(trials[number].params)
         samplers, seed = self.optuna.samplers, self.spec.search_seed * 1_000_003 + number
-        self.study.sampler = (samplers.RandomSampler(seed=seed) if self.spec.search == "random" else
-                              samplers.TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS))
+        self.study.sampler = (
+            samplers.RandomSampler(seed=seed)
+            if self.spec.search == "random"
+            else samplers.TPESampler(seed=seed, n_startup_trials=STARTUP_TRIALS)
+        )
         return dict(self.study.ask(fixed_distributions=self.space).params)
 
     def tell(self, number: int, outcome: str, value: float | None) -> None:

@@ -114,13 +114,20 @@ def effects(techniques: list[Technique], pairs: list[dict], presets: dict[str, d
         mine = [pair for pair in pairs if pair["technique"] == each.name]
         mean, half = interval([pair["on"]["bpb"] - pair["off"]["bpb"] for pair in mine]) if mine else (None, None)
         times = [pair["on"]["seconds"] / pair["off"]["seconds"] for pair in mine]
-        rows.append({
-            **{key: getattr(each, key) for key in ("name", "what", "source", "public", "dropped")},
-            "fields": mine[0]["fields"] if mine else {key: [value, each.on[key]] for key, value in each.off.items()},
-            "bpb": mean, "half": half, "seeds": [pair["seed"] for pair in mine],
-            "time": statistics.median(times) if mine else None,
-            "bytes": (mine[0]["on"]["params"] - mine[0]["off"]["params"]) * BITS / 8 if mine else None,
-            "presets": {name: setting(each, config) for name, config in presets.items()}})
+        rows.append(
+            {
+                **{key: getattr(each, key) for key in ("name", "what", "source", "public", "dropped")},
+                "fields": mine[0]["fields"]
+                if mine
+                else {key: [value, each.on[key]] for key, value in each.off.items()},
+                "bpb": mean,
+                "half": half,
+                "seeds": [pair["seed"] for pair in mine],
+                "time": statistics.median(times) if mine else None,
+                "bytes": (mine[0]["on"]["params"] - mine[0]["off"]["params"]) * BITS / 8 if mine else None,
+                "presets": {name: setting(each, config) for name, config in presets.items()},
+            }
+        )
     return rows
 
 
@@ -138,22 +145,44 @@ def cells(row: dict) -> list[str]:
     if row["seeds"]:
         spread = "" if row["half"] is None else f" ± {row['half']:.4f}"
         measured = f"{row['bpb']:+.4f}{spread} ({len(row['seeds'])})" + f"; {row['dropped']}" * bool(row["dropped"])
-    return [measured, "" if row["time"] is None else f"{row['time']:.2f}",
-            "" if row["bytes"] is None else f"{row['bytes']:+,.0f}", *row["presets"].values()]
+    return [
+        measured,
+        "" if row["time"] is None else f"{row['time']:.2f}",
+        "" if row["bytes"] is None else f"{row['bytes']:+,.0f}",
+        *row["presets"].values(),
+    ]
 
 
 def markdown(rows: list[dict], pairs: list[dict]) -> str:
     """The lines between the markers."""
-    lines = [["technique", "what it is", "source", "public change of bpb", "field: off, on", "measured change of bpb",
-              "time", "bytes", *PRESETS]]
+    lines = [
+        [
+            "technique",
+            "what it is",
+            "source",
+            "public change of bpb",
+            "field: off, on",
+            "measured change of bpb",
+            "time",
+            "bytes",
+            *PRESETS,
+        ]
+    ]
     for row in rows:
         switch = ", ".join(f"`{key}` {json.dumps(off)}, {json.dumps(on)}" for key, (off, on) in row["fields"].items())
         line = [row["name"], row["what"], row["source"], row["public"], switch.replace('"', ""), *cells(row)]
         lines.append([" ".join(cell.split()).replace("|", "\\|") for cell in line])
     widths = [max(map(len, column)) for column in zip(*lines)]
     lines.insert(1, ["-" * (width - 1) + "-:"[place in NUMBERS] for place, width in enumerate(widths)])
-    text = "".join("| " + " | ".join(cell.rjust(width) if place in NUMBERS else cell.ljust(width) for place, (
-        cell, width) in enumerate(zip(line, widths))) + " |\n" for line in lines)
+    text = "".join(
+        "| "
+        + " | ".join(
+            cell.rjust(width) if place in NUMBERS else cell.ljust(width)
+            for place, (cell, width) in enumerate(zip(line, widths))
+        )
+        + " |\n"
+        for line in lines
+    )
     groups = {}
     for pair in pairs:
         key = (pair["code"][:12], pair["steps"], pair["machine"]["threads"], pair["machine"]["compute"])
@@ -161,8 +190,10 @@ def markdown(rows: list[dict], pairs: list[dict]) -> str:
     for (code, steps, threads, compute), mine in groups.items():
         names = ", ".join(dict.fromkeys(pair["technique"] for pair in mine)) if len(groups) > 1 else "all"
         seeds = ", ".join(map(str, sorted({pair["seed"] for pair in mine})))
-        text += (f"\nMeasured with the script of sha256 {code}..., {steps:,} steps, seeds {seeds}, {compute}, threads: "
-                 f"{threads}: {names}.\n")
+        text += (
+            f"\nMeasured with the script of sha256 {code}..., {steps:,} steps, seeds {seeds}, {compute}, threads: "
+            f"{threads}: {names}.\n"
+        )
     return text
 
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from golf.files import ROOT, Failure, read_json, write_json
+from tools.runs.folder import finished
 
 SPLIT = "dev"  # the only split that may guide a search (RULES.md, R7)
 LOOK_SECONDS = 0.5  # between looks for stop.json
@@ -85,29 +86,31 @@ class Worker:
                 outcome, error = ended.args
             if outcome != "interrupted":
                 stop = read_json(self.folder / "stop.json") if outcome == "stopped" else None
-                write_json(self.folder / "trial.json", {"format": 1, "outcome": outcome, "error": error, "stop": stop,
-                                                        "seconds": self.seconds})
+                write_json(
+                    self.folder / "trial.json",
+                    {"format": 1, "outcome": outcome, "error": error, "stop": stop, "seconds": self.seconds},
+                )
 
     def stages(self) -> None:
         """Trains unless that is done, then packs and scores. Raises Ended."""
         trial, run = self.trial, f"runs/{self.trial.run}"
-        if not self.trained():
+        if not finished(self.folder):
             (self.folder / "run.json").unlink(missing_ok=True)  # of a run that was told to stop: it runs again
             launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={trial.processes}"]
-            self.stage("train", [*launcher * (trial.processes > 1), f"runs/scripts/{trial.code}.py", *trial.arguments,
-                                 f"--run_dir={run}"])
-            if not self.trained():  # Slurm, or Ctrl-C in a terminal, may have told it to stop
+            self.stage(
+                "train",
+                [
+                    *launcher * (trial.processes > 1),
+                    f"runs/scripts/{trial.code}.py",
+                    *trial.arguments,
+                    f"--run_dir={run}",
+                ],
+            )
+            if not finished(self.folder):  # Slurm, or Ctrl-C in a terminal, may have told it to stop
                 raise Ended("interrupted", None)
         if trial.score:
             self.stage("pack", ["-m", "compress", "pack", run])
             self.stage("score", ["eval_heldout.py", f"{run}/model.golf", "--data", trial.data_dir, "--split", SPLIT])
-
-    def trained(self) -> bool:
-        """Whether training came to its end by itself."""
-        try:
-            return read_json(self.folder / "run.json").get("stopped") != "sigterm"
-        except Failure:
-            return False
 
     def told_to_stop(self) -> str | None:
         """The outcome that a signal or stop.json asks for."""
@@ -129,8 +132,14 @@ class Worker:
             environment |= {} if self.trial.gpus is None else {"CUDA_VISIBLE_DEVICES": self.trial.gpus}
         start = time.monotonic()
         with tempfile.TemporaryFile("w+", errors="replace") as errors:
-            process = subprocess.Popen([sys.executable, *arguments], cwd=ROOT, env=environment, stderr=errors,
-                                       stdin=subprocess.DEVNULL, preexec_fn=die_with_parent)
+            process = subprocess.Popen(
+                [sys.executable, *arguments],
+                cwd=ROOT,
+                env=environment,
+                stderr=errors,
+                stdin=subprocess.DEVNULL,
+                preexec_fn=die_with_parent,
+            )
             while process.returncode is None:
                 if asked is None and (asked := self.told_to_stop()):
                     process.terminate()  # training stops after the step at hand and saves
@@ -167,7 +176,7 @@ class LocalJobs:
         place = min(set(range(len(self.parts))) - taken)
         trial = replace(trial, gpus=os.environ.get("CUDA_VISIBLE_DEVICES"), cores=self.parts[place])
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the job inherits it: Ctrl-C is for the sweep, which
-        try:                                                    # then stops its trials in order
+        try:  # then stops its trials in order
             self.jobs[trial.run], self.places[trial.run] = self.executor.submit(trial), place
         finally:
             signal.signal(signal.SIGINT, handler)
@@ -190,8 +199,10 @@ class SlurmJobs:
         try:
             self.executor = submitit.AutoExecutor(folder, cluster="slurm", slurm_max_num_timeout=0)
             extra = {"requeue": True} | parameters.get("additional_parameters", {})
-            self.executor.update_parameters(**{"timeout_min": minutes, "stderr_to_stdout": True} | {
-                f"slurm_{key}": value for key, value in (parameters | {"additional_parameters": extra}).items()})
+            self.executor.update_parameters(
+                **{"timeout_min": minutes, "stderr_to_stdout": True}
+                | {f"slurm_{key}": value for key, value in (parameters | {"additional_parameters": extra}).items()}
+            )
         except RuntimeError:
             raise Failure("no srun here: --cluster slurm needs a machine that can submit to Slurm") from None
         except (NameError, ValueError, AssertionError) as error:
@@ -205,8 +216,11 @@ class SlurmJobs:
         self.executor.update_parameters(name=trial.run)
         try:
             job = self.executor.submit(trial)
-        except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError,
-                subprocess.CalledProcessError) as error:
+        except (
+            submitit.core.utils.FailedJobError,
+            submitit.core.utils.FailedSubmissionError,
+            subprocess.CalledProcessError,
+        ) as error:
             raise Failure(f"sbatch: {(str(error).strip().splitlines() or ['no answer'])[-1]}") from None
         self.known = None
         return job.job_id

@@ -13,13 +13,11 @@ import pytest
 import sentencepiece
 import zstandard
 
+from golf.files import Failure
 from golf.tokenizer import Tokenizer
 from tests.golf.test_tokenizer import prose
-from tools.data import cli
-from tools.data import build
-from golf.files import Failure
 from tests.support import ROOT
-
+from tools.data import build, cli
 
 
 def run(capsys, *arguments) -> tuple[int, str, str]:

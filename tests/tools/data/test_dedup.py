@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tools.data import dedup
-from tools.data.embedded import Document
 from tools.data.dedup import (
     HELD_OUT,
     OVERLAP_LIMIT,
@@ -21,6 +20,7 @@ from tools.data.dedup import (
     split,
     words,
 )
+from tools.data.embedded import Document
 
 
 def naive_shingles(text: str, length: int) -> list[tuple[str, ...]]:

@@ -14,10 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support import ROOT
 from tools.data import embedded
 from tools.data.embedded import clean, cut_paragraphs, repair
-from tests.support import ROOT
-
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,8 @@ import pytest
 
 from golf.tokenizer import Tokenizer
 from tests.golf.test_tokenizer import prose
-from tools.data.build import train_tokenizer
 from tests.support import ROOT
+from tools.data.build import train_tokenizer
 
 REPOSITORY = "willdepueoai/parameter-golf"
 COMMIT = "c" * 40

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from golf.__main__ import main as golf
+from golf.files import Failure
 from tools.plan import bench_train
 
-STUB = '''
+STUB = """
 import time
 from types import SimpleNamespace
 now = [0.0]
@@ -30,7 +32,7 @@ def main(argv):
         clock.tick()
 if __name__ == "__main__":
     raise SystemExit("main was started by the file itself")
-'''
+"""
 
 
 def stub(path: Path, seconds: float, batch: int) -> Path:
@@ -39,10 +41,8 @@ def stub(path: Path, seconds: float, batch: int) -> Path:
 
 
 def test_ratio_of_known_rates_at_the_baselines_shape(tmp_path):
-    from rich.console import Console
-
     old, new = stub(tmp_path / "old.py", 0.5, 32), stub(tmp_path / "new.py", 0.2, 99)
-    result = bench_train.measure(old, new, [], rounds=3, steps=2, console=Console(stderr=True))
+    result = bench_train.measure(old, new, [], rounds=3, steps=2)
     assert result["shape"]["batch_tokens"] == 32
     assert result["ratios"] == pytest.approx([2.5] * 3) and result["ratio"] == pytest.approx(2.5)
     assert result["baseline_tokens_per_second"] == pytest.approx(64)
@@ -50,14 +50,10 @@ def test_ratio_of_known_rates_at_the_baselines_shape(tmp_path):
 
 
 def test_a_script_that_fails_is_one_line(tmp_path):
-    from rich.console import Console
-
-    from golf.files import Failure
-
     bad = tmp_path / "bad.py"
     bad.write_text("raise ValueError('no such thing')\nif __name__ == '__main__':\n    pass\n")
     with pytest.raises(Failure, match="baseline script ended early: ValueError: no such thing"):
-        bench_train.measure(bad, bad, [], 1, 1, Console(stderr=True))
+        bench_train.measure(bad, bad, [], rounds=1, steps=1)
 
 
 def test_profile_accounts_for_all_the_time():
@@ -77,6 +73,14 @@ def test_profile_accounts_for_all_the_time():
     assert result["operators"]["matrix products"] >= products > 0 and result["operators"]["attention"] > 0
 
 
+def exit_status(arguments: list[str]) -> int:
+    """Of `golf ARGUMENTS`, also where argparse ends it."""
+    try:
+        return golf(arguments)
+    except SystemExit as stop:
+        return stop.code
+
+
 @pytest.mark.parametrize("arguments, says", [
     (["--rounds=0"], "--rounds and --steps must be at least 1"),
     (["--rounds=1", "--steps=1", "--nonsense=3"], "unknown argument '--nonsense=3'"),
@@ -85,13 +89,12 @@ def test_bad_input_is_one_line(arguments, says, monkeypatch, capsys, tmp_path):
     """The second goes through the real train_gpt.py; the baseline is a stub, because only the other one matters."""
     baseline = stub(tmp_path / "old.py", 0.5, 32)
     monkeypatch.setattr(bench_train, "BASELINE", baseline)
-    assert bench_train.main(arguments) != 0
+    assert exit_status(["bench-train", *arguments]) != 0
     assert says in capsys.readouterr().err
 
 
 def test_json_is_the_last_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(bench_train, "BASELINE", stub(tmp_path / "old.py", 0.5, 32))
-    monkeypatch.setattr(bench_train, "ROOT", tmp_path)
-    stub(tmp_path / "train_gpt.py", 0.25, 32)
-    assert bench_train.main(["--rounds=1", "--steps=1", "--json"]) == 0
+    monkeypatch.setattr(bench_train, "SCRIPT", stub(tmp_path / "new.py", 0.25, 32))
+    assert golf(["bench-train", "--rounds=1", "--steps=1", "--json"]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["ratio"] == pytest.approx(2.0)

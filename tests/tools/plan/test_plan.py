@@ -12,14 +12,14 @@ import platform
 import subprocess
 
 import pytest
-from rich.console import Console
 
 import train_gpt
 from compress.__main__ import main as compress
 from compress.minify import minify
 from golf import container
+from golf.__main__ import main as golf
 from golf.files import Failure, sha256_file
-from tools.plan import plan, step_time
+from tools.plan import dry_run, plan, step_time
 
 CONFIG = {
     "preset": "16mb", "track": "16mb", "vocab_size": 8192, "seq_len": 2048, "num_layers": 11, "model_dim": 512,
@@ -47,7 +47,7 @@ def planned(monkeypatch):
     def make(config, stages=None, gpus=None, dollars=None):
         monkeypatch.setattr(plan, "dry_run", lambda arguments, gpus: (NUMBERS, config, stages or [stage()]))
         monkeypatch.setattr(plan, "code_bytes", lambda: 15_000)
-        return plan.make_plan([], gpus, dollars, Console(stderr=True))
+        return plan.make_plan([], gpus, dollars)
 
     return make
 
@@ -135,7 +135,7 @@ def test_dry_run_prints_what_the_plan_reads(monkeypatch):
         assert train_gpt.main(["--dry-run", "--preset=tiny", "--seed=7"]) == 0
     done = subprocess.CompletedProcess([], 0, printed.getvalue(), "")
     monkeypatch.setattr(subprocess, "run", lambda *args, **kwargs: done)
-    numbers, config, stages = plan.dry_run([], None)
+    numbers, config, stages = dry_run.dry_run([], None)
     model = train_gpt.build_model(train_gpt.parse_config(["--preset=tiny"], {}))
     assert numbers["params"] == sum(p.numel() for p in model.parameters())
     assert config["seed"] == 7 and config["model_dim"] == 64
@@ -144,7 +144,7 @@ def test_dry_run_prints_what_the_plan_reads(monkeypatch):
     assert result["speed"]["sdpa"]["steps"] > 0 and result["gpus"] == 1
     done.stdout = done.stdout.replace("config: ", "settings: ")
     with pytest.raises(Failure, match="does not print"):
-        plan.dry_run([], None)
+        dry_run.dry_run([], None)
 
 
 def write_run(root, name, tokens_per_second, age, **changes):
@@ -170,7 +170,7 @@ def test_cpu_plan_goes_by_runs_of_this_script_shape_and_machine(tmp_path, monkey
     write_run(tmp_path, "two_ranks", 9000.0, age=0, world_size=2)
     (tmp_path / "runs" / "broken").mkdir()
     (tmp_path / "runs" / "broken" / "run.json").write_text("{")
-    cpu = plan.plan_cpu([], CONFIG | {"max_seconds": 105.0}, [stage()], Console(stderr=True))
+    cpu = plan.plan_cpu([], CONFIG | {"max_seconds": 105.0}, [stage()])
     assert "2 such run(s)" in cpu["basis"] and "newer" in cpu["basis"] and cpu["tokens_per_second"] == 2000.0
     assert cpu["step_ms"] == [pytest.approx(1e3 * 786_432 / 2000)]
     assert cpu["steps"] == math.floor(100 * 2000 / 786_432)
@@ -182,19 +182,19 @@ def test_cpu_plan_without_a_run_takes_a_sample(tmp_path, monkeypatch):
     monkeypatch.setattr(plan, "ROOT", tmp_path)
     (tmp_path / "train_gpt.py").write_text("raise SystemExit('no data: build it')\n")
     with pytest.raises(Failure, match="a sample failed: no data: build it"):
-        plan.plan_cpu([], CONFIG, [stage()], Console(stderr=True))
+        plan.plan_cpu([], CONFIG, [stage()])
     (tmp_path / "train_gpt.py").write_text(
         "import json, pathlib, sys\n"
         "folder = pathlib.Path([a for a in sys.argv if 'run_dir' in a][0].split('=')[1])\n"
         "folder.mkdir()\n"
         "(folder / 'run.json').write_text(json.dumps({'tokens_per_second': 3000, 'steps': 9}))\n"
     )
-    cpu = plan.plan_cpu([], CONFIG, [stage()], Console(stderr=True))
+    cpu = plan.plan_cpu([], CONFIG, [stage()])
     assert cpu["tokens_per_second"] == 3000 and "just now" in cpu["basis"]
 
 
 def test_unknown_field_gives_the_nearest_match(capsys):
-    assert plan.main(["--preset=tiny", "--num_layer=3", "--json"]) == 1
+    assert golf(["plan", "--preset=tiny", "--num_layer=3", "--json"]) == 1
     out, err = capsys.readouterr()
     assert out == "" and err == "golf plan: unknown argument '--num_layer=3': did you mean --num_layers=...?\n"
 
@@ -202,7 +202,7 @@ def test_unknown_field_gives_the_nearest_match(capsys):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--dollar_per_hour=3"], "did you mean --dollars_per_hour"),
+        (["--dollar_per_hour=3"], "did you mean --dollars-per-hour"),
         (["--gpu=4"], "did you mean --gpus"),
         (["--gpus=0"], "at least 1"),
         (["--dollars_per_hour=nan"], "must be a price"),
@@ -211,30 +211,30 @@ def test_unknown_field_gives_the_nearest_match(capsys):
 )
 def test_wrong_usage(arguments, message, capsys):
     with pytest.raises(SystemExit) as error:
-        plan.main(arguments)
+        golf(["plan", *arguments])
     assert error.value.code == 2 and message in capsys.readouterr().err
 
 
 def test_validate_prints_its_table_and_ends_with_json(capsys, monkeypatch):
-    assert plan.main(["--validate", "--json"]) == 0
+    assert golf(["plan", "--validate", "--json"]) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert result["median_error"] < 0.08 and len(result["rows"]) == len(step_time.read_points())
     monkeypatch.setattr(step_time, "validate", lambda points: result)
-    assert plan.main(["--validate"]) == 0
+    assert golf(["plan", "--validate"]) == 0
     printed = capsys.readouterr().out
     assert printed.count("2026-04-27_SP8192_LQER") == 2 and f"{result['median_error']:.1%}" in printed
     monkeypatch.setattr(step_time, "validate", lambda points: result | {"median_error": 0.081})
-    assert plan.main(["--validate"]) == 1
+    assert golf(["plan", "--validate"]) == 1
     assert capsys.readouterr().err == "golf plan: median error 8.1% is not under 8%\n"
 
 
 def test_plan_prints_every_number(planned, capsys, monkeypatch):
     result = planned(LOOPED, SCHEDULE, dollars=24.0)
-    assert plan.main(["--dollars_per_hour=24"]) == 0
+    assert golf(["plan", "--dollars_per_hour=24"]) == 0
     printed = capsys.readouterr().out
     for number in ("35,945,671", "16,000,000", "15,000", "4.00", f"{result['speed']['fa3']['steps']:,}"):
         assert number in printed
-    assert plan.main(["--dollars_per_hour=24", "--json"]) == 0
+    assert golf(["plan", "--dollars_per_hour=24", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == result
 
 

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from tests.support import ROOT
 
 COMMON = """
@@ -64,34 +65,46 @@ Path(sys.argv[1]).with_name("eval.json").write_text(json.dumps({
     "clock": {"decode": 0.5, "score": 21.5}}))
 """
 DATA = """
-call()
-folder = Path("data/embedded_sp2048_case")
-folder.mkdir(parents=True)
-with open(folder / "dev_docs.jsonl", "w") as file:
-    for i in range(300):
-        text = f"Number {i * i * 7919} is \\u00e9 not {i}.\\n"
-        file.write(json.dumps({"id": str(i), "source": "s", "text": text}) + "\\n")
-(folder / "manifest.json").write_text("{}")
+def main(argv):
+    sys.argv = ["data", *argv]
+    call()
+    folder = Path("data/embedded_sp2048_case")
+    folder.mkdir(parents=True)
+    with open(folder / "dev_docs.jsonl", "w") as file:
+        for i in range(300):
+            text = f"Number {i * i * 7919} is \\u00e9 not {i}.\\n"
+            file.write(json.dumps({"id": str(i), "source": "s", "text": text}) + "\\n")
+    (folder / "manifest.json").write_text("{}")
+    return 0
 """
 
 
 @pytest.fixture
 def tree(tmp_path) -> Path:
     """A copy of golf run and what it imports, with stubs for the five stages."""
-    (tmp_path / "tools").mkdir()
+    for package in ("golf", "tools"):
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "compress").mkdir()
-    for name in ("__init__", "run", "files", "curves", "ledger", "ledger_store"):
-        shutil.copy(ROOT / f"tools/{name}.py", tmp_path / "tools")
     (tmp_path / "compress/__init__.py").touch()
-    for name, text in {"golf data": DATA, "train_gpt.py": TRAIN, "compress/__main__.py": PACK,
-                       "eval_heldout.py": SCORE}.items():
+    stubs = {
+        "tools/data/cli.py": DATA,
+        "train_gpt.py": TRAIN,
+        "compress/__main__.py": PACK,
+        "eval_heldout.py": SCORE,
+    }
+    for name, text in stubs.items():
         (tmp_path / name).write_text(COMMON + text)
     return tmp_path
 
 
 def run(tree: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "golf", "run", "--budget", "20", *arguments], cwd=tree, capture_output=True,
-                          text=True, env=os.environ | {"COLUMNS": "160"} | environment)
+    return subprocess.run(
+        [sys.executable, "-m", "golf", "run", "--budget", "20", *arguments],
+        cwd=tree,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"COLUMNS": "160"} | environment,
+    )
 
 
 def calls(tree: Path) -> list[list[str]]:
@@ -114,10 +127,11 @@ def test_stages_in_order_then_table_and_last_lines(tree):
     assert re.fullmatch(r"pocket-20s-[0-9a-f]{8}", folder.name)
     name, data = f"runs/{folder.name}", "data/embedded_sp2048_case"
     assert calls(tree) == [
-        ["data.py", "embedded", "--variant", "sp2048_case"],
+        ["data", "embedded", "--variant", "sp2048_case"],
         ["train_gpt.py", "--preset=pocket", "--max_seconds=20", f"--data_dir={data}", f"--run_dir={name}"],
         ["__main__.py", "pack", name],
-        ["eval_heldout.py", f"{name}/model.golf", "--data", data, "--split", "dev"]]
+        ["eval_heldout.py", f"{name}/model.golf", "--data", data, "--split", "dev"],
+    ]
     *table, bpb, size, last = done.stdout.splitlines()
     assert (bpb, size) == ("val_bpb: 1.8765", "artifact_bytes: 3000")
 
@@ -128,19 +142,54 @@ def test_stages_in_order_then_table_and_last_lines(tree):
         assert summary["xz_bits_per_byte"] == pytest.approx(xz, rel=0.01)
     wall = summary["clock"].pop("stages")
     assert list(wall) == ["data", "train", "pack", "score"] and all(seconds > 0 for seconds in wall.values())
-    files = ["checkpoint.pt", "eval.json", "loss.png", "metrics.jsonl", "model.golf", "run.json", "statistics.pt",
-             "train.log"]
+    files = [
+        "checkpoint.pt",
+        "eval.json",
+        "loss.png",
+        "metrics.jsonl",
+        "model.golf",
+        "run.json",
+        "statistics.pt",
+        "train.log",
+    ]
     assert summary == {
-        "format": 1, "run_dir": name, "seed": 1337, "split": "dev", "val_bpb": 1.87654, "bpb_interval": [1.85, 1.91],
-        "documents": 1234, "raw_bytes": 1000000, "scope": "document", "xz_bits_per_byte": summary["xz_bits_per_byte"],
-        "artifact_bytes": 3000, "headroom_bytes": 247_000, "sections": {"CODE": 1000, "WGTS": 2000},
-        "steps": 1200, "tokens": 9830400, "tokens_per_second": 81920, "mfu": 0.287,
+        "format": 1,
+        "run_dir": name,
+        "seed": 1337,
+        "split": "dev",
+        "val_bpb": 1.87654,
+        "bpb_interval": [1.85, 1.91],
+        "documents": 1234,
+        "raw_bytes": 1000000,
+        "scope": "document",
+        "xz_bits_per_byte": summary["xz_bits_per_byte"],
+        "artifact_bytes": 3000,
+        "headroom_bytes": 247_000,
+        "sections": {"CODE": 1000, "WGTS": 2000},
+        "steps": 1200,
+        "tokens": 9830400,
+        "tokens_per_second": 81920,
+        "mfu": 0.287,
         "clock": {"train": {"compile": 7.25, "train": 18.5}, "score": {"decode": 0.5, "score": 21.5}},
-        "files": [f"{name}/{file}" for file in files]}
+        "files": [f"{name}/{file}" for file in files],
+    }
     shown = "\n".join(table)
-    for piece in ("1.8765", "95% interval 1.8500 to 1.9100 over 1,234 documents", "3,000 B", "247,000 under the cap",
-                  "CODE", "1,000 B", "81,920 tokens/s", "28.7%", "compile", "7.2 s", "21.5 s",
-                  f"{summary['xz_bits_per_byte']:.4f}", f"{name}/", *files):
+    for piece in (
+        "1.8765",
+        "95% interval 1.8500 to 1.9100 over 1,234 documents",
+        "3,000 B",
+        "247,000 under the cap",
+        "CODE",
+        "1,000 B",
+        "81,920 tokens/s",
+        "28.7%",
+        "compile",
+        "7.2 s",
+        "21.5 s",
+        f"{summary['xz_bits_per_byte']:.4f}",
+        f"{name}/",
+        *files,
+    ):
         assert piece in shown, piece
 
 
@@ -150,12 +199,23 @@ def test_second_run_reuses_and_stale_results_are_made_again(tree):
     second = run(tree)
     assert second.returncode == 0 and calls(tree) == []
     assert [line.split(":")[0] for line in second.stdout.splitlines() if "reusing" in line] == [
-        "== data", "== train", "== pack", "== score"]
+        "== data",
+        "== train",
+        "== pack",
+        "== score",
+    ]
     assert second.stdout.splitlines()[-2:] == first.stdout.splitlines()[-2:]
     name, pack, score = f"runs/{run_folder(tree).name}", "__main__.py", "eval_heldout.py"
-    for changed, made_again in ((f"{name}/checkpoint.pt", [pack, score]), (f"{name}/statistics.pt", [pack, score]),
-                                (f"{name}/model.golf", [score]), ("data/embedded_sp2048_case/dev_docs.jsonl", [score]),
-                                ("compress/__init__.py", [pack, score]), (f"{name}/loss.png", [])):
+    for changed, made_again in (
+        (f"{name}/checkpoint.pt", [pack, score]),
+        (f"{name}/statistics.pt", [pack, score]),
+        (f"{name}/model.golf", [score]),
+        ("data/embedded_sp2048_case/dev_docs.jsonl", [score]),
+        ("compress/__init__.py", [pack, score]),
+        ("golf/container.py", [pack, score]),
+        ("golf/box/worker.py", [pack, score]),
+        (f"{name}/loss.png", []),
+    ):
         for path in tree.rglob("*.*"):
             os.utime(path, (1e9, 1e9))
         os.utime(tree / changed, (1e9 + 1, 1e9 + 1))
@@ -176,14 +236,16 @@ def test_other_script_or_data_is_another_run(tree, path):
 
 def test_stopped_run_is_trained_again(tree):
     run(tree, STOPPED="sigterm")
-    assert [call[0] for call in calls(tree)] == ["data.py", "train_gpt.py", "__main__.py", "eval_heldout.py"]
+    assert [call[0] for call in calls(tree)] == ["data", "train_gpt.py", "__main__.py", "eval_heldout.py"]
     assert run(tree).returncode == 0
     assert [call[0] for call in calls(tree)] == ["train_gpt.py", "__main__.py", "eval_heldout.py"]
     assert len(list((tree / "runs").glob("pocket-*"))) == 1
 
 
-@pytest.mark.parametrize("script, stage", [("data.py", "data"), ("train_gpt.py", "train"), ("__main__.py", "pack"),
-                                           ("eval_heldout.py", "score")])
+@pytest.mark.parametrize(
+    "script, stage",
+    [("data", "data"), ("train_gpt.py", "train"), ("__main__.py", "pack"), ("eval_heldout.py", "score")],
+)
 def test_failing_stage_is_named_and_later_ones_do_not_run(tree, script, stage):
     done = run(tree, BREAK=script)
     assert done.returncode == 1
@@ -192,8 +254,15 @@ def test_failing_stage_is_named_and_later_ones_do_not_run(tree, script, stage):
 
 
 def test_interrupt_waits_for_the_stage_and_is_one_line(tree):
-    process = subprocess.Popen([sys.executable, "-m", "golf", "run"], cwd=tree, env=os.environ | {"WAIT": "1"}, text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "golf", "run"],
+        cwd=tree,
+        env=os.environ | {"WAIT": "1"},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
     while not (tree / "waiting").exists():
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.05)

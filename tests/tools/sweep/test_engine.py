@@ -22,8 +22,15 @@ from tools.sweep import engine
 from tools.sweep import spec as spec_module
 from tools.sweep.spec import TYPES, Grid, Script, Study, arguments, check_fields, check_range, read_spec
 
-DEFAULTS = {"lr": 0.04, "width": 64, "tied": True, "act": "relu", "preset": "pocket", "max_seconds": 600.0,
-            "data_dir": "data/embedded"}
+DEFAULTS = {
+    "lr": 0.04,
+    "width": 64,
+    "tied": True,
+    "act": "relu",
+    "preset": "pocket",
+    "max_seconds": 600.0,
+    "data_dir": "data/embedded",
+}
 
 
 @pytest.fixture
@@ -51,18 +58,24 @@ def test_a_grid_runs_once_is_ranked_and_is_on_the_log(tree):
     assert {each["error"] for each in result["configurations"]} == {None, "--width must be a multiple of 32"}
     lines = [line.split() for line in result["text"].splitlines() if line.startswith((" test-", " #"))]
     assert [line[1] for line in lines] == ["1.9915", "2.9915", "-", "-"]  # means, the best first
-    assert result["best"] == next(run["run"] for each in good for run in each["runs"] if run["value"] == min(
-        run["value"] for run in result["runs"].values()))
+    assert result["best"] == next(
+        run["run"]
+        for each in good
+        for run in each["runs"]
+        if run["value"] == min(run["value"] for run in result["runs"].values())
+    )
 
     calls = sweep_tree.calls(tree)
     assert sorted(call[0] for call in calls) == sorted(
-        ["__main__.py"] * 4 + ["eval_heldout.py"] * 4 + [f"{result['code']}.py"] * 4)
+        ["__main__.py"] * 4 + ["eval_heldout.py"] * 4 + [f"{result['code']}.py"] * 4
+    )
     scored = [call for call in calls if call[0] == "eval_heldout.py"]
     assert all(call[2:] == ["--data", "data/embedded", "--split", "dev"] for call in scored)
     assert not any(word in part for call in calls for part in call for word in ("gate", "final"))
     notes = sweep_tree.rows(tree, "note")
     assert {(row["run"], row["sweep"], row["hypothesis"], row["who"]) for row in notes} == {
-        (run, "test", sweep_tree.SPEC["hypothesis"], "agent") for run in result["runs"]}
+        (run, "test", sweep_tree.SPEC["hypothesis"], "agent") for run in result["runs"]
+    }
     assert sorted(row["run"] for row in sweep_tree.rows(tree, "score")) == sorted(result["runs"])
 
     log = (tree / "runs/ledger.jsonl").read_bytes()
@@ -79,10 +92,14 @@ def test_what_fails_stays_failed_and_what_was_killed_runs_again(tree):
     result = sweep_tree.end(sweep_tree.start(tree, **spec))
     assert statuses(result) == {"relu": "done", "nan": "failed", "kill": "crash"}
     assert {row["run"] for row in sweep_tree.rows(tree, "crash")} == {
-        run["run"] for run in result["runs"].values() if run["status"] != "done"}
+        run["run"] for run in result["runs"].values() if run["status"] != "done"
+    }
     [note] = [row for row in sweep_tree.rows(tree, "note") if "outcome" in row]
     assert (note["outcome"], note["verdict"], note["error"]) == (
-        "failed", "crash", "train: train_gpt.py: the loss is nan at step 1")
+        "failed",
+        "crash",
+        "train: train_gpt.py: the loss is nan at step 1",
+    )
     pids = [int((tree / "runs" / run / "starts").read_text().split()[0]) for run in result["runs"]]
     sweep_tree.wait_for(lambda: not any(map(sweep_tree.is_alive, pids)), "the script to die with its worker", 20)
 
@@ -93,8 +110,12 @@ def test_what_fails_stays_failed_and_what_was_killed_runs_again(tree):
 
 
 def test_a_loser_is_stopped_and_its_other_seeds_are_skipped(tree):
-    spec = dict(seeds=[1, 2], objective="dev_estimate", space={"lr": [0.04, 0.64]},
-                fixed={"preset": "pocket", "max_steps": 200, "step_seconds": 0.5})  # 100 s for the second, to its end
+    spec = dict(
+        seeds=[1, 2],
+        objective="dev_estimate",
+        space={"lr": [0.04, 0.64]},
+        fixed={"preset": "pocket", "max_steps": 200, "step_seconds": 0.5},
+    )  # 100 s for the second, to its end
     result = sweep_tree.end(sweep_tree.start(tree, **spec))
     assert [run["status"] for run in result["runs"].values()] == ["done", "done", "stopped", "skipped"]
     [loser] = [run for run in result["runs"].values() if run["status"] == "stopped"]
@@ -127,8 +148,11 @@ def test_ctrl_c_stops_the_trial_in_order_and_it_runs_again(tree):
 
 
 def study(tmp_path, storage, seed=3, search="optuna", trials=40):
-    space = {"lr": {"low": 0.001, "high": 1.0, "log": True}, "width": {"low": 32, "high": 256, "step": 32},
-             "tied": [True, False]}
+    space = {
+        "lr": {"low": 0.001, "high": 1.0, "log": True},
+        "width": {"low": 32, "high": 256, "step": 32},
+        "tied": [True, False],
+    }
     path = sweep_tree.write_spec(tmp_path / "s.toml", search=search, trials=trials, space={"lr": [1.0]})
     spec = dataclasses.replace(read_spec(path), space=space, search_seed=seed)
     return Study(spec, DEFAULTS, storage, ["code"])
@@ -173,11 +197,16 @@ def test_grid_is_every_combination_in_order(tmp_path):
     path = sweep_tree.write_spec(tmp_path / "s.toml", space={"lr": [1.0, 2.0], "tied": [True, False]})
     grid = Grid(read_spec(path))
     assert [tuple(grid.point(i).values()) for i in range(len(grid))] == [
-        (1.0, True), (1.0, False), (2.0, True), (2.0, False)]
+        (1.0, True),
+        (1.0, False),
+        (2.0, True),
+        (2.0, False),
+    ]
 
 
-curves = st.lists(st.tuples(st.floats(0.01, 1), st.floats(0.5, 8)), min_size=1, max_size=8,
-                  unique_by=lambda point: point[0]).map(sorted)
+curves = st.lists(
+    st.tuples(st.floats(0.01, 1), st.floats(0.5, 8)), min_size=1, max_size=8, unique_by=lambda point: point[0]
+).map(sorted)
 
 
 @given(curves, curves, st.floats(0.001, 2))
@@ -192,8 +221,11 @@ def test_losers_are_told_from_the_best_curve_as_numpy_interpolates_it(curve, bes
 
 
 def test_fraction_is_by_clock_or_steps_whichever_is_further():
-    rows = [{"step": 5, "elapsed": 30.0, "dev_bpb": 2.0}, {"step": 8, "elapsed": 40.0}, {"step": 9, "elapsed": 80.0,
-                                                                                        "dev_bpb": 1.9}]
+    rows = [
+        {"step": 5, "elapsed": 30.0, "dev_bpb": 2.0},
+        {"step": 8, "elapsed": 40.0},
+        {"step": 9, "elapsed": 80.0, "dev_bpb": 1.9},
+    ]
     assert engine.dev_curve(rows, {"max_seconds": 100.0, "max_steps": 0}) == [(0.3, 2.0), (0.8, 1.9)]
     assert engine.dev_curve(rows, {"max_seconds": 100.0, "max_steps": 10}) == [(0.5, 2.0), (0.9, 1.9)]
     assert engine.dev_curve(rows, {"max_seconds": 0.0, "max_steps": 10}) == [(0.5, 2.0), (0.9, 1.9)]
@@ -202,29 +234,42 @@ def test_fraction_is_by_clock_or_steps_whichever_is_further():
 # ------------------------------------------------------------------------------------------------------------ the spec
 
 
-@pytest.mark.parametrize("changes, found", [
-    ({"space": {"wdith": [64]}}, "no field 'wdith': did you mean width?"),
-    ({"fixed": {"preset": "pocket", "lrr": 1.0}}, "[fixed] Config has no field 'lrr'"),
-    ({"space": {"lr": ["high"]}}, "[space] lr: 'high' is not a float"),
-    ({"space": {"width": [64, 64.5]}}, "[space] width: 64.5 is not a int"),
-    ({"space": {"tied": [0, 1]}}, "[space] tied: 0 is not a bool"),
-    ({"space": {"width": [True]}}, "True is not a int"),
-    ({"space": {"lr": 0.04}}, "a list of values"),
-    ({"space": {"seed": [1, 2]}}, "seeds"),
-    ({"fixed": {"preset": "pocket", "run_dir": "x"}}, "run_dir"),
-    ({"space": {}}, "[space] has no field"),
-    ({"fixed": {}}, "needs a preset"),
-    ({"fixed": {"preset": "pocket", "lr": 1.0}}, "in [fixed] and in [space]: lr"),
-    ({"seeds": []}, "seeds"), ({"seeds": [1, 1]}, "seeds"), ({"seeds": [1, "2"]}, "seeds"), ({"seeds": 1}, "seeds"),
-    ({"search": "tpe"}, "choose one of grid, random, optuna"),
-    ({"search": "random"}, "trials"), ({"trials": 3}, "trials"),
-    ({"objectiv": "packed"}, "no key 'objectiv': did you mean objective?"),
-    ({"parallel": 0}, "at least 1"), ({"stop_margin": -1}, "stop_margin"), ({"name": "a/b"}, "name"),
-    ({"name": "A"}, "name"), ({"hypothesis": " "}, "hypothesis"), ({"who": "me"}, "choose one of person"),
-    ({"split": "gate"}, "dev only"), ({"objective": "final"}, "dev only"), ({"split": "dev"}, "dev only"),
-    ({"fixed": {"preset": "pocket", "data_dir": "data/gate"}}, "dev only"),
-    ({"space": {"data_dir": ["data/embedded", "x/final_docs"]}}, "dev only"),
-])
+@pytest.mark.parametrize(
+    "changes, found",
+    [
+        ({"space": {"wdith": [64]}}, "no field 'wdith': did you mean width?"),
+        ({"fixed": {"preset": "pocket", "lrr": 1.0}}, "[fixed] Config has no field 'lrr'"),
+        ({"space": {"lr": ["high"]}}, "[space] lr: 'high' is not a float"),
+        ({"space": {"width": [64, 64.5]}}, "[space] width: 64.5 is not a int"),
+        ({"space": {"tied": [0, 1]}}, "[space] tied: 0 is not a bool"),
+        ({"space": {"width": [True]}}, "True is not a int"),
+        ({"space": {"lr": 0.04}}, "a list of values"),
+        ({"space": {"seed": [1, 2]}}, "seeds"),
+        ({"fixed": {"preset": "pocket", "run_dir": "x"}}, "run_dir"),
+        ({"space": {}}, "[space] has no field"),
+        ({"fixed": {}}, "needs a preset"),
+        ({"fixed": {"preset": "pocket", "lr": 1.0}}, "in [fixed] and in [space]: lr"),
+        ({"seeds": []}, "seeds"),
+        ({"seeds": [1, 1]}, "seeds"),
+        ({"seeds": [1, "2"]}, "seeds"),
+        ({"seeds": 1}, "seeds"),
+        ({"search": "tpe"}, "choose one of grid, random, optuna"),
+        ({"search": "random"}, "trials"),
+        ({"trials": 3}, "trials"),
+        ({"objectiv": "packed"}, "no key 'objectiv': did you mean objective?"),
+        ({"parallel": 0}, "at least 1"),
+        ({"stop_margin": -1}, "stop_margin"),
+        ({"name": "a/b"}, "name"),
+        ({"name": "A"}, "name"),
+        ({"hypothesis": " "}, "hypothesis"),
+        ({"who": "me"}, "choose one of person"),
+        ({"split": "gate"}, "dev only"),
+        ({"objective": "final"}, "dev only"),
+        ({"split": "dev"}, "dev only"),
+        ({"fixed": {"preset": "pocket", "data_dir": "data/gate"}}, "dev only"),
+        ({"space": {"data_dir": ["data/embedded", "x/final_docs"]}}, "dev only"),
+    ],
+)
 def test_a_bad_spec_is_one_clear_failure(tmp_path, changes, found):
     path = sweep_tree.write_spec(tmp_path / "s.toml", **{"space": {"lr": [0.04]}} | changes)
     with pytest.raises(Failure) as failure:
@@ -232,13 +277,19 @@ def test_a_bad_spec_is_one_clear_failure(tmp_path, changes, found):
     assert found in str(failure.value) and str(path) in str(failure.value) and "\n" not in str(failure.value)
 
 
-@pytest.mark.parametrize("entry, search, found", [
-    ({"low": 1.0, "high": 2.0}, "grid", "a list"), ({"low": 1.0}, "random", "low and high"),
-    ({"low": 2.0, "high": 1.0}, "random", "low < high"), ({"low": 0.0, "high": 1.0, "log": True}, "random", "low > 0"),
-    ({"low": 1.0, "high": 2.0, "log": 1}, "random", "true or false"), ({"low": "a", "high": 2}, "optuna", "float"),
-    ({"low": 1, "high": 2, "stepp": 1}, "optuna", "low and high"),
-    ({"low": 1, "high": float("inf")}, "optuna", "float"),
-])
+@pytest.mark.parametrize(
+    "entry, search, found",
+    [
+        ({"low": 1.0, "high": 2.0}, "grid", "a list"),
+        ({"low": 1.0}, "random", "low and high"),
+        ({"low": 2.0, "high": 1.0}, "random", "low < high"),
+        ({"low": 0.0, "high": 1.0, "log": True}, "random", "low > 0"),
+        ({"low": 1.0, "high": 2.0, "log": 1}, "random", "true or false"),
+        ({"low": "a", "high": 2}, "optuna", "float"),
+        ({"low": 1, "high": 2, "stepp": 1}, "optuna", "low and high"),
+        ({"low": 1, "high": float("inf")}, "optuna", "float"),
+    ],
+)
 def test_a_bad_range_is_one_clear_failure(entry, search, found):
     with pytest.raises(Failure, match=found):
         check_range("lr", entry, float, search)
@@ -255,8 +306,9 @@ def test_the_spec_that_help_shows_is_a_good_one(tmp_path):
 
 
 def test_words_that_only_look_like_splits_are_fine(tmp_path):
-    path = sweep_tree.write_spec(tmp_path / "s.toml", hypothesis="A gate on the final layer helps.",
-                                 space={"act": ["gated", "finale"]})
+    path = sweep_tree.write_spec(
+        tmp_path / "s.toml", hypothesis="A gate on the final layer helps.", space={"act": ["gated", "finale"]}
+    )
     assert read_spec(path).space == {"act": ["gated", "finale"]}
 
 
@@ -275,8 +327,15 @@ def test_an_unreadable_spec_is_one_line(tmp_path, capsys, monkeypatch, text):
 
 
 def test_the_real_script_answers_what_its_own_parser_does(monkeypatch):
-    monkeypatch.setattr(os, "environ", {key: value for key, value in os.environ.items()
-                                        if key.lower() not in {f.name for f in dataclasses.fields(train_gpt.Config)}})
+    monkeypatch.setattr(
+        os,
+        "environ",
+        {
+            key: value
+            for key, value in os.environ.items()
+            if key.lower() not in {f.name for f in dataclasses.fields(train_gpt.Config)}
+        },
+    )
     script = Script(ROOT / "train_gpt.py", ROOT)
     try:
         assert script.defaults == {f.name: f.default for f in dataclasses.fields(train_gpt.Config)}

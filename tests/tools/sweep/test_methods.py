@@ -29,7 +29,8 @@ WIDE = techniques.Technique(**GOOD)
 ENTRIES = [  # the stand-in's bpb: 2 + |log2(lr / 0.04)| + seed / 1000, and 0.01 less when packed
     {**GOOD, "name": "good rate", "off": {"lr": 0.08}, "on": {"lr": 0.04}},  # the preset has it on
     {**GOOD, "name": "fast", "off": {"lr": 0.04}, "on": {"lr": 0.16, "width": 128}},  # off, and 2 worse
-    {**GOOD, "name": "odd", "on": {"width": 50}}, {**GOOD, "name": "nan", "off": {"act": "relu"}, "on": {"act": "nan"}},
+    {**GOOD, "name": "odd", "on": {"width": 50}},
+    {**GOOD, "name": "nan", "off": {"act": "relu"}, "on": {"act": "nan"}},
     {**GOOD, "name": "later", "off": {"later": 0}, "on": {"later": 1}},
     {**GOOD, "name": "tied", "off": {"tied": False}, "on": {"tied": True}, "score": True},
     {"name": "old", "what": "w", "source": "s", "public": "p", "dropped": "lost"},
@@ -38,19 +39,35 @@ ENTRIES = [  # the stand-in's bpb: 2 + |log2(lr / 0.04)| + seed / 1000, and 0.01
 
 def write_techniques(path: Path, entries: list[dict]) -> Path:
     """Entries as TOML: JSON's scalars are TOML's."""
+
     def value(x):
-        return "{ " + ", ".join(f"{k} = {json.dumps(v)}" for k, v in x.items()) + " }" if isinstance(x, dict) else (
-            json.dumps(x))
-    path.write_text("\n".join("[[technique]]\n" + "".join(f"{k} = {value(v)}\n" for k, v in entry.items())
-                              for entry in entries))
+        return (
+            "{ " + ", ".join(f"{k} = {json.dumps(v)}" for k, v in x.items()) + " }"
+            if isinstance(x, dict)
+            else (json.dumps(x))
+        )
+
+    path.write_text(
+        "\n".join("[[technique]]\n" + "".join(f"{k} = {value(v)}\n" for k, v in entry.items()) for entry in entries)
+    )
     return path
 
 
 def row(**changes) -> dict:
     """A row of the log."""
-    values = {"run": "a", "code": "c" * 64, "data": "d", "steps": 10, "seed": 1, "hash": "0" * 64, "params": 1000,
-              "bpb": 2.0, "cost": 5.0, "environment": {"threads": 1, "compute": "bfloat16", "why": "x"},
-              "config": {"width": 64, "lr": 0.1, "run_dir": "runs/a"}}
+    values = {
+        "run": "a",
+        "code": "c" * 64,
+        "data": "d",
+        "steps": 10,
+        "seed": 1,
+        "hash": "0" * 64,
+        "params": 1000,
+        "bpb": 2.0,
+        "cost": 5.0,
+        "environment": {"threads": 1, "compute": "bfloat16", "why": "x"},
+        "config": {"width": 64, "lr": 0.1, "run_dir": "runs/a"},
+    }
     return values | changes
 
 
@@ -72,17 +89,28 @@ def test_a_pair_says_which_side_is_on_whichever_is_the_base():
     for base, other, side in ((row(), wide(), "off"), (wide(), row(), "on")):
         line = methods.pair_of(WIDE, base, other)
         assert (line["base"], line["fields"], line["off"]["run"], line["on"]["run"]) == (
-            side, {"width": [64, 128]}, "a", "b")
+            side,
+            {"width": [64, 128]},
+            "a",
+            "b",
+        )
         assert (line["on"]["bpb"], line["off"]["params"], line["machine"]["compute"]) == (1.9, 1000, "bfloat16")
 
 
-@pytest.mark.parametrize("changes, named", [
-    ({"code": "e" * 64}, "code"), ({"data": "e"}, "data"), ({"steps": 9}, "steps"), ({"seed": 2}, "seed"),
-    ({"environment": {"threads": 2, "compute": "bfloat16"}}, "threads"),
-    ({"environment": {"threads": 1, "compute": "float32"}}, "compute"),
-    ({"config": {"width": 128, "lr": 0.2}}, "lr"), ({"config": {"width": 128, "lr": 0.1, "new": 1}}, "new"),
-    ({"config": {"width": 64, "lr": 0.1}}, "nothing"),
-])
+@pytest.mark.parametrize(
+    "changes, named",
+    [
+        ({"code": "e" * 64}, "code"),
+        ({"data": "e"}, "data"),
+        ({"steps": 9}, "steps"),
+        ({"seed": 2}, "seed"),
+        ({"environment": {"threads": 2, "compute": "bfloat16"}}, "threads"),
+        ({"environment": {"threads": 1, "compute": "float32"}}, "compute"),
+        ({"config": {"width": 128, "lr": 0.2}}, "lr"),
+        ({"config": {"width": 128, "lr": 0.1, "new": 1}}, "new"),
+        ({"config": {"width": 64, "lr": 0.1}}, "nothing"),
+    ],
+)
 def test_runs_that_differ_in_more_are_no_pair(changes, named):
     with pytest.raises(Failure, match=f"no pair for wide: they differ in {named}$"):
         methods.pair_of(WIDE, row(), wide(**changes))
@@ -91,8 +119,11 @@ def test_runs_that_differ_in_more_are_no_pair(changes, named):
 numbers = st.floats(1, 8).map(lambda x: round(x, 6))
 
 
-@given(st.lists(st.tuples(numbers, numbers), min_size=2, max_size=9).filter(
-    lambda pairs: np.std([a - b for a, b in pairs]) > 1e-6))
+@given(
+    st.lists(st.tuples(numbers, numbers), min_size=2, max_size=9).filter(
+        lambda pairs: np.std([a - b for a, b in pairs]) > 1e-6
+    )
+)
 def test_interval_is_that_of_the_paired_t_test(pairs):
     mean, half = techniques.interval([a - b for a, b in pairs])
     on, off = zip(*pairs)
@@ -106,24 +137,32 @@ def test_one_seed_has_no_interval_and_equal_differences_an_empty_one():
 
 
 def test_effects_are_on_minus_off():
-    pairs = [pair("wide", 1, {"bpb": 1.9, "cost": 8.0}, {"bpb": 2.0, "cost": 4.0}),
-             pair("wide", 2, {"bpb": 1.8, "cost": 5.0}, {"bpb": 2.1, "cost": 5.0}),
-             pair("wide", 3, {"bpb": 1.7, "cost": 6.0}, {"bpb": 1.9, "cost": 5.0})]
+    pairs = [
+        pair("wide", 1, {"bpb": 1.9, "cost": 8.0}, {"bpb": 2.0, "cost": 4.0}),
+        pair("wide", 2, {"bpb": 1.8, "cost": 5.0}, {"bpb": 2.1, "cost": 5.0}),
+        pair("wide", 3, {"bpb": 1.7, "cost": 6.0}, {"bpb": 1.9, "cost": 5.0}),
+    ]
     known = [WIDE, techniques.Technique(**{**GOOD, "name": "gate", "off": {"gate": False}, "on": {"gate": True}})]
     presets = {"16mb": {"width": 256, "gate": True}, "pocket": {"width": 64, "gate": False}}
     first, second = techniques.effects(known, pairs, presets)
     expected = stats.ttest_rel([1.9, 1.8, 1.7], [2.0, 2.1, 1.9]).confidence_interval(0.95)
     assert (first["bpb"], first["half"]) == pytest.approx((-0.2, -0.2 - expected.low))
-    assert first["time"] == 1.2 and first["bytes"] == 2000 * 3.4 / 8 and first["presets"] == {"16mb": "256",
-                                                                                            "pocket": "64"}
+    assert (
+        first["time"] == 1.2
+        and first["bytes"] == 2000 * 3.4 / 8
+        and first["presets"] == {"16mb": "256", "pocket": "64"}
+    )
     assert techniques.cells(first) == [f"-0.2000 ± {first['half']:.4f} (3)", "1.20", "+850", "256", "64"]
     assert techniques.cells(second) == ["not measured", "", "", "on", "off"]
     text = techniques.markdown([first, second], pairs).splitlines()
     assert {len(line) for line in text[:4]} == {len(text[0])} and text[1].count("-: |") == 2
     assert {tuple(i for i, c in enumerate(line) if c == "|") for line in text[:4]} == {
-        tuple(i for i, c in enumerate(text[0]) if c == "|")}
-    assert text[-1] == "Measured with the script of sha256 cccccccccccc..., 10 steps, seeds 1, 2, 3, bfloat16, " \
+        tuple(i for i, c in enumerate(text[0]) if c == "|")
+    }
+    assert (
+        text[-1] == "Measured with the script of sha256 cccccccccccc..., 10 steps, seeds 1, 2, 3, bfloat16, "
         "threads: 1: all."
+    )
     other = pair("gate", 5, {}, {}) | {"steps": 99}
     below = techniques.markdown([first, second], [*pairs, other]).splitlines()[5::2]
     assert [line.rpartition(": ")[2] for line in below] == ["wide.", "gate."]
@@ -133,11 +172,20 @@ def test_effects_are_on_minus_off():
 # ---------------------------------------------------------------------------------------------------------------- files
 
 
-@pytest.mark.parametrize("changes, found", [
-    ({"nmae": "x"}, "no key 'nmae': did you mean name?"), ({"name": ""}, "no name"), ({"public": ""}, "no public"),
-    ({"score": 1}, "score = 1 is not a bool"), ({"off": [1]}, "off = [1] is not a dict"), ({"off": {}}, "`off` names"),
-    ({"on": {"lr": 1.0}}, "`off` names"), ({"on": {"width": 64}}, "`off` names"), ({"name": "other"}, "there twice"),
-])
+@pytest.mark.parametrize(
+    "changes, found",
+    [
+        ({"nmae": "x"}, "no key 'nmae': did you mean name?"),
+        ({"name": ""}, "no name"),
+        ({"public": ""}, "no public"),
+        ({"score": 1}, "score = 1 is not a bool"),
+        ({"off": [1]}, "off = [1] is not a dict"),
+        ({"off": {}}, "`off` names"),
+        ({"on": {"lr": 1.0}}, "`off` names"),
+        ({"on": {"width": 64}}, "`off` names"),
+        ({"name": "other"}, "there twice"),
+    ],
+)
 def test_a_bad_technique_is_one_clear_failure(tmp_path, changes, found):
     path = write_techniques(tmp_path / "t.toml", [{**GOOD, "name": "other"}, GOOD | changes])
     with pytest.raises(Failure) as failure:
@@ -162,9 +210,12 @@ def test_pairs_come_back_as_they_were_written(tmp_path):
     new = [pair("wide", 7, {"bpb": 1.5}, {})]
     techniques.write_pairs(path, new, known)
     assert techniques.read_pairs(path, known) == [*new, old[0]]
-    for line, found in (("{}", ":3: not a pair"), ("nonsense", ":3: not a pair"),
-                        (json.dumps(old[0] | {"on": {"bpb": None}}), ":3: not a pair"),
-                        (json.dumps(old[0] | {"technique": "c"}), ":3: 'c' is not in techniques.toml")):
+    for line, found in (
+        ("{}", ":3: not a pair"),
+        ("nonsense", ":3: not a pair"),
+        (json.dumps(old[0] | {"on": {"bpb": None}}), ":3: not a pair"),
+        (json.dumps(old[0] | {"technique": "c"}), ":3: 'c' is not in techniques.toml"),
+    ):
         path.write_text("".join(json.dumps(each) + "\n" for each in [*new, old[0]]) + line + "\n")
         with pytest.raises(Failure, match=found):
             techniques.read_pairs(path, known)
@@ -206,8 +257,14 @@ def tree(tmp_path):
 
 def call(tree: Path, *arguments: str, code: int = 0) -> subprocess.CompletedProcess:
     """Runs golf methods in the tree to its end."""
-    done = subprocess.run([sys.executable, "-m", "golf", "methods", *arguments], cwd=tree, text=True, capture_output=True,
-                          env=os.environ | {"COLUMNS": "200"}, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-m", "golf", "methods", *arguments],
+        cwd=tree,
+        text=True,
+        capture_output=True,
+        env=os.environ | {"COLUMNS": "200"},
+        timeout=300,
+    )
     assert done.returncode == code, done.stdout[-3000:] + done.stderr[-3000:]
     return done
 
@@ -216,10 +273,13 @@ def test_pairs_are_run_once_and_become_the_table(tree):
     done = call(tree, "run", "--steps=3", "--seeds", "1", "2", "--parallel=2", "--json", code=1)
     result, calls = json.loads(done.stdout.splitlines()[-1]), sweep_tree.calls(tree)
     problems = result["problems"]
-    assert (problems["odd"], problems["later"]) == ("refused: --width must be a multiple of 32",
-                                                    "not in the script: later")
+    assert (problems["odd"], problems["later"]) == (
+        "refused: --width must be a multiple of 32",
+        "not in the script: later",
+    )
     assert "failed: train: train_gpt.py: the loss is nan" in problems["nan"] and done.stderr.splitlines() == [
-        "golf methods: no pairs for later, odd, nan (see above)"]
+        "golf methods: no pairs for later, odd, nan (see above)"
+    ]
     trained = [call for call in calls if len(call[0]) > 60]
     assert len(trained) == 2 * 6 and all("--max_steps=3" in call and "--max_seconds=0.0" in call for call in trained)
     scored = [call for call in calls if call[0] == "eval_heldout.py"]
@@ -227,7 +287,8 @@ def test_pairs_are_run_once_and_become_the_table(tree):
 
     lines = [json.loads(line) for line in (tree / "docs/methods.jsonl").read_text().splitlines()]
     assert lines == result["pairs"] and [(each["technique"], each["seed"]) for each in lines] == [
-        (name, seed) for name in ("good rate", "fast", "tied") for seed in (1, 2)]
+        (name, seed) for name in ("good rate", "fast", "tied") for seed in (1, 2)
+    ]
     found = {(each["technique"], each["base"]): each["on"]["bpb"] - each["off"]["bpb"] for each in lines}
     assert found == pytest.approx({("good rate", "on"): -1.0, ("fast", "off"): 2.0, ("tied", "on"): 0.0})
     logged = {entry["hash"][:12]: entry for entry in sweep_tree.rows(tree, "run")}
@@ -256,16 +317,25 @@ def test_pairs_are_run_once_and_become_the_table(tree):
     assert page.startswith(f"Before.\n{BEGIN}\n| technique") and page.endswith(f"{END}\nAfter.\n")
     [line] = [line for line in page.splitlines() if line.startswith("| fast")]
     assert [cell.strip() for cell in line.split("|")][5:9] == [
-        "`lr` 0.04, 0.16, `width` 64, 128", "+2.0000 ± 0.0000 (2)", "2.00", "+27,200"]
+        "`lr` 0.04, 0.16, `width` 64, 128",
+        "+2.0000 ± 0.0000 (2)",
+        "2.00",
+        "+27,200",
+    ]
     [old] = [line for line in page.splitlines() if line.startswith("| old")]
     assert [cell.strip() for cell in old.split("|")][6:] == ["lost", "", "", "-", "-", ""]
 
 
 def test_interrupted_pairs_that_are_complete_are_kept(tree):
     write_techniques(tree / "docs/techniques.toml", [ENTRIES[0], {**ENTRIES[3], "on": {"act": "hold"}}])
-    process = subprocess.Popen([sys.executable, "-m", "golf", "methods", "run", "--seeds", "1"], cwd=tree, text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "golf", "methods", "run", "--seeds", "1"],
+        cwd=tree,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     sweep_tree.STARTED.append(process)
     try:
         sweep_tree.wait_for(lambda: len(list((tree / "runs").glob("methods-*/starts"))) == 3, "the last trial to start")
@@ -277,10 +347,15 @@ def test_interrupted_pairs_that_are_complete_are_kept(tree):
     assert line["technique"] == "good rate" and math.isclose(line["on"]["bpb"] - line["off"]["bpb"], -1.0)
 
 
-@pytest.mark.parametrize("arguments, code, found", [
-    (["run", "fats"], 1, "did you mean fast?"), (["run", "old"], 1, "no technique 'old' to run"),
-    (["run", "--seeds", "1", "1"], 2, "--seeds are different"), (["run", "--steps=0"], 2, "at least 1"),
-])
+@pytest.mark.parametrize(
+    "arguments, code, found",
+    [
+        (["run", "fats"], 1, "did you mean fast?"),
+        (["run", "old"], 1, "no technique 'old' to run"),
+        (["run", "--seeds", "1", "1"], 2, "--seeds are different"),
+        (["run", "--steps=0"], 2, "at least 1"),
+    ],
+)
 def test_wrong_usage_starts_nothing(tree, arguments, code, found):
     done = call(tree, *arguments, code=code)
     assert found in done.stderr.splitlines()[-1] and (code == 2 or done.stderr.count("\n") == 1)

@@ -39,22 +39,42 @@ def queue() -> str:
 
 def test_a_killed_worker_a_requeued_job_and_a_sweep_that_was_interrupted(slurm, tmp_path):
     tree = sweep_tree.build(tmp_path / "tree")
-    spec = dict(parallel=3, space={"lr": [0.04], "act": ["relu", "hold"]}, seeds=[1, 2],
-                slurm={"timeout_min": 30, "cpus_per_task": 1})
+    spec = dict(
+        parallel=3,
+        space={"lr": [0.04], "act": ["relu", "hold"]},
+        seeds=[1, 2],
+        slurm={"timeout_min": 30, "cpus_per_task": 1},
+    )
     sweep = sweep_tree.start(tree, "--cluster", "slurm", **spec)
-    holding = wait_for(lambda: [folder for folder in (tree / "runs").glob("test-*") if starts(folder) and
-                                '"act": "hold"' in (folder / "train.log").read_text()], "a trial that holds")
+    holding = wait_for(
+        lambda: [
+            folder
+            for folder in (tree / "runs").glob("test-*")
+            if starts(folder) and '"act": "hold"' in (folder / "train.log").read_text()
+        ],
+        "a trial that holds",
+    )
     requeued = holding[0]
     job = slurm_cluster.ask("squeue", "--noheader", f"--name={requeued.name}", "--format=%A").strip()
     slurm_cluster.ask("scontrol", "requeue", job)
     wait_for(lambda: status_of(queue(), requeued.name) == "PENDING", "the requeued job to wait")
 
-    [killed] = wait_for(lambda: [folder for folder in (tree / "runs").glob("test-*") if folder != requeued and
-                                 starts(folder) and '"act": "hold"' in (folder / "train.log").read_text()],
-                        "the other trial that holds")
+    [killed] = wait_for(
+        lambda: [
+            folder
+            for folder in (tree / "runs").glob("test-*")
+            if folder != requeued and starts(folder) and '"act": "hold"' in (folder / "train.log").read_text()
+        ],
+        "the other trial that holds",
+    )
     os.kill(starts(killed)[0][1], signal.SIGKILL)
-    wait_for(lambda: (tree / "runs/ledger.jsonl").exists() and
-             killed.name in {row["run"] for row in sweep_tree.rows(tree, "crash")}, "the crash on the log")
+    wait_for(
+        lambda: (
+            (tree / "runs/ledger.jsonl").exists()
+            and killed.name in {row["run"] for row in sweep_tree.rows(tree, "crash")}
+        ),
+        "the crash on the log",
+    )
     assert status_of(queue(), requeued.name) == "PENDING"  # the crash of one is nothing to the other
 
     sweep.send_signal(signal.SIGINT)
@@ -70,7 +90,11 @@ def test_a_killed_worker_a_requeued_job_and_a_sweep_that_was_interrupted(slurm, 
     assert {run["status"] for run in result["runs"].values()} == {"done"} and len(result["runs"]) == 4
     assert [restarts for _, _, restarts in starts(requeued)] == [0, 1]  # the same job, again
     assert [restarts for _, _, restarts in starts(killed)] == [0, 0]  # another job
-    assert {len(starts(tree / "runs" / run)) for run in result["runs"].values() for run in [run["run"]]
-            if run not in (requeued.name, killed.name)} == {1}  # the others were not run again
+    assert {
+        len(starts(tree / "runs" / run))
+        for run in result["runs"].values()
+        for run in [run["run"]]
+        if run not in (requeued.name, killed.name)
+    } == {1}  # the others were not run again
     assert [row["run"] for row in sweep_tree.rows(tree, "crash")] == [killed.name]
     assert sorted(row["run"] for row in sweep_tree.rows(tree, "score")) == sorted(result["runs"])
