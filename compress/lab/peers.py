@@ -28,8 +28,7 @@ import zstandard
 
 from compress.checkpoint import Statistics
 from compress.gptq import Target, descending, gptq, inverse_factor
-from compress.pack import type_of
-from compress.quantise import is_matrix
+from compress.quantise import is_matrix, type_of
 
 PERCENTILE = 0.9999984
 Progress = Callable[[int, int], None]

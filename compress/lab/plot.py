@@ -3,10 +3,12 @@
 Not covered: the numbers (compress/lab/bench.py, compress/sizes.py).
 """
 
-import os
+import io
 from pathlib import Path
 
 import numpy as np
+
+from golf.files import write_atomic
 
 PARTS_STYLE = "ours, no "
 
@@ -72,11 +74,10 @@ def _figure(rows: int, columns: int, size: tuple[float, float], **options):
 def _save(figure, path: Path) -> None:
     import matplotlib.pyplot as plt
 
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.png")
+    picture = io.BytesIO()
     try:
         figure.tight_layout()
-        figure.savefig(temporary, dpi=110)
-        os.replace(temporary, path)
+        figure.savefig(picture, format="png", dpi=110)
     finally:
-        temporary.unlink(missing_ok=True)
         plt.close(figure)
+    write_atomic(path, picture.getvalue())
