@@ -55,9 +55,7 @@ class Encoded:
     payload: bytes  # WGTS
 
 
-def encode_weights(
-    model: QuantisedModel, progress: Callable[[int, int], None] = lambda done, total: None
-) -> Encoded:
+def encode_weights(model: QuantisedModel, progress: Callable[[int, int], None] = lambda done, total: None) -> Encoded:
     """The WGTS payload of a model.
 
     Calls progress(symbol rows coded, rows in all). Raises ValueError if a code or step is out of range.

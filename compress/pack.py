@@ -176,9 +176,7 @@ class DialSearch:
     def _forecast_dial(self) -> float:
         """Where the forecast and the side information known so far fill the room."""
         low = math.log2(self.finest)
-        dial = _solve(
-            lambda dial: self.forecast(dial).bits / 8 + self.offset, AIM * self.room, low, COARSEST_OCTAVE
-        )
+        dial = _solve(lambda dial: self.forecast(dial).bits / 8 + self.offset, AIM * self.room, low, COARSEST_OCTAVE)
         return max(self.finest, dial)
 
     def _pack(self, dial: float) -> Attempt:
@@ -235,9 +233,7 @@ def forecast_line(search: DialSearch, bytes_per_token: float | None) -> str | No
     return f"forecast: packing costs {rise} at {search.room:,} bytes of weights"
 
 
-def loss_by_type(
-    plan: Plan, forecast: ModelForecast, attempt: Attempt, weights: dict[str, torch.Tensor]
-) -> list[dict]:
+def loss_by_type(plan: Plan, forecast: ModelForecast, attempt: Attempt, weights: dict[str, torch.Tensor]) -> list[dict]:
     """For each type of matrix: weights, and the loss in nats per token as forecast and as K-FAC gives for the error.
 
     weights: what the attempt decodes to.

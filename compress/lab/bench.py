@@ -265,9 +265,7 @@ def gptq_points(checkpoint: Checkpoint, statistics: Statistics, data: Path, prog
     return result
 
 
-def peer_points(
-    checkpoint: Checkpoint, rows: dict[str, Rows], names: dict[str, str], seconds: float
-) -> list[Entry]:
+def peer_points(checkpoint: Checkpoint, rows: dict[str, Rows], names: dict[str, str], seconds: float) -> list[Entry]:
     """Quantised matrices under archivers. names: of the curve -> of the archiver; seconds: that quantising took."""
     weights = {
         name: rows[name].values(tensor.shape) if name in rows else tensor.half().float()

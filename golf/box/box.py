@@ -192,6 +192,7 @@ class Box:
 
         What lies in shared memory with an answer is read by shared(). An answer may name the `stage` that begins."""
         self._hello()
+        self.deadline = time.monotonic() + self.time_limit  # the interpreter's start is not the artifact's
         while True:
             answer = self._receive("result")
             if answer.get("last") is True:
