@@ -89,8 +89,10 @@ def read_weights(payload: bytes) -> Encoded:
     """
     try:
         return _read(payload)
-    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError):
-        raise ValueError("WGTS: malformed") from None
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        if str(error).startswith("WGTS: "):
+            raise
+        raise ValueError("WGTS: malformed") from None  # a library's words would tell a user nothing
 
 
 def _read(payload: bytes) -> Encoded:

@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compress import decode
-from compress.decode import decode_weights
 from compress.codes import Matrix, Vector
+from compress.decode import decode_weights
 from compress.minify import minify
 from compress.trellis import trellis_table
 from golf.container import code_unpack, read
