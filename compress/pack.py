@@ -6,7 +6,8 @@ one machine give the same bytes. Nothing appears under the final name unless eve
 The size of the file is a smooth function of the dial but for a few bytes of noise, so a forecast and a few real
 attempts find the dial (regula falsi on the logarithm).
 
-Not covered: the steps relative to the dial (compress/allocate.py), what packing costs on text (compress/lab/measure.py).
+Not covered: the steps relative to the dial (compress/allocate.py); what packing costs on text
+(compress/lab/measure.py).
 """
 
 import math

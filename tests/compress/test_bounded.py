@@ -8,18 +8,15 @@ import brotli
 import pytest
 
 from compress import bounded
-from compress.pack import pack_run
 from golf import container
 from tests.redteam.fuzz_inspect import fuzz
 from tests.support.odd_artifacts import odd_artifact
-from tests.support.packed import compress_cli, make_run, one_line
+from tests.support.packed import compress_cli, one_line, packed_toy
 
 
 @pytest.fixture(scope="module")
-def packed(tmp_path_factory):
-    run = make_run(tmp_path_factory.mktemp("runs") / "one")
-    pack_run(run)
-    return run / "model.golf"
+def packed():
+    return packed_toy()[0] / "model.golf"
 
 
 def with_head(file, change):

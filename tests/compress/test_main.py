@@ -9,17 +9,15 @@ import pytest
 import torch
 
 from compress.decode import decode_weights, read_codes
-from compress.pack import pack_run
 from compress.rates import entropy_bits
 from golf import container
 from tests.support import ROOT
-from tests.support.packed import CONFIG, TOKENIZER, compress_cli, make_run, one_line
+from tests.support.packed import CONFIG, TOKENIZER, compress_cli, one_line, packed_toy
 
 
 @pytest.fixture(scope="module")
-def packed(tmp_path_factory):
-    run = make_run(tmp_path_factory.mktemp("runs") / "one")
-    return run, pack_run(run)
+def packed():
+    return packed_toy()
 
 
 def test_command_line_round(packed, tmp_path):

@@ -13,13 +13,12 @@ from compress.pack import FINEST_LOSS, OverCap, pack_run
 from compress.quantise import make_plan, quantise, scales_of
 from golf import container, tokenizer_section
 from tests.support import ROOT
-from tests.support.packed import CONFIG, SOURCE, TOKENIZER, make_run, weights_section
+from tests.support.packed import CONFIG, SOURCE, TOKENIZER, make_run, packed_toy, weights_section
 
 
 @pytest.fixture(scope="module")
-def packed(tmp_path_factory):
-    run = make_run(tmp_path_factory.mktemp("runs") / "one")
-    return run, pack_run(run)
+def packed():
+    return packed_toy()
 
 
 def test_pack_reports_what_it_wrote(packed):

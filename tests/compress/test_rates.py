@@ -8,19 +8,16 @@ import pytest
 from compress.codes import Matrix, Vector
 from compress.decode import read_codes
 from compress.entropy import read_weights
-from compress.pack import pack_run
 from compress.rates import step_rows, tensor_rows, weights_bound
 from compress.trellis import RESTART, trellis_table
-from tests.support.packed import encoded, make_run, weights_section
+from tests.support.packed import encoded, packed_toy, weights_section
 
 TRELLIS = trellis_table(8)
 
 
 @pytest.fixture(scope="module")
-def packed(tmp_path_factory):
-    run = make_run(tmp_path_factory.mktemp("runs") / "one")
-    pack_run(run)
-    return run / "model.golf"
+def packed():
+    return packed_toy()[0] / "model.golf"
 
 
 def random_matrix(rng):

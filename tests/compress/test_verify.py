@@ -12,16 +12,14 @@ from compress.pack import pack_run
 from compress.verify import ArtifactRun, check_packed, verify
 from golf import container
 from tests.support import ROOT
-from tests.support.packed import SOURCE, compress_cli, make_run, one_line, weights_section
+from tests.support.packed import SOURCE, compress_cli, make_run, one_line, packed_toy, weights_section
 
 DECODER = (ROOT / "compress/decode.py").read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
-def packed(tmp_path_factory):
-    run = make_run(tmp_path_factory.mktemp("runs") / "one")
-    pack_run(run)
-    return run / "model.golf"
+def packed():
+    return packed_toy()[0] / "model.golf"
 
 
 def with_code(file, script=SOURCE, decoder=DECODER):

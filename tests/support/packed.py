@@ -4,10 +4,12 @@ Not covered: runs that were trained (tests/train).
 """
 
 import contextlib
+import functools
 import hashlib
 import io
 import json
 import subprocess
+import tempfile
 from pathlib import Path
 
 import brotli
@@ -18,6 +20,7 @@ from compress.__main__ import main
 from compress.checkpoint import load_checkpoint, load_statistics
 from compress.codes import QuantisedModel
 from compress.entropy import encode_weights
+from compress.pack import pack_run
 from golf import container, tokenizer_section
 from golf.shards import write_shard
 
@@ -121,7 +124,7 @@ def make_run(folder, seed=0, track="pocket", source=SOURCE, edit=lambda checkpoi
     checkpoint = {
         "format": 1,
         "track": track,
-        "config": CONFIG,
+        "config": dict(CONFIG),
         "source": source,
         "source_sha256": hashlib.sha256(source.encode()).hexdigest(),
         "tokenizer": torch.frombuffer(bytearray(TOKENIZER), dtype=torch.uint8),
@@ -144,7 +147,7 @@ def make_run(folder, seed=0, track="pocket", source=SOURCE, edit=lambda checkpoi
 
 
 def make_measured_run(folder):
-    """FOLDER/runs/one: a run of an untrained model with real second moments; FOLDER/data: a dev split of random tokens."""
+    """FOLDER/runs/one, which is returned: an untrained model with real second moments; FOLDER/data: random tokens."""
     run, data = folder / "runs" / "one", folder / "data"
     run.mkdir(parents=True)
     data.mkdir()
@@ -200,6 +203,24 @@ def make_measured_run(folder):
     write_shard(data / "dev_000000.bin", np.random.default_rng(2).integers(0, 300, 2049))
     split = {"raw_bytes": 2049 * 2, "tokens": 2049, "files": [{"name": "dev_000000.bin"}]}
     (data / "manifest.json").write_text(json.dumps({"splits": {"dev": split}}))
+    return run
+
+
+_HOME = tempfile.TemporaryDirectory(prefix="golf-tests-")  # as long as this process lives
+
+
+@functools.cache
+def packed_toy():
+    """(run, report of the packer) of make_run's toy, packed once for all tests of a process. Nobody writes there."""
+    run = make_run(Path(_HOME.name) / "toy")
+    return run, pack_run(run)
+
+
+@functools.cache
+def measured_run():
+    """The run of make_measured_run, packed, with its data, likewise."""
+    run = make_measured_run(Path(_HOME.name) / "measured")
+    pack_run(run)
     return run
 
 

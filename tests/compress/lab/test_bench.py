@@ -18,12 +18,12 @@ from compress.lab import bench
 from compress.lab.bench import STEPS_TRIED, Point, bytes_at, envelope, newest_run, summary
 from compress.minify import DECODER, minify
 from compress.quantise import make_plan, quantise
-from tests.support.packed import load_run, make_measured_run
+from tests.support.packed import load_run, measured_run
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    return make_measured_run(tmp_path_factory.mktemp("bench"))
+def run():
+    return measured_run()
 
 
 def test_bytes_at_equal_loss_are_those_of_the_line_through_two_points():

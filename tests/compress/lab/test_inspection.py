@@ -6,15 +6,12 @@ import pytest
 import torch
 
 from compress.decode import decode_weights
-from compress.pack import pack_run
-from tests.support.packed import compress_cli, load_run, make_measured_run, weights_section
+from tests.support.packed import compress_cli, load_run, measured_run, weights_section
 
 
 @pytest.fixture(scope="module")
-def packed(tmp_path_factory):
-    run = make_measured_run(tmp_path_factory.mktemp("inspection"))
-    pack_run(run)
-    return run
+def packed():
+    return measured_run()
 
 
 def test_inspect_of_a_run_adds_its_spread_and_losses(packed, tmp_path):

@@ -14,21 +14,26 @@ import torch
 from compress.checkpoint import load_checkpoint
 from compress.decode import decode_weights
 from compress.lab.measure import measure_packed, measure_sets
-from compress.pack import pack_run
 from golf import tokenizer_section
 from golf.shards import write_shard
-from tests.support.packed import CONFIG, SMALL_SOURCE, SOURCE, make_measured_run, make_run, weights_section
+from tests.support.packed import (
+    CONFIG,
+    SMALL_SOURCE,
+    SOURCE,
+    measured_run,
+    packed_toy,
+    weights_section,
+)
 
 
 @pytest.fixture(scope="module")
-def packed(tmp_path_factory):
-    run = make_run(tmp_path_factory.mktemp("runs") / "one")
-    return run, pack_run(run)
+def packed():
+    return packed_toy()
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    return make_measured_run(tmp_path_factory.mktemp("measure"))
+def run():
+    return measured_run()
 
 
 def test_measuring_equals_a_forward_by_hand(packed, tmp_path):

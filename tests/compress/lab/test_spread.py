@@ -8,12 +8,12 @@ import torch
 
 from compress.allocate import Sensitivity
 from compress.lab.spread import am_gm_bits, predicted_losses, row_bits, spread
-from tests.support.packed import load_run, make_measured_run
+from tests.support.packed import load_run, measured_run
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    return make_measured_run(tmp_path_factory.mktemp("spread"))
+def run():
+    return measured_run()
 
 
 def test_am_gm_of_equal_and_of_two_costs():
