@@ -44,7 +44,7 @@ def commands(text: str) -> list[list[str]]:
             if line.startswith(("python ", "torchrun ", "make "))]
 
 
-PAGES = ("README.md", "RULES.md", "CONTRIBUTING.md", "AGENTS.md", "docs/h100.md")
+PAGES = ("README.md", "RULES.md", "CONTRIBUTING.md", "AGENTS.md", "docs/gpu.md")
 COMMANDS = {shlex.join(words): words for name in PAGES
             for words in commands((ROOT / name).read_text(encoding="utf-8"))}
 
