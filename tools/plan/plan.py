@@ -41,7 +41,7 @@ MAX_ERROR = 0.08  # of the step-time model, over records left out
 CALIBRATION = {"pocket": 1.5e-4, "16mb": 2e-5, "open": 2e-5}
 # Beside the clock: start, compiling, warm-up, packing, scoring. A guess: nobody has run this script on GPUs yet.
 OTHER_SECONDS = (300, 1800)
-# docs/methods.md, "Measured": weights of two models, and bytes of their files at four losses (KL, bits per byte)
+# docs/coder.md, "Measured": weights of two models, and bytes of their files at four losses (KL, bits per byte)
 LOSSES = (0.0025, 0.008, 0.015, 0.03)
 PACKED = ((469_554, (287_887, 241_877, 217_447, 193_023)), (251_274, (149_727, 125_807, 112_775, 99_890)))
 OTHER_BYTES = 12_745  # of these files that are not weights: script, decoder, tokenizer, header
@@ -53,7 +53,7 @@ SAMPLE_SECONDS = 5
 
 
 def bits_at(loss: float) -> tuple[float, float]:
-    """Bits per weight, least and most of the measured models, at a loss measured in docs/methods.md."""
+    """Bits per weight, least and most of the measured models, at a loss measured in docs/coder.md."""
     bits = [8 * (sizes[LOSSES.index(loss)] - OTHER_BYTES) / weights for weights, sizes in PACKED]
     return min(bits), max(bits)
 
@@ -308,7 +308,7 @@ def print_plan(plan: dict, console: Console) -> None:
     if high < LOSSES[0]:
         table.add_row("bpb lost to packing", f"< {LOSSES[0]}", "", "finer than measured")
     else:
-        row("bpb lost to packing", math.sqrt(low * high), (low, high), "docs/methods.md", "{:.4f}")
+        row("bpb lost to packing", math.sqrt(low * high), (low, high), "docs/coder.md", "{:.4f}")
     if "cpu" in plan:
         cpu = plan["cpu"]
         row("tokens per second", cpu["tokens_per_second"], basis=cpu["basis"])

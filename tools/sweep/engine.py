@@ -17,7 +17,7 @@ what the three seeds of records/pocket/0001_baseline differ by at a quarter, hal
 0.012). Unlike the median rule (Golovin et al. 2017, Google Vizier) it needs one finished trial, and never stops one
 that is about as good as the best.
 
-Not covered: the gate and final splits (golf ladder); one trial on several nodes (docs/h100.md); Ctrl-C leaves Slurm
+Not covered: the gate and final splits (golf ladder); one trial on several nodes (docs/gpu.md); Ctrl-C leaves Slurm
 jobs in their queue.
 """
 

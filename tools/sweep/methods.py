@@ -1,14 +1,14 @@
-"""What each technique of train_gpt.py is worth: pairs of runs with and without it, and the table in docs/methods.md.
+"""What each technique of train_gpt.py is worth: pairs of runs with and without it, and the table in docs/techniques.md.
 
     golf methods run --parallel 2                # every technique that docs/techniques.toml lists: hours
     golf methods run "partial RoPE" XSA --steps 500
-    golf methods table --write                   # puts the table into docs/methods.md
+    golf methods table --write                   # puts the table into docs/techniques.md
 
 `run` trains the pocket preset (in rows of 256 where nothing is scored), and for each technique the preset with this
 technique turned off, or on if the preset has it off, with the same seeds and steps. Steps end these runs, not a clock,
 so other work on the machine changes how long they take and nothing else. They are a sweep named methods
 (golf sweep): what the log holds is not run again, and what was cut off goes on. What came of the pairs lies in
-docs/methods.jsonl, for clones that have no log.
+docs/techniques.jsonl, for clones that have no log.
 
 Not covered: techniques together; equal time, in which a slow technique gets fewer steps; what packing makes of a gain,
 except for techniques that work in scoring: their runs are packed and scored. Each configuration is a variant more in
@@ -45,7 +45,7 @@ from tools.sweep.techniques import (
     write_pairs,
 )
 
-TECHNIQUES, PAIRS, PAGE = (ROOT / "docs" / name for name in ("techniques.toml", "methods.jsonl", "methods.md"))
+TECHNIQUES, PAIRS, PAGE = (ROOT / "docs" / name for name in ("techniques.toml", "techniques.jsonl", "techniques.md"))
 PRESET = "pocket"
 DEV_TOKENS = 131_072  # of an estimate
 # Where nothing is packed: rows of one length (each length is a graph to compile), and next to no calibration.
@@ -54,7 +54,7 @@ SAME_MACHINE = ("device", "torch", "compute", "threads", "compiled")  # in run.j
 
 
 def pair_of(technique: Technique, base: dict, other: dict) -> dict:
-    """A line of docs/methods.jsonl from two rows of the log (with "bpb" and "cost"). Failure if they differ in more."""
+    """A line of docs/techniques.jsonl from two rows of the log (with "bpb" and "cost"). Failure if they differ in more."""
     differs = [key for key in ("code", "data", "steps", "seed") if base[key] != other[key]]
     differs += [key for key in SAME_MACHINE if base["environment"].get(key) != other["environment"].get(key)]
     a, b = base["config"], other["config"]
@@ -106,7 +106,7 @@ def spec_of(options: argparse.Namespace, points: list[dict], score: bool) -> Spe
     return Spec(
         path=TECHNIQUES,
         name="methods",
-        hypothesis="Each technique of docs/methods.md lowers bpb by itself.",
+        hypothesis="Each technique of docs/techniques.md lowers bpb by itself.",
         who="both",
         search="grid",
         seeds=options.seeds,
@@ -152,7 +152,7 @@ def collect(techniques: list[Technique], runner: engine.Sweep) -> tuple[list[dic
 
 
 def run(options: argparse.Namespace) -> tuple[dict, int]:
-    """Runs what the log lacks and updates docs/methods.jsonl, even if interrupted: what --json shows, exit status."""
+    """Runs what the log lacks and updates docs/techniques.jsonl, even if interrupted: what --json shows, exit status."""
     every = read_techniques(TECHNIQUES)
     pairs: list[dict] = []
     problems: dict[str, str] = {}
@@ -194,7 +194,7 @@ def run(options: argparse.Namespace) -> tuple[dict, int]:
 
 
 def table(options: argparse.Namespace) -> tuple[dict, int]:
-    """Prints the table, and writes it into docs/methods.md if asked: what --json shows, exit status."""
+    """Prints the table, and writes it into docs/techniques.md if asked: what --json shows, exit status."""
     techniques = read_techniques(TECHNIQUES)
     pairs = read_pairs(PAIRS, techniques)
     with contextlib.closing(Script(ROOT / "train_gpt.py", ROOT)) as script:
@@ -229,7 +229,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     command.add_argument("--json", action="store_true", help="end with one JSON object")
     command = commands.add_parser("table", help="print the table")
-    command.add_argument("--write", action="store_true", help="put it into docs/methods.md")
+    command.add_argument("--write", action="store_true", help="put it into docs/techniques.md")
     command.add_argument("--json", action="store_true", help="end with one JSON object")
     options = parser.parse_args(argv)
     if options.command == "run" and (
