@@ -16,11 +16,20 @@ from rich.progress import (
 )
 from rich.table import Table
 
-PHASES = {"read": "reading artifact and documents", "tokenise": "tokenising",
-          "lossless": "checking that tokens give back the text", "start": "starting the box",
-          "decode": "decoding the weights", "build": "building the model", "score": "scoring (tokens)",
-          "interval": "bootstrap over documents", "again": "audits: documents again",
-          "blind": "audits: blind positions", "audits": "audits", "total": "total"}
+PHASES = {
+    "read": "reading artifact and documents",
+    "tokenise": "tokenising",
+    "lossless": "checking that tokens give back the text",
+    "start": "starting the box",
+    "decode": "decoding the weights",
+    "build": "building the model",
+    "score": "scoring (tokens)",
+    "interval": "bootstrap over documents",
+    "again": "audits: documents again",
+    "blind": "audits: blind positions",
+    "audits": "audits",
+    "total": "total",
+}
 
 
 class ProgressBar:
@@ -29,10 +38,18 @@ class ProgressBar:
     def __init__(self):
         console = Console(stderr=True)
         # Without a terminal rich would print one empty line, and an error must be the only line.
-        self._bar = Progress(SpinnerColumn(finished_text=" "), TextColumn("{task.description}"),
-                             BarColumn(bar_width=30), MofNCompleteColumn(), TimeElapsedColumn(),
-                             TextColumn("eta"), TimeRemainingColumn(),
-                             console=console, transient=True, disable=not console.is_terminal)
+        self._bar = Progress(
+            SpinnerColumn(finished_text=" "),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("eta"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
         self._task = None
 
     def __enter__(self):
@@ -64,8 +81,13 @@ def _by_kind(table, slices):
 
 def _score_row(name, part):
     interval = part["bpb_interval"]
-    return [escape(name), f"{part['bpb']:.4f}", f"{interval[0]:.4f} .. {interval[1]:.4f}" if interval else "-",
-            f"{part['raw_bytes']:,}", f"{part['documents']:,}"]
+    return [
+        escape(name),
+        f"{part['bpb']:.4f}",
+        f"{interval[0]:.4f} .. {interval[1]:.4f}" if interval else "-",
+        f"{part['raw_bytes']:,}",
+        f"{part['documents']:,}",
+    ]
 
 
 def print_report(result, path):
@@ -99,23 +121,35 @@ def print_report(result, path):
         table.add_column(heading, justify="right" if heading == "n" else "left")
     for row in result["audits"]:
         missed = row.get("misses")
-        table.add_row(row["audit"], row["verdict"], f"{row['n']:,}" if "n" in row else "", escape(row["detail"]),
-                      f"up to {missed['share']:.2%} of {missed['of']} ({missed['bpb']:.4f} bpb)" if missed else "")
+        table.add_row(
+            row["audit"],
+            row["verdict"],
+            f"{row['n']:,}" if "n" in row else "",
+            escape(row["detail"]),
+            f"up to {missed['share']:.2%} of {missed['of']} ({missed['bpb']:.4f} bpb)" if missed else "",
+        )
     console.print(table)
 
     opened = ", ".join(result["files_opened"]) or "none"
-    console.print(escape(f"files opened outside libraries and box, or tried (the box's own word): {opened}"),
-                  highlight=False)
-    console.print(f"scope {result['scope']}, {result['processes']} box(es) on {result['device']}, "
-                  f"{result['tokens']:,} tokens at {result['tokens_per_second']:,.0f} per second. "
-                  + ("Causality inside a chunk was promised by the artifact, not audited: see --audit."
-                     if result["audit"] == "none" else "Causality inside a chunk was sampled: see audits."),
-                  highlight=False)
+    console.print(
+        escape(f"files opened outside libraries and box, or tried (the box's own word): {opened}"), highlight=False
+    )
+    console.print(
+        f"scope {result['scope']}, {result['processes']} box(es) on {result['device']}, "
+        f"{result['tokens']:,} tokens at {result['tokens_per_second']:,.0f} per second. "
+        + (
+            "Causality inside a chunk was promised by the artifact, not audited: see --audit."
+            if result["audit"] == "none"
+            else "Causality inside a chunk was sampled: see audits."
+        ),
+        highlight=False,
+    )
     if result["probabilities"] == "audited":
         console.print("Probabilities were claimed by the artifact and audited, not constructed from its logits.")
     if result["scope"] == "stream":
-        console.print("The artifact adapts over the whole stream: its documents are not independent, "
-                      "the interval is too narrow.")
+        console.print(
+            "The artifact adapts over the whole stream: its documents are not independent, the interval is too narrow."
+        )
     console.print(escape(f"wrote {path}"), highlight=False, soft_wrap=True)
     print(f"val_bpb: {result['bpb']:.4f}")
     print(f"artifact_bytes: {result['artifact']['bytes']}")

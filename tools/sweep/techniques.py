@@ -18,7 +18,17 @@ BEGIN, END = "<!-- techniques -->", "<!-- /techniques -->"
 PRESETS = ("16mb", "pocket")  # that the table shows
 BITS = 3.4  # a weight takes so many in the pocket records' artifacts
 NUMBERS = (6, 7)  # columns of the table: time, bytes
-NEEDED = ("technique", "seed", "base", "fields", "code", "steps", "machine", "on", "off")  # in a line of techniques.jsonl
+NEEDED = (
+    "technique",
+    "seed",
+    "base",
+    "fields",
+    "code",
+    "steps",
+    "machine",
+    "on",
+    "off",
+)  # in a line of techniques.jsonl
 
 
 @dataclass(frozen=True)

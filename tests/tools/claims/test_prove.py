@@ -38,14 +38,43 @@ def arm(root, name, nats, size, seeds, script="s", **score):
     for seed, row in zip(seeds, nats):
         folder = root / "runs" / f"{name}{seed}"
         folder.mkdir(parents=True)
-        (folder / "run.json").write_text(json.dumps({
-            "track": "pocket", "seed": seed, "source_sha256": script, "config": {"width": name}, "dev_bpb": 2.0,
-            "environment": {"platform": "x", "threads": 2}, "data": {"manifest_sha256": "m"}}))
-        (folder / "eval.json").write_text(json.dumps({
-            "bpb": row.sum() / size.sum() / math.log(2), "scope": "document", "artifact": {"sha256": f"{name}{seed}"},
-            "data": {"docs_sha256": "d", "manifest_sha256": "m", "split": "dev"}} | score | {"per_document": [
-                {"id": str(i), "source": "news" if i % 2 else "wiki", "raw_bytes": int(size[i]), "nats": float(row[i]),
-                 "non_ascii": 0.0, "position_nats": ranges(float(row[i]), int(size[i]))} for i in range(len(size))]}))
+        (folder / "run.json").write_text(
+            json.dumps(
+                {
+                    "track": "pocket",
+                    "seed": seed,
+                    "source_sha256": script,
+                    "config": {"width": name},
+                    "dev_bpb": 2.0,
+                    "environment": {"platform": "x", "threads": 2},
+                    "data": {"manifest_sha256": "m"},
+                }
+            )
+        )
+        (folder / "eval.json").write_text(
+            json.dumps(
+                {
+                    "bpb": row.sum() / size.sum() / math.log(2),
+                    "scope": "document",
+                    "artifact": {"sha256": f"{name}{seed}"},
+                    "data": {"docs_sha256": "d", "manifest_sha256": "m", "split": "dev"},
+                }
+                | score
+                | {
+                    "per_document": [
+                        {
+                            "id": str(i),
+                            "source": "news" if i % 2 else "wiki",
+                            "raw_bytes": int(size[i]),
+                            "nats": float(row[i]),
+                            "non_ascii": 0.0,
+                            "position_nats": ranges(float(row[i]), int(size[i])),
+                        }
+                        for i in range(len(size))
+                    ]
+                }
+            )
+        )
     return ",".join(str(root / "runs" / f"{name}{seed}") for seed in seeds)
 
 
@@ -67,10 +96,12 @@ def test_command_proves_a_real_gain_and_pairs_by_seed_only_when_all_match(root, 
     assert claim["slices_missing"] == [] and f"; {counted} of {counted} slices gain" in claim["sentence"]
     sides = np.array([i % 2 == 1 for i in range(len(size))])
     assert claim["slices"]["source news"]["gain"] == pytest.approx(
-        (old - new)[:, sides].sum(1).mean() / size[sides].sum() / math.log(2))
+        (old - new)[:, sides].sum(1).mean() / size[sides].sum() / math.log(2)
+    )
     late = np.clip(size - 1024, 0, 3072)  # bytes of each document in that range
     assert claim["slices"]["position 1024-4095"]["gain"] == pytest.approx(
-        ((old - new) * late / size).sum(1).mean() / late.sum() / math.log(2))
+        ((old - new) * late / size).sum(1).mean() / late.sum() / math.log(2)
+    )
     reference = scipy.stats.ttest_rel(*(x.sum(1) / size.sum() / math.log(2) for x in (old, new)))
     assert claim["seed_error"] == pytest.approx(claim["gain"] / reference.statistic)
     c = arm(root, "c", old, size, [1, 2, 3, 9])
@@ -115,14 +146,14 @@ def test_rivals_of_the_log_are_paid_for(root, capsys):
     for i in range(30):  # thirty other variants on A's first seed
         folder = root / "runs" / f"try{i}"
         folder.mkdir()
-        (folder / "run.json").write_text(json.dumps({"track": "pocket", "seed": 1, "config": {"width": i},
-                                                     "source_sha256": "s", "dev_bpb": 2.0}))
+        (folder / "run.json").write_text(
+            json.dumps({"track": "pocket", "seed": 1, "config": {"width": i}, "source_sha256": "s", "dev_bpb": 2.0})
+        )
     prove.main([a, b, "--json"])
     [after] = claims(capsys)
     assert after["variants_tried"] >= 30 and after["rivals"] >= before["rivals"] + 29
     assert after["p_of_the_best"] == pytest.approx(min(1, after["rivals"] * after["p"]))
-    assert after["luck_of_the_best"] == pytest.approx(
-        proof.expected_maximum(after["rivals"]) * after["standard_error"])
+    assert after["luck_of_the_best"] == pytest.approx(proof.expected_maximum(after["rivals"]) * after["standard_error"])
     assert before["gain"] == after["gain"] and after["p_holm"] > before["p_holm"]
 
 
@@ -140,8 +171,10 @@ def test_two_seed_sets_of_the_baseline_are_not_proven(root, capsys):
     assert prove.main([str(BASELINE), str(BASELINE)]) == prove.NOT_PROVEN
     out = capsys.readouterr().out
     assert out.count("not proven: ") == 4
-    assert "no slices by position and non-ascii" in out or "position_nats" in next(
-        BASELINE.glob("eval/*.json")).read_text()  # scores of the first format
+    assert (
+        "no slices by position and non-ascii" in out
+        or "position_nats" in next(BASELINE.glob("eval/*.json")).read_text()
+    )  # scores of the first format
 
 
 def copies(root):
@@ -206,15 +239,18 @@ def test_slices_add_up_to_the_whole(root, capsys):
             assert sum(found["documents"] for _, found in parts) == 60
 
 
-@pytest.mark.parametrize("change, message", [
-    (lambda root, a, b: (a + "," + a.split(",")[0], b), "same seed"),
-    (lambda root, a, b: (a, str(root / "none")), "none"),
-    (lambda root, a, b: (a.split(",")[0] + "/eval.json", b), "a1/eval.json: a file; give the folder of its run"),
-    (lambda root, a, b: (a, str(root / "runs")), "runs: neither a run (run.json) nor a record (record.json)"),
-    (lambda root, a, b: (a, copies(root)), "an artifact is there twice: these are copies of one run"),
-    (lambda root, a, b: (a, b + "," + a.split(",")[0]), "another script"),
-    (lambda root, a, b: (a, arm(root, "x", np.ones((2, 4)), np.ones(4), [1, 2])), "other documents"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda root, a, b: (a + "," + a.split(",")[0], b), "same seed"),
+        (lambda root, a, b: (a, str(root / "none")), "none"),
+        (lambda root, a, b: (a.split(",")[0] + "/eval.json", b), "a1/eval.json: a file; give the folder of its run"),
+        (lambda root, a, b: (a, str(root / "runs")), "runs: neither a run (run.json) nor a record (record.json)"),
+        (lambda root, a, b: (a, copies(root)), "an artifact is there twice: these are copies of one run"),
+        (lambda root, a, b: (a, b + "," + a.split(",")[0]), "another script"),
+        (lambda root, a, b: (a, arm(root, "x", np.ones((2, 4)), np.ones(4), [1, 2])), "other documents"),
+    ],
+)
 def test_bad_input_is_one_line(root, capsys, change, message):
     new, old, size = simulate(np.random.default_rng(6), seeds=2, documents=20)
     a, b = arm(root, "a", new, size, [1, 2]), arm(root, "b", old, size, [7, 8], script="t")
@@ -226,9 +262,11 @@ def test_bad_input_is_one_line(root, capsys, change, message):
 def test_the_same_documents_may_lie_in_data_of_another_tokenizer(root, capsys):
     new, old, size = simulate(np.random.default_rng(6), gain=0.05, seeds=4, seed_sd=0.002)
     before = arm(root, "a", old, size, [1, 2, 3, 4])
-    for name, data, code in (("b", {"docs_sha256": "d", "manifest_sha256": "other", "split": "dev"}, 0),
-                             ("c", {"docs_sha256": "other", "manifest_sha256": "m", "split": "dev"}, 1),
-                             ("e", {"docs_sha256": "d", "manifest_sha256": "m", "split": "gate"}, 1)):
+    for name, data, code in (
+        ("b", {"docs_sha256": "d", "manifest_sha256": "other", "split": "dev"}, 0),
+        ("c", {"docs_sha256": "other", "manifest_sha256": "m", "split": "dev"}, 1),
+        ("e", {"docs_sha256": "d", "manifest_sha256": "m", "split": "gate"}, 1),
+    ):
         assert prove.main([arm(root, name, new, size, [1, 2, 3, 4], script="t", data=data), before]) == code
     assert capsys.readouterr().err.count("other documents") == 2
 
