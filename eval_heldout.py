@@ -21,6 +21,7 @@ import sys
 import tempfile
 
 from golf.files import Failure, explain, write_atomic
+from golf.foreign import terminal
 from scoring import report
 from scoring.score import read_artifact, read_documents, score, tokenise
 
@@ -149,7 +150,8 @@ def main(arguments=None):
     except Failure as error:
         return explain("eval_heldout", error)
     except OSError as error:  # without a name: what is written to a box's directory
-        print(f"eval_heldout: {error.strerror}: {error.filename or tempfile.gettempdir()}", file=sys.stderr)
+        where = terminal(str(error.filename or tempfile.gettempdir()))
+        print(f"eval_heldout: {error.strerror}: {where}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("eval_heldout: stopped", file=sys.stderr)

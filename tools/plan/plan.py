@@ -27,8 +27,10 @@ from pathlib import Path
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from golf.files import ROOT, Failure, read_json, sha256_file
+from golf.foreign import terminal
 from golf.progress import Progress
 from golf.tracks import TRACKS
 from tools.plan import step_time
@@ -293,10 +295,11 @@ def make_plan(arguments: list[str], gpus: int | None, dollars_per_hour: float | 
 def print_plan(plan: dict, console: Console) -> None:
     table = Table(box=SIMPLE, pad_edge=False)
     for name, justify in (("", "left"), ("planned", "right"), ("interval", "right"), ("from", "left")):
-        table.add_column(name, justify=justify)
+        table.add_column(Text(name), justify=justify)
 
     def row(name, value, interval=None, basis="", form="{:,.0f}"):
-        table.add_row(name, form.format(value), " to ".join(form.format(v) for v in interval or []), basis)
+        limits = " to ".join(form.format(v) for v in interval or [])
+        table.add_row(Text(name), Text(form.format(value)), Text(limits), Text(basis))
 
     row("parameters", plan["params"], basis="dry run")
     row("GFLOP per token", plan["flops_per_token"] / 1e9, basis="dry run", form="{:.3f}")
@@ -328,7 +331,7 @@ def print_plan(plan: dict, console: Console) -> None:
         for attention, name in (("sdpa", "torch's own attention"), ("fa3", "FlashAttention 3")):
             speed = plan["speed"][attention]
             table.add_section()
-            table.add_row(name)
+            table.add_row(Text(name))
             for ms, limits, stage, rate in zip(
                 speed["step_ms"], speed["step_ms_interval"], plan["stages"], speed["tflops_per_gpu"]
             ):
@@ -344,12 +347,12 @@ def print_plan(plan: dict, console: Console) -> None:
     console.print(table)
     if "speed" in plan:
         console.print(
-            f"On {plan['gpus']} H100s. Times are a prediction from other people's scripts of these shapes: "
+            f"On {plan['gpus']:d} H100s. Times are a prediction from other people's scripts of these shapes: "
             "nobody has run this one there yet.",
             soft_wrap=True,
         )
     for warning in plan["warnings"]:
-        print(f"golf plan: warning: {warning}", file=sys.stderr)
+        print(f"golf plan: warning: {terminal(warning)}", file=sys.stderr)
 
 
 def print_validation(result: dict, console: Console) -> None:
@@ -360,10 +363,8 @@ def print_validation(result: dict, console: Console) -> None:
         table.add_column(name, justify="right", no_wrap=True)
     for row in result["rows"]:
         table.add_row(
-            row["record"][:22],
-            row["pr"],
-            str(row["layers"]),
-            str(row["seq_len"]),
+            *(Text(terminal(row[key])) for key in ("record", "pr")),
+            *(Text(str(row[key])) for key in ("layers", "seq_len")),
             f"{row['ms']:.1f}",
             f"{row['predicted_ms']:.1f}",
             f"{row['error']:+.1%}",
@@ -375,9 +376,9 @@ def print_validation(result: dict, console: Console) -> None:
         f"fit on all of them: attention {1e3 / rates['sdpa']:.0f} TFLOP/s by SDPA and {1e3 / rates['fa3']:.0f} by FA3, "
         f"matrices {1e3 / rates['matrices']:.0f}, elementwise {1e3 / rates['elementwise']:.2f} TB/s, "
         f"{rates['constant']:.1f} ms a step\n"
-        f"median error over {result['records']} records: {result['median_error']:.1%}; with all records of a shape "
-        f"left out, over {result['shapes']} shapes: {result['median_error_new_shape']:.1%}\n"
-        f"interval: a factor of {result['spread']} up or down for {result['coverage']:.0%} of new shapes; "
+        f"median error over {result['records']:d} records: {result['median_error']:.1%}; with all records of a shape "
+        f"left out, over {result['shapes']:d} shapes: {result['median_error_new_shape']:.1%}\n"
+        f"interval: a factor of {result['spread']:g} up or down for {result['coverage']:.0%} of new shapes; "
         f"{result['spread_covers']:.0%} lay within when left out",
         soft_wrap=True,
     )

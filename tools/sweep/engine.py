@@ -38,6 +38,7 @@ from pathlib import Path
 from rich.console import Console
 
 from golf.files import ROOT, Failure, read_json, read_metrics, sha256_file, write_atomic
+from golf.foreign import terminal
 from golf.progress import Progress
 from tools.runs import ledger
 from tools.sweep import spec as spec_module
@@ -350,7 +351,7 @@ class Sweep:
 
     def say(self, text: str) -> None:
         """A line on standard output, above the bar."""
-        print(text, flush=True)
+        print(terminal(text, 10_000), flush=True)
 
     def show(self, progress: Progress) -> None:
         """Brings the bar up to date."""

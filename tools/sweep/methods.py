@@ -27,8 +27,10 @@ import sys
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from golf.files import ROOT, Failure, write_atomic
+from golf.foreign import terminal
 from tools.runs import ledger
 from tools.sweep import engine
 from tools.sweep.configuration import Run
@@ -55,8 +57,9 @@ SAME_MACHINE = ("device", "torch", "compute", "threads", "compiled")  # in run.j
 
 def pair_of(technique: Technique, base: dict, other: dict) -> dict:
     """A line of docs/techniques.jsonl from two rows of the log (with "bpb" and "cost"). Failure if they differ in more."""
-    differs = [key for key in ("code", "data", "steps", "seed") if base[key] != other[key]]
-    differs += [key for key in SAME_MACHINE if base["environment"].get(key) != other["environment"].get(key)]
+    differs = [key for key in ("code", "data", "steps", "seed") if base.get(key) != other.get(key)]
+    machines = [row.get("environment") or {} for row in (base, other)]
+    differs += [key for key in SAME_MACHINE if machines[0].get(key) != machines[1].get(key)]
     a, b = base["config"], other["config"]
     changed = {key: [a.get(key), b.get(key)] for key in sorted({**a, **b}) if a.get(key) != b.get(key)}
     differs += [key for key in changed if key not in (*technique.on, "run_dir", "data_dir")]
@@ -74,7 +77,7 @@ def pair_of(technique: Technique, base: dict, other: dict) -> dict:
         "code": base["code"],
         "data": base["data"],
         "steps": base["steps"],
-        "machine": {key: base["environment"].get(key) for key in SAME_MACHINE},
+        "machine": {key: machines[0].get(key) for key in SAME_MACHINE},
         **{
             side: {
                 "run": row["run"],
@@ -97,8 +100,12 @@ def logged(run: Run, score: bool) -> dict:
         )
     ]
     last = {row["kind"]: row for row in rows}
-    clock = last["score"]["clock"]["score"] if score else last["run"]["clock"]["train"]
-    return last["run"] | {"bpb": run.value, "cost": clock}
+    phase = "score" if score else "train"
+    try:
+        cost = last["score" if score else "run"]["clock"][phase]
+        return last["run"] | {"bpb": run.value, "cost": cost}
+    except (KeyError, TypeError):
+        raise Failure(f"{run.holder}: its rows in the log do not say how long it took to {phase}") from None
 
 
 def spec_of(options: argparse.Namespace, points: list[dict], score: bool) -> Spec:
@@ -188,7 +195,7 @@ def run(options: argparse.Namespace) -> tuple[dict, int]:
                     write_pairs(PAIRS, new, every)
                 pairs, problems = pairs + new, problems | why
     for name, text in problems.items():
-        print(f"{name}: {text}")
+        print(f"{terminal(name)}: {terminal(text)}")
     print(f"{PAIRS}: {len(pairs)} pairs of {len({pair['technique'] for pair in pairs})} techniques")
     return {"format": 1, "pairs": pairs, "problems": problems}, 1 if problems else 0
 
@@ -203,9 +210,9 @@ def table(options: argparse.Namespace) -> tuple[dict, int]:
         write_atomic(PAGE, rewrite(PAGE.read_text(encoding="utf-8"), markdown(rows, pairs)).encode())
     shown = Table(box=SIMPLE, pad_edge=False)
     for name in ("technique", "measured change of bpb", "time", "bytes", *PRESETS):
-        shown.add_column(name, justify="right" if name in ("time", "bytes") else "left")
+        shown.add_column(Text(name), justify="right" if name in ("time", "bytes") else "left")
     for row in rows:
-        shown.add_row(row["name"], *cells(row))
+        shown.add_row(*(Text(terminal(cell)) for cell in (row["name"], *cells(row))))
     Console().print(shown)
     return {"format": 1, "techniques": rows, "written": options.write}, 0
 
@@ -243,7 +250,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         raise Failure("interrupted: start it again to go on", code=130) from None
     if status:
-        print(f"golf methods: no pairs for {', '.join(summary['problems'])} (see above)", file=sys.stderr)
+        print(f"golf methods: no pairs for {terminal(', '.join(summary['problems']))} (see above)", file=sys.stderr)
     if options.json:
         print(json.dumps(summary))
     return status
