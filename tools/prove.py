@@ -20,8 +20,9 @@ if not __package__:  # run as a file: import from the repository's root, not fro
     sys.path[0] = str(ROOT)
 
 from scoring import slices  # noqa: E402
-from tools import ledger, proof  # noqa: E402
-from tools.files import Failure, explain, read_json  # noqa: E402
+from tools import ledger, proof, schema  # noqa: E402
+from tools.files import Failure, check_plain, explain  # noqa: E402
+from tools.foreign import terminal  # noqa: E402
 
 ALPHA, MARGIN = 0.01, 0.0015  # one-sided level; bpb that a gain must exceed (smaller ones are called ties)
 NOT_PROVEN = 3
@@ -53,14 +54,17 @@ def read_arm(text: str) -> Arm:
     """A record's folder, or folders of runs with commas between. Raises Failure."""
     folders = [Path(part) for part in text.split(",")]
     if len(folders) == 1 and (folders[0] / "record.json").exists():
-        seeds = [row["seed"] for row in read_json(folders[0] / "record.json", ("seeds",))["seeds"]]
+        check_plain(folders[0])
+        seeds = [row["seed"] for row in schema.read(folders[0] / "record.json", "record")["seeds"]]
         pairs = [(folders[0] / f"logs/seed{seed}.run.json", folders[0] / f"eval/seed{seed}.json") for seed in seeds]
         name = folders[0].resolve().name
     else:
         pairs = [(folder / "run.json", folder / "eval.json") for folder in folders]
         name = folders[0].resolve().name + (f" and {len(folders) - 1} more" if len(folders) > 1 else "")
-    runs = [read_json(run, ("track", "seed", "environment", "source_sha256", "config")) for run, _ in pairs]
-    scores = [read_json(score, ("bpb", "per_document", "data")) for _, score in pairs]
+    runs = [schema.read(run, "run") for run, _ in pairs]
+    scores = [schema.read(score, "eval") for _, score in pairs]
+    for (_, path), score in zip(pairs, scores):
+        check_rows(path, score["per_document"])
     for run, folder in zip(runs, pairs):
         if run["source_sha256"] != runs[0]["source_sha256"]:
             raise Failure(f"{folder[0]}: another script than {pairs[0][0]}: a side is one experiment")
@@ -74,8 +78,19 @@ def read_arm(text: str) -> Arm:
     machines = [tuple(run["environment"].get(key) for key in MACHINE) for run in runs]
     peaks = [run["tokens_per_second"] * run["flops_per_token"] / run["mfu"] / run["world_size"]
              for run in runs if run.get("mfu")]
-    steps = [run["steps"] for run in runs if run["config"].get("max_seconds") and "steps" in run]
-    return Arm(name, runs[0]["track"], seeds, machines, scores, peaks, min(steps) / max(steps) if steps else 1.0)
+    steps = [run["steps"] for run in runs if run["config"].get("max_seconds")]
+    return Arm(name, runs[0]["track"], seeds, machines, scores, peaks, min(steps) / max(steps) if any(steps) else 1.0)
+
+
+def check_rows(path: Path, rows: list[dict]) -> None:
+    """Failure unless the rows of an eval.json's per_document can be summed, and cut by position (scoring/slices.py)."""
+    if sum(row["raw_bytes"] for row in rows) == 0:
+        raise Failure(f"{path}: per_document: no bytes")
+    for row in rows:
+        ranges = 1 + sum(edge < row["raw_bytes"] for edge in slices.EDGES)
+        if "position_nats" in row and len(row["position_nats"]) != ranges:
+            raise Failure(f"{path}: per_document: position_nats of {terminal(row['id'], 30)} has "
+                          f"{len(row['position_nats'])} numbers, {row['raw_bytes']:,} bytes have {ranges} ranges")
 
 
 def check_documents(arms: list[Arm]) -> None:
@@ -164,8 +179,10 @@ def print_claim(claim: dict) -> None:
     from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(box=SIMPLE, pad_edge=False, title=f"{claim['new']} against {claim['old']}", title_justify="left")
+    title = Text(f"{terminal(claim['new'])} against {terminal(claim['old'])}")
+    table = Table(box=SIMPLE, pad_edge=False, title=title, title_justify="left")
     for name in ("slice", "old bpb", "gain", "95% interval", "p", "docs"):
         table.add_column(name, justify="left" if name == "slice" else "right", no_wrap=True)
     kind = None
@@ -173,14 +190,14 @@ def print_claim(claim: dict) -> None:
         if kind != (kind := name.split()[0]):
             table.add_section()
         low, high = part["interval"]
-        table.add_row(name, f"{part['old_bpb']:.4f}", f"{part['gain']:+.4f}", f"{low:+.4f} .. {high:+.4f}",
+        table.add_row(Text(terminal(name, 60)), f"{part['old_bpb']:.4f}", f"{part['gain']:+.4f}", f"{low:+.4f} .. {high:+.4f}",
                       f"{part['p']:.2g}", f"{part['documents']:,}", style="bold" if name == "all" else "")
     table.caption = "p: of a gain of at most 0; length, position: in bytes; non-ascii: share of the characters"
     Console().print(table)
     for name, share in claim["least_share_of_steps"].items():
         if share < EVEN_STEPS:
-            Console().print(f"{name}: one run made {1 - share:.0%} fewer steps than another in the same time: "
-                            "something else ran beside it; run that side again", highlight=False)
+            Console().print(f"{terminal(name)}: one run made {1 - share:.0%} fewer steps than another in the same "
+                            "time: something else ran beside it; run that side again", highlight=False, markup=False)
     if claim["slices_missing"]:
         Console().print(f"no slices by {' and '.join(claim['slices_missing'])}: some scores are of an older scorer, "
                         "which did not write them; score the artifacts again", highlight=False)
@@ -229,7 +246,7 @@ def main(argv: list[str] | None = None) -> int:
     for claim in claims:
         print_claim(claim)
     for claim in claims:
-        print(claim["sentence"])
+        print(terminal(claim["sentence"], 1000))
     if options.json:
         print(json.dumps({"format": 1, "claims": claims}))
     return 0 if all(claim["proven"] for claim in claims) else NOT_PROVEN
