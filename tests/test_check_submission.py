@@ -34,9 +34,6 @@ def copy(tmp_path, monkeypatch):
         seed = self.record["artifact"]["seed"]
         return json.loads((BASELINE / f"eval/seed{seed}.json").read_text()) | AUDITED if self.scores else None
     monkeypatch.setattr(rules.Submission, "rescored", property(rescored))
-    config = json.loads((BASELINE / "record.json").read_text())["config"]
-    monkeypatch.setattr(rules, "overrides", lambda script, run: [  # the real one starts a process that imports torch
-        key for key, value in config.items() if run["config"][key] != value])
     return folder
 
 
@@ -56,8 +53,7 @@ def test_every_rule_of_rules_md_has_its_function():
     assert named == [name for name, _, _ in rules.RULES]
 
 
-def test_the_record_as_it_is(copy, monkeypatch):
-    monkeypatch.setattr(rules, "overrides", record.overrides)
+def test_the_record_as_it_is(copy):
     found = verdicts(copy)
     assert {name for name, verdict in found.items() if verdict.status != "PASS"} <= SKIPPED | {"R6"} | (
         set() if IN_CLONE else {"R14"})
@@ -139,12 +135,12 @@ DAMAGES = {
     "missing artifact": (lambda f: (f / "baseline.golf").unlink(), {"R1"}),
     "an extra byte over the cap": (extra_byte, {"R1"}),
     "size of one seed": (edit_record(lambda r: r["seeds"][1].update(artifact_bytes=1)), {"R1"}),
-    "edited code in the log": (edit_text("logs/*.log", "import torch\n", "import torch  # edited\n"), {"R3", "R4"}),
+    "edited code in the log": (edit_text("logs/*.log", "import torch\n", "import torch  # edited\n"), {"R3"}),
     "edited loss in the log": (edit_text("logs/*.log", "train_loss: 2", "train_loss: 1"), {"R4"}),
     "edited step in the log": (edit_text("logs/*.log", "loss 3.", "loss 2."), {"R4"}),
     "edited config in the log": (edit_text("logs/*.log", '"num_layers": 6', '"num_layers": 7'), {"R4"}),
     "a line taken out of the log": (edit_text("logs/*.log", "\nstep      1 ", "\nstop      1 "), {"R4"}),
-    "missing log": (lambda f: next(f.glob("logs/*.log")).unlink(), {"R3", "R4"}),
+    "missing log": (lambda f: next(f.glob("logs/*.log")).unlink(), {"R3"}),
     "edited script": (lambda f: (f / "train_gpt.py").write_text((f / "train_gpt.py").read_text() + "\n"), {"R3"}),
     "clock": (lambda f: edit(next(f.glob("logs/*.run.json")), lambda r: r["clock"].update(train=100.0)), {"R4"}),
     "slow scoring": (lambda f: edit(next(f.glob("eval/*.json")), lambda r: r["clock"].update(score=601.0)), {"R5"}),
@@ -159,20 +155,15 @@ DAMAGES = {
     "flag": (lambda f: [edit(p, lambda r: r["config"].update(matrix_lr=0.1)) for p in f.glob("logs/*.run.json")] + [
         edit(f / "record.json", lambda r: r["config"].update(matrix_lr=0.1))], {"R4", "R13"}),
     "another seed": (other_seed, {"R14"}),
-    "no author": (edit_record(lambda r: r.update(authors=[])), {"R16"}),
-    "no idea": (edit_record(lambda r: r.pop("idea")), {"R16"}),
-    "unknown field": (edit_record(lambda r: r.update(verified=True)), {"R16"}),
     "missing parent": (edit_record(lambda r: r.update(parent="0000_gone")), {"R15", "R16"}),
     "wrong diff": (lambda f: (f / "parent.diff").write_text("--- a\n"), {"R16"}),
-    "file that was hashed": (edit_record(lambda r: r.update(files={"README.md": "0" * 64})), {"R17"}),
+    "file that was hashed": (edit_record(lambda r: r.update(files={"train_gpt.py": "0" * 64})), {"R17"}),
     "wide line": (wide_line, {"R3", "R18"}),
 }
 
 
 @pytest.mark.parametrize("name", DAMAGES)
-def test_damage_is_found_by_its_rule(copy, name, monkeypatch):
-    if name == "flag":
-        monkeypatch.setattr(rules, "overrides", record.overrides)
+def test_damage_is_found_by_its_rule(copy, name):
     damage, expected = DAMAGES[name]
     damage(copy)
     assert failed(copy) == expected

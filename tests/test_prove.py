@@ -126,19 +126,23 @@ def ranges(nats, size):
     return [nats * (high - low) / size for low, high in zip([0, *edges], [*edges, size])]
 
 
-def arm(root, name, nats, size, seeds, script="s", **score):
+def arm(root, name, nats, size, seeds, script="a", **score):
     """Run folders of one side; returns what goes on the command line."""
     for seed, row in zip(seeds, nats):
         folder = root / "runs" / f"{name}{seed}"
         folder.mkdir(parents=True)
         (folder / "run.json").write_text(json.dumps({
-            "track": "pocket", "seed": seed, "source_sha256": script, "config": {"width": name}, "dev_bpb": 2.0,
-            "environment": {"platform": "x", "threads": 2}, "data": {"manifest_sha256": "m"}}))
+            "track": "pocket", "preset": "pocket", "world_size": 1, "seed": seed, "config": {"width": name},
+            "source_sha256": script * 64, "dev_bpb": 2.0, "environment": {"platform": "x", "threads": 2},
+            "data": {"dir": "data/embedded", "manifest_sha256": "m"}, "training_seconds": 600.0, "steps": 100,
+            "tokens": 400}))
         (folder / "eval.json").write_text(json.dumps({
-            "bpb": row.sum() / size.sum() / math.log(2), "scope": "document", "artifact": {"sha256": "a"},
+            "bpb": row.sum() / size.sum() / math.log(2), "scope": "document", "clock": {},
+            "artifact": {"bytes": 1000, "sha256": "a" * 64}, "documents": len(size), "raw_bytes": int(size.sum()),
+            "tokens": len(size),
             "data": {"docs_sha256": "d", "manifest_sha256": "m", "split": "dev"}} | score | {"per_document": [
-                {"id": str(i), "source": "news" if i % 2 else "wiki", "raw_bytes": int(size[i]), "nats": float(row[i]),
-                 "non_ascii": 0.0, "position_nats": ranges(float(row[i]), int(size[i]))} for i in range(len(size))]}))
+                {"id": str(i), "source": "news" if i % 2 else "wiki", "raw_bytes": int(size[i]), "tokens": 1,
+                 "nats": float(row[i]), "non_ascii": 0.0, "position_nats": ranges(float(row[i]), int(size[i]))} for i in range(len(size))]}))
     return ",".join(str(root / "runs" / f"{name}{seed}") for seed in seeds)
 
 
@@ -246,7 +250,7 @@ def test_two_seed_sets_of_the_baseline_are_not_proven(root, capsys):
 ])
 def test_bad_input_is_one_line(root, capsys, change, message):
     new, old, size = simulate(np.random.default_rng(6), seeds=2, documents=20)
-    a, b = arm(root, "a", new, size, [1, 2]), arm(root, "b", old, size, [7, 8], script="t")
+    a, b = arm(root, "a", new, size, [1, 2]), arm(root, "b", old, size, [7, 8], script="b")
     assert prove.main(list(change(root, a, b))) == 1
     error = capsys.readouterr().err
     assert message in error and error.splitlines()[-1].startswith("prove.py: ")
@@ -258,7 +262,7 @@ def test_the_same_documents_may_lie_in_data_of_another_tokenizer(root, capsys):
     for name, data, code in (("b", {"docs_sha256": "d", "manifest_sha256": "other", "split": "dev"}, 0),
                              ("c", {"docs_sha256": "other", "manifest_sha256": "m", "split": "dev"}, 1),
                              ("e", {"docs_sha256": "d", "manifest_sha256": "m", "split": "gate"}, 1)):
-        assert prove.main([arm(root, name, new, size, [1, 2, 3, 4], script="t", data=data), before]) == code
+        assert prove.main([arm(root, name, new, size, [1, 2, 3, 4], script="b", data=data), before]) == code
     assert capsys.readouterr().err.count("other documents") == 2
 
 

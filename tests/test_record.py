@@ -68,6 +68,8 @@ def make_run(folder: Path, seed: int, bpb: float, script: str = SCRIPT, artifact
     (folder / "run.json").write_text(json.dumps(run | changes))
     (folder / "eval.json").write_text(json.dumps({
         "bpb": bpb, "scope": "document", "data": {"manifest_sha256": "m", "docs_sha256": "d", "split": "dev"},
+        "documents": 1, "raw_bytes": 100, "tokens": 40, "clock": {"score": 1.0},
+        "per_document": [{"id": "0" * 16, "source": "news", "raw_bytes": 100, "tokens": 40, "nats": 133.0}],
         "artifact": {"name": "model.golf", "bytes": len(artifact), "sha256": hashlib.sha256(artifact).hexdigest()}}))
     return folder
 

@@ -80,7 +80,7 @@ def check_plain(folder: Path) -> None:
                 kind = "a symbolic link" if stat.S_ISLNK(status.st_mode) else "not a regular file"
                 raise Failure(f"{entry.path}: {kind}: a record holds its files itself")
             elif status.st_size > MAX_BYTES:
-                raise Failure(f"{entry.path}: {status.st_size:,} bytes, a file of a record has at most {MAX_BYTES:,}")
+                raise Failure(f"{entry.path}: {status.st_size:,} bytes: a file of a record has at most {MAX_BYTES:,}")
             if entries > MAX_ENTRIES:
                 raise Failure(f"{folder}: more than {MAX_ENTRIES:,} files: a record has some twenty")
 

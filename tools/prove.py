@@ -190,8 +190,9 @@ def print_claim(claim: dict) -> None:
         if kind != (kind := name.split()[0]):
             table.add_section()
         low, high = part["interval"]
-        table.add_row(Text(terminal(name, 60)), f"{part['old_bpb']:.4f}", f"{part['gain']:+.4f}", f"{low:+.4f} .. {high:+.4f}",
-                      f"{part['p']:.2g}", f"{part['documents']:,}", style="bold" if name == "all" else "")
+        table.add_row(Text(terminal(name, 60)), f"{part['old_bpb']:.4f}", f"{part['gain']:+.4f}",
+                      f"{low:+.4f} .. {high:+.4f}", f"{part['p']:.2g}", f"{part['documents']:,}",
+                      style="bold" if name == "all" else "")
     table.caption = "p: of a gain of at most 0; length, position: in bytes; non-ascii: share of the characters"
     Console().print(table)
     for name, share in claim["least_share_of_steps"].items():

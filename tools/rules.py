@@ -33,8 +33,8 @@ SCORING_SECONDS, MAX_LINES, MAX_COLUMNS, MIN_SEEDS = 600, 1499, 120, 3
 RULES: list[tuple[str, str, Callable]] = []
 # What a rule says means nothing where one of these fails: of files edited since (R17), of another script (R3). They are
 # judged first, and a rule that needs one is then SKIP.
-NEEDS = dict.fromkeys(("R1", "R2", "R5", "R6", "R8", "R9", "R10", "R11", "R12", "R14", "R15"), ("R17",)) | dict.fromkeys(
-    ("R4", "R13", "R16"), ("R17", "R3"))
+NEEDS = dict.fromkeys(("R1", "R2", "R5", "R6", "R8", "R9", "R10", "R11", "R12", "R14", "R15"), ("R17",))
+NEEDS |= dict.fromkeys(("R4", "R13", "R16"), ("R17", "R3"))
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ def faults(value: object, name: str) -> list[str]:
     """Where `value` departs from docs/<name>.schema.json; empty if nowhere. At most SHOWN lines."""
     errors = itertools.islice(_validator(name).iter_errors(value), SHOWN)
     lines = [(list(map(str, error.absolute_path)), error.message) for error in errors]
-    return [f"{terminal('.'.join(where) or f'{name}.json', 100)}: {terminal(message, 200)}"
+    return [(f"{terminal('.'.join(where), 100)}: " if where else "") + terminal(message, 200)
             for where, message in sorted(lines)]
 
 
