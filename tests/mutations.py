@@ -22,7 +22,8 @@ ODD = (  # JSON texts
     '"' + "x" * 200_000 + '"', '"' + "x " * 600 + '"', '"a\\nb"', '"a\\u0000b"', '"\\ud800"', '"\\u202eabc"',
     '"\\u001b[31mred\\u001b]0;title\\u0007"', '"\\u009b31m"', '"[/x] [bold red]a[link=file:///etc/passwd]b"', '"[/]"',
     '"--output=stolen"', '"--output=/tmp/stolen"', '"-x"', '"../../stolen"', '"/etc/passwd"', '"~/.ssh"', '"."',
-    '"$(touch stolen)"', '"; touch stolen"', '"`touch stolen`"', '"<!-- /leaderboard -->"', '"<script>alert(1)</script>"',
+    '"$(touch stolen)"', '"; touch stolen"', '"`touch stolen`"', '"<!-- /leaderboard -->"',
+    '"<script>alert(1)</script>"',
     '"| a | [b](javascript:c) ![d](https://e.invalid/f.png)"', '"{{ 7 * 7 }}"', '"%s %n {0}"', '"0001_baseline"',
     '"' + "0" * 40 + '"', '"' + "a" * 40 + '\\n"', '"' + "f" * 64 + '"')
 ODD_KEYS = ("", "x", "../x", "--output=stolen", "\x1b[31m", "[/x]", "__class__", "seed", "k" * 10_000, "a\nb")
@@ -50,7 +51,7 @@ def mutations(value: object, rng: random.Random) -> Iterator[tuple[str, str]]:
 
 
 def mutant(value: object, path: tuple, rng: random.Random) -> tuple[str, str]:
-    """One mutant of `value`, changed at `path`: another value, no such key, a key more, a key renamed, one in a list."""
+    """One mutant of `value`, changed at `path`: another value, no such key, a key more, a key renamed, a list."""
     text = rng.choice(ODD)
     if not path:
         return f"the whole: {text[:40]}", text

@@ -142,7 +142,8 @@ def arm(root, name, nats, size, seeds, script="a", **score):
             "tokens": len(size),
             "data": {"docs_sha256": "d", "manifest_sha256": "m", "split": "dev"}} | score | {"per_document": [
                 {"id": str(i), "source": "news" if i % 2 else "wiki", "raw_bytes": int(size[i]), "tokens": 1,
-                 "nats": float(row[i]), "non_ascii": 0.0, "position_nats": ranges(float(row[i]), int(size[i]))} for i in range(len(size))]}))
+                 "nats": float(row[i]), "non_ascii": 0.0, "position_nats": ranges(float(row[i]), int(size[i]))}
+                for i in range(len(size))]}))
     return ",".join(str(root / "runs" / f"{name}{seed}") for seed in seeds)
 
 
@@ -270,6 +271,43 @@ def test_a_file_that_cannot_be_used_is_one_line(root, capsys):
     (root / "runs/ledger.jsonl").mkdir(parents=True)
     assert prove.main(["a", "b"]) == 1
     assert capsys.readouterr().err == f"prove.py: {root}/runs/ledger.jsonl: Is a directory\n"
+
+
+@pytest.mark.parametrize("name, change, word", [
+    ("eval.json", lambda r: r.update(bpb="x"), "bpb"),
+    ("eval.json", lambda r: r.update(per_document=[]), "per_document"),
+    ("eval.json", lambda r: r["per_document"][3].update(nats=float("nan")), "per_document.3.nats"),
+    ("eval.json", lambda r: r["per_document"][3].update(raw_bytes=-1), "per_document.3.raw_bytes"),
+    ("eval.json", lambda r: r["per_document"][3].update(position_nats=[]), "position_nats"),
+    ("eval.json", lambda r: [row.update(raw_bytes=0) for row in r["per_document"]], "no bytes"),
+    ("run.json", lambda r: r.update(environment=[1]), "environment"), ("run.json", lambda r: r.update(steps=-1), "steps"),
+    ("run.json", lambda r: r["environment"].update(threads=[2]), "environment.threads"),
+    ("run.json", lambda r: r.update(seed=[1]), "seed"), ("run.json", lambda r: r.update(config=[1]), "config")])
+def test_a_wrong_value_is_one_line(root, tmp_path_factory, capsys, name, change, word):
+    new, old, size = simulate(np.random.default_rng(6), seeds=2, documents=20)
+    a, b = arm(root, "a", new, size, [1, 2]), arm(root, "b", old, size, [7, 8])
+    given = tmp_path_factory.mktemp("given") / "a1"  # not in runs/, where the log would read it too
+    Path(a.split(",")[0]).rename(given)
+    value = json.loads((given / name).read_text())
+    change(value)
+    (given / name).write_text(json.dumps(value))
+    assert prove.main([f"{given},{a.split(',')[1]}", b]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and f"a1/{name}: " in error and word in error
+
+
+def test_names_are_shown_as_they_are(root, capsys):
+    new, old, size = simulate(np.random.default_rng(1), gain=0.05, seeds=2, seed_sd=0.002, documents=40)
+    a, b = arm(root, "a", new, size, [1, 2]), arm(root, "b", old, size, [1, 2])
+    folder = root / "runs/[bold]\x1b[31m[b]"
+    Path(a.split(",")[0]).rename(folder)
+    for path in (folder, *map(Path, (a.split(",")[1], *b.split(",")))):
+        score = json.loads((path / "eval.json").read_text())
+        score["per_document"][0]["source"] = "[/x]\x1b]0;title\x07"
+        (path / "eval.json").write_text(json.dumps(score))
+    assert prove.main([f"{folder},{a.split(',')[1]}", b]) in (0, prove.NOT_PROVEN)
+    out = capsys.readouterr().out
+    assert "[bold]\\x1b[31m[b]" in out and "source [/x]\\x1b" in out and "\x1b" not in out
 
 
 def test_another_processor_is_another_machine(root, capsys):

@@ -67,7 +67,8 @@ def executed(source: str, preset: str) -> dict:
     names = {"__name__": "reference"}
     sys.modules["reference"] = sys  # dataclass looks its module up
     exec(source.replace("import torch", ""), names)
-    return json.loads(json.dumps(dataclasses.asdict(dataclasses.replace(names["Config"](), **names["PRESETS"][preset]))))
+    config = dataclasses.replace(names["Config"](), **names["PRESETS"][preset])
+    return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
 @pytest.mark.parametrize("preset", ["plain", "small", "other"])
@@ -93,7 +94,8 @@ def test_literals_come_back(values):
     ("def change():\n    global PRESETS\n", "PRESETS"), ("def change():\n    SMALL.update(heads=1)\n", "SMALL"),
     ("import os as PRESETS\n", "PRESETS"), ("HEADS = 7\n", "HEADS"), ("setattr(Config, 'heads', 1)\n", "Config"),
     ("if torch:\n    SMALL = 4\n", "SMALL"), ("from os import *\n", "import *"), ("x = [PRESETS := 3]\n", "PRESETS"),
-    ("def dict(**values):\n    pass\n", "dict"), ("class Config:\n    pass\n", "Config"), ("register(PRESETS)\n", "PRESETS"),
+    ("def dict(**values):\n    pass\n", "dict"), ("class Config:\n    pass\n", "Config"),
+    ("register(PRESETS)\n", "PRESETS"),
 ])
 def test_settings_that_change_after_they_were_bound_are_refused(more, word):
     with pytest.raises(Failure, match=f"^train_gpt.py: .*{word}") as caught:

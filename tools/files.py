@@ -88,20 +88,25 @@ def check_plain(folder: Path) -> None:
 def unusable(value: object) -> str:
     """Where and why a value that json.loads gave cannot be computed with, "" if it can: NaN, infinities (1e999 is one),
     integers of 2^64 or more, lists and objects more than MAX_DEPTH deep."""
-    waiting = [("", value, 0)]  # a stack of its own: a deep value would end Python's
+    waiting = [((), value)]  # a stack of its own: a deep value would end Python's
     while waiting:
-        where, value, depth = waiting.pop()
+        path, value = waiting.pop()
         if isinstance(value, float) and not math.isfinite(value):
-            return f"{where}{value} is not a finite number"
+            return f"{dotted(path)}{value} is not a finite number"
         if isinstance(value, int) and abs(value) >= MAX_INTEGER:
-            return f"{where}an integer of 2^64 or more"
+            return f"{dotted(path)}an integer of 2^64 or more"
         if not isinstance(value, (dict, list)):
             continue
-        if depth == MAX_DEPTH:
+        if len(path) == MAX_DEPTH:
             return f"more than {MAX_DEPTH} lists and objects inside each other"
         items = value.items() if isinstance(value, dict) else enumerate(value)
-        waiting += ((f"{terminal(str(key), 60)}: ", item, depth + 1) for key, item in items)
+        waiting += (((*path, key), item) for key, item in items)
     return ""
+
+
+def dotted(path: tuple) -> str:
+    """Keys and indices as "seeds.0.bpb: "; "" for the whole."""
+    return terminal(".".join(map(str, path)), 100) + ": " if path else ""
 
 
 def parse_json(text: str | bytes) -> object:
@@ -130,8 +135,9 @@ def read_json(path: Path, keys: tuple[str, ...] = ()) -> dict:
 
 
 def read_metrics(path: Path) -> list[dict]:
-    """The rows of a metrics.jsonl: step is an integer, elapsed a finite number, all other values such numbers or null. A
-    last line without its newline (a run cut short) is left out. Raises Failure."""
+    """The rows of a metrics.jsonl: step is an integer, elapsed a finite number, all other values such numbers or null.
+
+    A last line without its newline (a run cut short) is left out. Raises Failure."""
     rows = []
     for number, line in enumerate(read_text(path).split("\n")[:-1], start=1):
         try:
@@ -139,7 +145,7 @@ def read_metrics(path: Path) -> list[dict]:
             for key, value in row.items():
                 number_like = isinstance(value, (int, float)) and not isinstance(value, bool)
                 if value is not None and not (number_like and abs(value) <= MAX_METRIC):
-                    raise ValueError(f"{terminal(key, 60)}: {terminal(value, 60)} is not a number of ordinary size")
+                    raise ValueError(f"{terminal(key, 60)}: {terminal(value, 60)} is no number of ordinary size")
             if type(row["step"]) is not int or row["elapsed"] is None:
                 raise ValueError("step is not an integer, or elapsed is null")
         except (AttributeError, KeyError, ValueError) as error:

@@ -11,7 +11,7 @@ import itertools
 import re
 from pathlib import Path
 
-from tools.files import Failure, read_json
+from tools.files import Failure, dotted, read_json
 from tools.foreign import terminal
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,9 +40,8 @@ def _validator(name: str):
 def faults(value: object, name: str) -> list[str]:
     """Where `value` departs from docs/<name>.schema.json; empty if nowhere. At most SHOWN lines."""
     errors = itertools.islice(_validator(name).iter_errors(value), SHOWN)
-    lines = [(list(map(str, error.absolute_path)), error.message) for error in errors]
-    return [(f"{terminal('.'.join(where), 100)}: " if where else "") + terminal(message, 200)
-            for where, message in sorted(lines)]
+    lines = [(tuple(map(str, error.absolute_path)), error.message) for error in errors]
+    return [dotted(where) + terminal(message, 200) for where, message in sorted(lines)]
 
 
 def read(path: Path, name: str) -> dict:
