@@ -118,7 +118,7 @@ STARTED: list[subprocess.Popen] = []
 
 def build(folder: Path) -> Path:
     """Fills `folder`; returns it."""
-    for name in ("tools", "compress", "data/embedded"):
+    for name in ("tools", "golf", "compress", "data/embedded"):
         (folder / name).mkdir(parents=True)
     for name in ("__init__", "sweep", "sweep_spec", "trial", "files", "ledger", "ledger_store", "methods",
                  "techniques"):

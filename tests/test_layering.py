@@ -31,8 +31,8 @@ TABLE = [
     ("eval_heldout.py", {"compress.container", "compress.tokenizer", "golf", "scoring", "torch", "numpy",
                          "sentencepiece", "scipy", "rich"}),
     ("tools/pages.py", {"tools", "golf", "compress.container", "rich", "jinja2", "markupsafe", "markdown_it"}),
-    ("tools/*.py", {"tools", "golf", "scoring.tokenizer", "scoring.statistics", "scoring.slices", "torch", "numpy", "rich",
-                    "scipy", "matplotlib", "sentencepiece", "huggingface_hub", "zstandard", "jsonschema",
+    ("tools/*.py", {"tools", "golf", "scoring.tokenizer", "scoring.statistics", "scoring.slices", "torch", "numpy",
+                    "rich", "scipy", "matplotlib", "sentencepiece", "huggingface_hub", "zstandard", "jsonschema",
                     "tensorboard", "trackio", "submitit", "optuna"}),
 ]
 ONLY_IN_FUNCTIONS = [("compress/*.py", "matplotlib"), ("tools/*.py", "torch")]
