@@ -187,7 +187,7 @@ def progress(items: Collection, what: str) -> Iterator:
     from rich.progress import Progress
 
     with Progress(console=Console(stderr=True), transient=True) as bar:
-        task, begin = bar.add_task(what, total=len(items), visible=False), time.monotonic()
+        task, begin = bar.add_task(terminal(what), total=len(items), visible=False), time.monotonic()
         for item in items:
             yield item
             bar.update(task, advance=1, visible=time.monotonic() > begin + 1)
@@ -396,9 +396,9 @@ def print_runs(rows: list[dict]) -> None:
                           ("hypothesis", "left")):
         table.add_column(name, justify=justify, no_wrap=name != "hypothesis")
     for row in rows:
-        words = [Text(terminal(row[key] or "-")) for key in ("status", "verdict", "who", "hypothesis")]
         table.add_row(Text(terminal(row["run"])), number(row["bpb"], ".4f"), number(row["bytes"], ",d"),
-                      number(row["seed"], "d"), number(row["seconds"], ".1f"), *words)
+                      number(row["seed"], "d"), number(row["seconds"], ".1f"),
+                      *(Text(terminal(row[key] or "-")) for key in ("status", "verdict", "who", "hypothesis")))
     Console().print(table)
 
 

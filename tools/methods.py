@@ -160,7 +160,7 @@ def table(options: argparse.Namespace) -> tuple[dict, int]:
         write_atomic(PAGE, rewrite(PAGE.read_text(encoding="utf-8"), markdown(rows, pairs)).encode())
     shown = Table(box=SIMPLE, pad_edge=False)
     for name in ("technique", "measured change of bpb", "time", "bytes", *PRESETS):
-        shown.add_column(name, justify="right" if name in ("time", "bytes") else "left")
+        shown.add_column(Text(name), justify="right" if name in ("time", "bytes") else "left")
     for row in rows:
         shown.add_row(*(Text(terminal(cell)) for cell in (row["name"], *cells(row))))
     Console().print(shown)

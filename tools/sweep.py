@@ -322,7 +322,7 @@ class Sweep:
         with Progress(TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
                       TextColumn("{task.fields[text]}", markup=False), console=self.console,
                       refresh_per_second=1) as progress:
-            bar = progress.add_task(self.spec.name, total=len(self.search) * len(self.spec.seeds), text="")
+            bar = progress.add_task(terminal(self.spec.name), total=len(self.search) * len(self.spec.seeds), text="")
             try:
                 self.fill()
                 while self.running:

@@ -260,8 +260,8 @@ def panel(run: Run, width: int) -> Panel:
     second = (f"step {number(run.latest('step'), ',')}  loss {number(run.latest('loss'), '.4f')}  "
               f"{number(run.latest('tokens_per_second'), ',')} tok/s  mfu {number(run.latest('mfu'), '.1%')}  "
               + ", ".join(f"{terminal(name)} {value:.0f} s" for name, value in run.phases().items()))
-    lines = [first, second, *(braille(curve, inner, CURVE_ROWS) if len(curve) > 1 else [terminal(run.last_line, inner)]),
-             f"dev bpb {dev}" if dev else "no dev estimate yet"]
+    picture = braille(curve, inner, CURVE_ROWS) if len(curve) > 1 else [terminal(run.last_line, inner)]
+    lines = [first, second, *picture, f"dev bpb {dev}" if dev else "no dev estimate yet"]
     return Panel(Text("\n".join(lines), overflow="ellipsis", no_wrap=True), title=Text(terminal(run.name)),
                  title_align="left")
 
@@ -277,7 +277,7 @@ def frame(watch: Watch, width: int, height: int) -> Group:
         parts.append(Text("nothing is running"))
     if ended:
         table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), title_justify="left",
-                      title=f"{count} ended, the latest {len(ended)}; the clock in seconds")
+                      title=f"{count:d} ended, the latest {len(ended)}; the clock in seconds")
         phases = ("compile", "train", "calibrate", "score")
         for name in ("run", "ended", "packed", "dev", "tok/s", "mfu", "compile", "train", "calib.", "score"):
             table.add_column(name, justify="left" if name in ("run", "ended") else "right", no_wrap=True)
