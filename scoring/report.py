@@ -101,8 +101,8 @@ def print_report(result, path):
     for row in result["audits"]:
         missed = row.get("misses")
         blind = f"up to {missed['share']:.2%} of {missed['of']} ({missed['bpb']:.4f} bpb)" if missed else ""
-        table.add_row(Text(terminal(row["audit"])), Text(terminal(row["verdict"])), f"{row['n']:,}" if "n" in row else "",
-                      Text(terminal(row["detail"])), Text(blind))
+        table.add_row(Text(terminal(row["audit"])), Text(terminal(row["verdict"])),
+                      f"{row['n']:,}" if "n" in row else "", Text(terminal(row["detail"])), Text(blind))
     console.print(table)
 
     opened = ", ".join(terminal(name) for name in result["files_opened"]) or "none"

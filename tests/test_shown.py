@@ -17,7 +17,8 @@ SOURCES += [ROOT / "eval_heldout.py"]
 SINKS = {"add_row": None, "add_column": {0, "header"}, "Panel": {0, "title", "subtitle"},
          "Table": {"title", "caption"}, "add_task": {0, "description"}, "print": None, "status": {0}, "track": {1},
          "TextColumn": None}
-PLAIN_KEYWORDS = {"justify", "style", "no_wrap", "highlight", "soft_wrap", "total", "visible", "overflow", "end", "width"}
+PLAIN_KEYWORDS = {"justify", "style", "no_wrap", "highlight", "soft_wrap", "total", "visible", "overflow", "end",
+                  "width"}
 SAFE_CALLS = {"Text", "number", "len", "table", "frame"}  # number: formatted, or "-"; the last two make renderables
 NUMERIC_ENDINGS = tuple("deEfFgGn%")
 
@@ -146,7 +147,8 @@ def test_rich_gets_literals_numbers_and_text_objects_only(path):
     ("def f(table, name):\n table.add_row(name)", 1), ("table = Table()\nconsole.print(table)", 0),
     ("bar.add_task(stage)", 1), ("bar.add_task(terminal(stage))", 0), ('TextColumn("{task.description}")', 1),
     ('TextColumn("{task.description}", markup=False)', 0), ('TextColumn("eta")', 0),
-    ('A = ("x", "y")\ndef f():\n for name in ("a", *A):\n  table.add_column(name)', 0), ('form = ".3f"\ntable.add_row(format(x, form))', 1),
+    ('A = ("x", "y")\ndef f():\n for name in ("a", *A):\n  table.add_column(name)', 0),
+    ('form = ".3f"\ntable.add_row(format(x, form))', 1),
 ])
 def test_the_search_finds_what_it_should(source, count):
     assert len(unsafe_arguments(source)) == count, source

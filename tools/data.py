@@ -177,7 +177,8 @@ def summary(out: Path, manifest: dict) -> dict:
         raw = entry["raw_bytes"]
         ratio = raw / (entry["tokens"] - entry["documents"]) if raw else None
         known = f"{raw:,}" if raw is not None else "not public"
-        table.add_row(Text(terminal(name)), f"{entry['documents']:,}", Text(known), f"{entry['tokens']:,}", f"{ratio:.3f}" if ratio else "")
+        table.add_row(Text(terminal(name)), f"{entry['documents']:,}", Text(known), f"{entry['tokens']:,}",
+                      f"{ratio:.3f}" if ratio else "")
         splits[name] = {key: entry[key] for key in ("documents", "raw_bytes", "tokens")}
     Console().print(table)
     return {"dir": str(out), "name": manifest["name"], "tokenizer": manifest["tokenizer"], "splits": splits}

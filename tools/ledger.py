@@ -34,7 +34,7 @@ if not __package__:  # run as a file: import from the repository's root, not fro
 
 from golf.foreign import spreadsheet, terminal, terminal_lines  # noqa: E402
 from tools import ledger_rows  # noqa: E402
-from tools.files import Failure, explain, read_json, read_metrics, sha256_file, write_atomic  # noqa: E402
+from tools.files import Failure, explain, read_metrics, sha256_file, write_atomic  # noqa: E402
 from tools.ledger_store import COLUMNS, Ledger  # noqa: E402
 
 QUIET_SECONDS = 600  # without a line in train.log: longer than any compilation seen, then the run counts as crashed
@@ -64,6 +64,17 @@ def changed_lines(before: bytes, after: bytes) -> tuple[int, int]:
     lines = list(difflib.unified_diff(before.decode(errors="replace").splitlines(),
                                       after.decode(errors="replace").splitlines(), n=0))[2:]
     return sum(line.startswith("+") for line in lines), sum(line.startswith("-") for line in lines)
+
+
+def read_left(path: Path) -> dict:
+    """The JSON object that a run left in `path`, with null for NaN and infinities: a run that diverged has a row."""
+    try:
+        value = json.loads(path.read_bytes(), parse_constant=lambda _: None)
+    except (ValueError, RecursionError) as error:
+        raise Failure(f"{path.name}: not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise Failure(f"{path.name}: expected a JSON object, found a {type(value).__name__}")
+    return value
 
 
 def item(value: object, key: str) -> object:
@@ -145,7 +156,7 @@ class Scan:
 
     def run_row(self, folder: Path, done: Path) -> dict:
         """The row of a run that has ended, from its run.json."""
-        run = read_json(done)
+        run = read_left(done)
         row = checked({"kind": "run", "run": folder.name, "file_sha256": sha256_file(done),
                        **{key: run.get(key) for key in FROM_RUN}, "data": item(run.get("data"), "manifest_sha256"),
                        "seconds": run.get("training_seconds"), "finished": done.stat().st_mtime})
@@ -168,14 +179,15 @@ class Scan:
 
     def score_row(self, folder: Path, score: Path) -> dict:
         """The row of a score, from its eval.json."""
-        result = read_json(score, ("bpb", "artifact", "data", "scope"))
+        result = read_left(score)
         slices = result.get("slices", {})
         if isinstance(slices, dict):
             slices = {name: item(part, "bpb") for name, part in slices.items()}
-        return checked({"kind": "score", "run": folder.name, "file_sha256": sha256_file(score), "bpb": result["bpb"],
-                        "artifact": item(result["artifact"], "sha256"), "split": item(result["data"], "split"),
-                        "scope": result["scope"], "bpb_interval": result.get("bpb_interval"),
-                        "docs": item(result["data"], "docs_sha256"), "clock": result.get("clock"), "slices": slices})
+        return checked({"kind": "score", "run": folder.name, "file_sha256": sha256_file(score),
+                        "bpb": result.get("bpb"), "scope": result.get("scope"),
+                        "artifact": item(result.get("artifact"), "sha256"),
+                        "split": item(result.get("data"), "split"), "docs": item(result.get("data"), "docs_sha256"),
+                        "bpb_interval": result.get("bpb_interval"), "clock": result.get("clock"), "slices": slices})
 
 
 def progress(items: Collection, what: str) -> Iterator:

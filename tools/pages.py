@@ -274,9 +274,10 @@ def blame(record: lineage.Record):
     """Turns what goes wrong inside, on files that are JSON but hold something else, into a Failure that names it."""
     from jinja2 import UndefinedError
 
+    unexpected = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, UndefinedError, ValueError)
     try:
         yield
-    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, UndefinedError, ValueError) as error:
+    except unexpected as error:
         raise Failure(f"{record.folder}: a log or score is not what the kit writes: {terminal(error)}") from None
 
 

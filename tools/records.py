@@ -37,28 +37,29 @@ def numbers_in(value: object) -> list[float]:
 
 def read_record(path: Path) -> dict:
     """A record.json. Failure names the file and the first thing that is wrong with it."""
+    where = terminal(str(path), 1000)
     try:
         record = read_json(path)
         errors = schema_errors(record)
         json.dumps(record, ensure_ascii=False).encode()
     except RecursionError:
-        raise Failure(f"{path}: objects and lists that lie too deep in each other") from None
+        raise Failure(f"{where}: objects and lists that lie too deep in each other") from None
     except UnicodeEncodeError:
-        raise Failure(f"{path}: a text holds half of a surrogate pair, which is no character") from None
+        raise Failure(f"{where}: a text holds half of a surrogate pair, which is no character") from None
     if errors:
-        raise Failure(f"{path}: {terminal(errors[0])}")
+        raise Failure(f"{where}: {terminal(errors[0])}")
     if not all(abs(number) < 2**63 for number in numbers_in(record)):  # NaN and infinities are numbers to the schema
-        raise Failure(f"{path}: a number is NaN, infinite or of more than 64 bits")
+        raise Failure(f"{where}: a number is NaN, infinite or of more than 64 bits")
     if not all(bpb < MAX_BPB for bpb in (record["bpb_mean"], record["bpb_sd"] or 0, *(
             row["bpb"] for row in record["seeds"]))):
-        raise Failure(f"{path}: a bpb is not a number below {MAX_BPB}")
+        raise Failure(f"{where}: a bpb is not a number below {MAX_BPB}")
     try:
         datetime.date.fromisoformat(record["date"])
     except ValueError as error:
-        raise Failure(f"{path}: date: {error}") from None
+        raise Failure(f"{where}: date: {error}") from None
     name = f"{record['track']}/{record['number']}_{record['slug']}"
     if name != "/".join(path.parent.parts[-2:]) or not re.fullmatch("[a-z0-9]+/[0-9]{4}_[a-z0-9_]+", name):
-        raise Failure(f"{path}: it calls itself {terminal(name)}")
+        raise Failure(f"{where}: it calls itself {terminal(name)}")
     return record
 
 
