@@ -188,8 +188,11 @@ class Ledger:
                 raise explain_database(self.index_path, error) from None
 
     def _make_tables(self, database: sqlite3.Connection) -> None:
-        """Makes the tables that are not there. What another version made of the rows is made again from them."""
+        """Makes the tables if they are not there. What another version made of the rows is made again from them."""
+        if database.execute("PRAGMA user_version").fetchone()[0] == INDEX_VERSION:
+            return
         database.executescript(f"""
+            BEGIN;
             CREATE TABLE IF NOT EXISTS state (id INTEGER PRIMARY KEY CHECK (id = 1), n, start, end, hash);
             CREATE TABLE IF NOT EXISTS rows (n INTEGER PRIMARY KEY, kind, run, body);
             CREATE INDEX IF NOT EXISTS rows_run ON rows (run);
@@ -197,9 +200,8 @@ class Ledger:
             CREATE TABLE IF NOT EXISTS runs ({', '.join(COLUMNS)}, PRIMARY KEY (run));
             CREATE INDEX IF NOT EXISTS runs_best ON runs (track, bpb);
             CREATE TABLE IF NOT EXISTS seen (path PRIMARY KEY, mtime_ns, size);
-            INSERT OR IGNORE INTO state VALUES (1, 0, 0, 0, '');""")
-        if database.execute("PRAGMA user_version").fetchone()[0] == INDEX_VERSION:
-            return
+            INSERT OR IGNORE INTO state VALUES (1, 0, 0, 0, '');
+            COMMIT;""")
         bodies = [row["body"] for row in database.execute("SELECT body FROM rows ORDER BY n")]
         database.execute("DELETE FROM rows")
         database.execute("DELETE FROM runs")
