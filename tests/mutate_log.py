@@ -36,8 +36,9 @@ DEEP, LONG_NUMBER = "<deep>", "<long number>"  # json.dumps cannot write these: 
 ODD = [None, True, False, 0, -1, 3.0, 1e308, -1e308, 1e-320, float("nan"), float("inf"), 2**63, -(2**64), 10**20, "",
        " ", "x", "[/x]", "[bold]a", "[red on blue]\\", "\x1b[2J\x1b]0;t\x07", "\x9b31m", "\x00", "\x7f", "\u202e",
        "\u2028", "\ud800", "a" * 100_000, "<!-- /leaderboard -->", "<script>", "![x](http://b.invalid)", "a | b\n\n# c",
-       "`", "../../up", "/outside", "..", ".", "=cmd()", "2026-02-30", "0" * 64, "sigterm", "dev", "run", "note", "question",
-       [], [1], [[]], {}, {"a": 1}, {"a": {"b": [None]}}, {"\x1b": "\x1b"}, [float("nan")], DEEP, LONG_NUMBER]
+       "`", "../../up", "/outside", "..", ".", "=cmd()", "2026-02-30", "0" * 64, "sigterm", "dev", "run", "note",
+       "question", [], [1], [[]], {}, {"a": 1}, {"a": {"b": [None]}}, {"\x1b": "\x1b"}, [float("nan")], DEEP,
+       LONG_NUMBER]
 CONFIG = {"width": 64, "seed": 1, "run_dir": "runs/a", "track": "pocket", "preset": "pocket", "lr": 0.04,
           "stages": "a:b", "compile": True, "max_seconds": 100.0, "max_steps": 0}
 RUN = {"track": "pocket", "preset": "pocket", "seed": 1, "world_size": 1, "config": CONFIG,
@@ -51,7 +52,8 @@ ROWS = [
     {"kind": "run", "run": "a", "file_sha256": "1", "code": SCRIPT_SHA256, "parent_code": None, "lines_added": 1,
      "lines_removed": 0, "config": CONFIG, "track": "pocket", "preset": "pocket", "seed": 1, "finished": 1e9,
      "steps": 5, "seconds": 9.5, "train_loss": 3.2, "dev_bpb": 2.0, "stopped": "clock", "data": "m", "variant": "1",
-     "clock": {"a": 1.0}, "environment": {"python": "3.11"}, "source_matches": True, "world_size": 1, "tokens": 100, "params": 10},
+     "clock": {"a": 1.0}, "environment": {"python": "3.11"}, "source_matches": True, "world_size": 1,
+     "tokens": 100, "params": 10},
     {"kind": "crash", "run": "a", "file_sha256": "1", "code": None, "config": CONFIG, "track": "pocket",
      "preset": "pocket", "seed": 1, "last_line": "Killed", "finished": 1e9},
     {"kind": "pack", "run": "a", "file_sha256": "2", "artifact": "2", "bytes": 4},
