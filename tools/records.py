@@ -48,11 +48,11 @@ def read_record(path: Path) -> dict:
         raise Failure(f"{where}: a text holds half of a surrogate pair, which is no character") from None
     if errors:
         raise Failure(f"{where}: {terminal(errors[0])}")
-    if not all(abs(number) < 2**63 for number in numbers_in(record)):  # NaN and infinities are numbers to the schema
-        raise Failure(f"{where}: a number is NaN, infinite or of more than 64 bits")
-    if not all(bpb < MAX_BPB for bpb in (record["bpb_mean"], record["bpb_sd"] or 0, *(
-            row["bpb"] for row in record["seeds"]))):
+    scores = [record["bpb_mean"], record["bpb_sd"] or 0, *(row["bpb"] for row in record["seeds"])]
+    if not all(bpb < MAX_BPB for bpb in scores):  # nor is NaN, which is a number to the schema
         raise Failure(f"{where}: a bpb is not a number below {MAX_BPB}")
+    if not all(abs(number) < 2**63 for number in numbers_in(record)):
+        raise Failure(f"{where}: a number is NaN, infinite or of more than 64 bits")
     try:
         datetime.date.fromisoformat(record["date"])
     except ValueError as error:
