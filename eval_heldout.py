@@ -23,6 +23,7 @@ import signal
 import sys
 import tempfile
 
+from golf.foreign import terminal
 from scoring import ScoringError, compare, report
 from scoring.score import read_artifact, read_documents, score, tokenise
 
@@ -195,10 +196,11 @@ def main(arguments=None):
     try:
         return main_compare(arguments[1:]) if arguments[:1] == ["compare"] else main_score(arguments)
     except ScoringError as error:
-        print(f"eval_heldout: {error}", file=sys.stderr)
+        print(f"eval_heldout: {terminal(str(error), 10_000)}", file=sys.stderr)
         return 1
     except OSError as error:  # without a name: what is written to a box's directory
-        print(f"eval_heldout: {error.strerror}: {error.filename or tempfile.gettempdir()}", file=sys.stderr)
+        where = terminal(str(error.filename or tempfile.gettempdir()))
+        print(f"eval_heldout: {error.strerror}: {where}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("eval_heldout: stopped", file=sys.stderr)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from compress import container, report
 from compress.sizes import CAP_BYTES, size_report, tensor_rows
+from golf.foreign import terminal
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -25,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
         where = str(getattr(options, "file", ""))
-        print(f"compress {options.name}: {text if where in text else f'{where}: {text}'}", file=sys.stderr)
+        print(f"compress {options.name}: {terminal(text if where in text else f'{where}: {text}')}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"compress {options.name}: interrupted", file=sys.stderr)
@@ -97,7 +98,7 @@ def pack(options) -> int:
     with report.Reporter() as reporter:
         result = pack_run(options.run, options.out, options.track, reporter, reporter.say)
     for warning in result["warnings"]:
-        print(f"compress pack: warning: {warning}", file=sys.stderr)
+        print(f"compress pack: warning: {terminal(warning)}", file=sys.stderr)
     if options.measure:
         with report.Reporter() as reporter:
             result["measured"] = measure_packed(options.run, result, options.measure, reporter)
@@ -117,7 +118,7 @@ def size(options) -> int:
         report.print_sections(result)
     if result["headroom_bytes"] < 0:
         over = f"{-result['headroom_bytes']:,} bytes over the cap of {result['cap_bytes']:,} ({result['track']})"
-        print(f"compress size: {options.file}: {over}", file=sys.stderr)
+        print(f"compress size: {terminal(str(options.file))}: {over}", file=sys.stderr)
         return 1
     return 0
 
@@ -126,7 +127,8 @@ def code(options) -> int:
     from compress.pack import code_section, minified
 
     count = len(code_section(minified(options.file.read_text(encoding="utf-8"))))
-    print(json.dumps({"code_bytes": count}) if options.json else f"{options.file}: {count:,} bytes with the decoder")
+    line = f"{terminal(str(options.file))}: {count:,} bytes with the decoder"
+    print(json.dumps({"code_bytes": count}) if options.json else line)
     return 0
 
 
@@ -152,7 +154,7 @@ def inspect(options) -> int:
         except ValueError as error:
             if not run:
                 raise
-            print(f"compress inspect: {file} is left out: {error}", file=sys.stderr)
+            print(f"compress inspect: {terminal(f'{file} is left out: {error}')}", file=sys.stderr)
     if run:
         from compress.checkpoint import load_checkpoint, load_statistics
         from compress.spread import predicted_losses, spread
@@ -208,7 +210,8 @@ def unpack(options) -> int:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     files = sorted(path.name for path in folder.iterdir())
-    print(json.dumps({"folder": str(folder), "files": files}) if options.json else f"{folder}: {', '.join(files)}")
+    line = terminal(f"{folder}: {', '.join(files)}")
+    print(json.dumps({"folder": str(folder), "files": files}) if options.json else line)
     return 0
 
 
@@ -233,7 +236,7 @@ def check(options) -> int:
             )
         )
         return 0
-    print(f"{options.file}: {len(data):,} bytes, {len(tensors)} tensors decode and load into the model")
+    print(f"{terminal(str(options.file))}: {len(data):,} bytes, {len(tensors)} tensors decode and load into the model")
     if options.env:
         report.print_rows(
             [{"with": key, "version": value} for key, value in result["versions"].items()], {"with": "", "version": ""}

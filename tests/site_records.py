@@ -19,6 +19,13 @@ README = f"""# {HOSTILE}
 DOCUMENTS = 60  # of each score that are kept: comparing 696 for every record would take the tests seconds
 
 
+def valid_record(track: str, name: str, **changes) -> dict:
+    """A record.json that the schema takes: the first record's under another name, with `changes`."""
+    number, _, slug = name.partition("_")
+    first = json.loads((BASELINE / "record.json").read_text())
+    return first | {"track": track, "number": number, "slug": slug} | changes
+
+
 def scaled(score: dict, factor: float) -> dict:
     """An eval.json object of the first documents, with every cost times `factor`."""
     return score | {

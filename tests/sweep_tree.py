@@ -118,11 +118,13 @@ STARTED: list[subprocess.Popen] = []
 
 def build(folder: Path) -> Path:
     """Fills `folder`; returns it."""
-    for name in ("tools", "compress", "data/embedded"):
+    for name in ("tools", "golf", "compress", "data/embedded"):
         (folder / name).mkdir(parents=True)
-    for name in ("__init__", "sweep", "sweep_spec", "trial", "files", "ledger", "ledger_store", "methods",
-                 "techniques"):
+    for name in ("__init__", "sweep", "sweep_spec", "trial", "files", "ledger", "ledger_rows", "ledger_store",
+                 "methods", "techniques"):
         shutil.copy(ROOT / f"tools/{name}.py", folder / "tools")
+    for name in ("__init__", "foreign"):
+        shutil.copy(ROOT / f"golf/{name}.py", folder / "golf")
     (folder / "compress/__init__.py").touch()
     (folder / "data/embedded/manifest.json").write_text("{}")
     for name, text in {"train_gpt.py": TRAIN, "compress/__main__.py": PACK, "eval_heldout.py": SCORE}.items():

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.site_records import valid_record
 from tools import lineage
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -42,8 +43,7 @@ def add(root, name, source, parent=None, track="pocket"):
     folder = root / "records" / track / name
     folder.mkdir(parents=True)
     (folder / "train_gpt.py").write_text(source)
-    (folder / "record.json").write_text(json.dumps({"track": track, "parent": parent, "bpb_mean": 1.5,
-                                                    "authors": ["Ann"]}))
+    (folder / "record.json").write_text(json.dumps(valid_record(track, name, parent=parent, authors=["Ann"])))
 
 
 def tree(capsys, *arguments):

@@ -113,7 +113,7 @@ def test_path_of_the_tree_exists(path):
 
 
 def test_every_module_is_in_the_tree():
-    modules = {path.relative_to(ROOT).as_posix() for folder in (".", "compress", "scoring", "tools")
+    modules = {path.relative_to(ROOT).as_posix() for folder in (".", "compress", "golf", "scoring", "tools")
                for path in (ROOT / folder).glob("*.py") if path.name != "__init__.py"}
     assert modules - set(TREE) == set()
     folders = {path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith((".", "__"))}

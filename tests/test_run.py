@@ -80,7 +80,8 @@ def tree(tmp_path) -> Path:
     """A copy of tools/run.py and what it imports, with stubs for the five stages."""
     (tmp_path / "tools").mkdir()
     (tmp_path / "compress").mkdir()
-    for name in ("__init__", "run", "files", "curves", "ledger", "ledger_store"):
+    shutil.copytree(ROOT / "golf", tmp_path / "golf")
+    for name in ("__init__", "run", "files", "curves", "ledger", "ledger_rows", "ledger_store"):
         shutil.copy(ROOT / f"tools/{name}.py", tmp_path / "tools")
     (tmp_path / "compress/__init__.py").touch()
     for name, text in {"tools/data.py": DATA, "train_gpt.py": TRAIN, "compress/__main__.py": PACK,

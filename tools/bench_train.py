@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 if not __package__:  # run as a file: import from the repository's root, not from tools/
     sys.path[0] = str(ROOT)
 
+from golf.foreign import terminal  # noqa: E402
 from tools.files import Failure, explain  # noqa: E402
 
 BASELINE = ROOT / "records/pocket/0001_baseline/train_gpt.py"
@@ -171,7 +172,7 @@ def measure(baseline: Path, script: Path, fields: list[str], rounds: int, steps:
     """Runs the benchmark. Rates are tokens per second; Failure if a script does not run."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("eta"),
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TextColumn("eta"),
                TimeRemainingColumn())
     trainers = []
     with tempfile.TemporaryDirectory(prefix="bench_train_") as folder:
@@ -206,6 +207,7 @@ def measure(baseline: Path, script: Path, fields: list[str], rounds: int, steps:
 
 def show(result: dict, console) -> None:
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(title="milliseconds per step", title_justify="left")
     for heading in ("", "baseline", "current"):
@@ -213,7 +215,7 @@ def show(result: dict, console) -> None:
     for group in ("parts", "operators"):
         old, new = (result["profile"][name][group] for name in ("baseline", "current"))
         for key in old:
-            table.add_row(key, f"{old[key]:.1f}", f"{new[key]:.1f}")
+            table.add_row(Text(terminal(key)), f"{old[key]:.1f}", f"{new[key]:.1f}")
         table.add_section()
     console.print(table)
     console.print(f"baseline {result['baseline_tokens_per_second']:,.0f} tokens/s, current "

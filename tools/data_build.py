@@ -27,6 +27,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from golf.foreign import terminal
 from scoring.tokenizer import Tokenizer, shown
 from tools.data_corpus import Document
 from tools.data_dedup import HELD_OUT, deduplicate, separate, split
@@ -43,10 +44,10 @@ FORMAT = 1
 def progress(title: str, total: int, unit: str = "") -> Iterator[Callable[..., None]]:
     """A progress bar with an eta on stderr; yields `advance(steps=1)`. A log that is no terminal sees only the end."""
     done = DownloadColumn() if unit == "bytes" else MofNCompleteColumn()
-    columns = (TextColumn("{task.description:<24}"), BarColumn(), done, TimeElapsedColumn(), TextColumn("eta"))
-    columns += (TimeRemainingColumn(),)
+    columns = (TextColumn("{task.description:<24}", markup=False), BarColumn(), done, TimeElapsedColumn())
+    columns += (TextColumn("eta"), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=total)
+        task = bar.add_task(terminal(title), total=total)
         yield lambda steps=1: bar.advance(task, steps)
 
 

@@ -14,7 +14,6 @@ Not covered: force. Text and scorer are on your machine; the log shows whether y
 """
 
 import argparse
-import contextlib
 import json
 import math
 import subprocess
@@ -26,6 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 if not __package__:  # run as a file: import from the repository's root, not from tools/
     sys.path[0] = str(ROOT)
 
+from golf.foreign import terminal  # noqa: E402
 from tools import ledger  # noqa: E402
 from tools.files import Failure, explain, read_json, sha256_file  # noqa: E402
 from tools.ledger_store import Ledger  # noqa: E402
@@ -102,7 +102,7 @@ def ask(root: Path, artifact: Path, track: str, split: str, data: Path) -> dict:
     sha256 = sha256_file(artifact)
     book = Ledger(root / "runs")
     with book.locked():  # one question at a time: the next one must see this answer
-        with contextlib.closing(book.index()) as database:
+        with book.index() as database:
             asked = [row for row in (json.loads(row["body"]) for row in database.execute(
                 "SELECT body FROM rows WHERE kind = 'question' ORDER BY n"))
                 if row["track"] == track and row["split"] == split]
@@ -121,7 +121,7 @@ def ask(root: Path, artifact: Path, track: str, split: str, data: Path) -> dict:
             row |= {"released": result["bpb"], "new_best": None, "needed": None}
         else:
             same = [old for old in asked if old["docs"] == row["docs"]]
-            holder = next((old for old in reversed(same) if old["new_best"]), None)
+            holder = next((old for old in reversed(same) if old.get("new_best")), None)
             new = bits_of(result)
             best = None
             if holder is not None:
@@ -159,13 +159,14 @@ def main(argv: list[str] | None = None) -> int:
     for row in rows:
         if row["split"] == "final":
             text = f"{row['released']:.4f} bpb; the final split is opened once per artifact"
-        elif row["new_best"]:
+        elif row.get("new_best"):
             text = f"new best, {row['released']:.4f} bpb (rounded to {STEP})"
         else:
-            text = f"no new best; it stays at {row['released']:.4f} bpb (a gain over {row['needed']:.4f} was needed)"
+            needed = "an unknown gain" if row.get("needed") is None else f"a gain over {row['needed']:.4f}"
+            text = f"no new best; it stays at {row['released']:.4f} bpb ({needed} was needed)"
         again = ", asked before" if row.get("again") else ""
-        print(f"{row['track']} {row['split']} {row['artifact'][:12]}: {text}; questions before it: {row['before']}"
-              f"{again}")
+        where = f"{terminal(row['track'])} {terminal(row['split'])} {row['artifact'][:12]}"
+        print(f"{where}: {text}; questions before it: {row['before']}{again}")
     if options.json:
         print(json.dumps({"format": 1, "questions": rows}))
     return 0

@@ -32,7 +32,9 @@ if not __package__:  # run as a file: import from the repository's root, not fro
 from rich.box import SIMPLE  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
+from rich.text import Text  # noqa: E402
 
+from golf.foreign import terminal  # noqa: E402
 from tools import ledger, sweep, sweep_spec  # noqa: E402
 from tools.files import Failure, explain, write_atomic  # noqa: E402
 from tools.techniques import (  # noqa: E402
@@ -48,8 +50,9 @@ SAME_MACHINE = ("device", "torch", "compute", "threads", "compiled")  # in run.j
 
 def pair_of(technique: Technique, base: dict, other: dict) -> dict:
     """A line of docs/methods.jsonl from two rows of the log (with "bpb" and "cost"). Failure if they differ in more."""
-    differs = [key for key in ("code", "data", "steps", "seed") if base[key] != other[key]]
-    differs += [key for key in SAME_MACHINE if base["environment"].get(key) != other["environment"].get(key)]
+    differs = [key for key in ("code", "data", "steps", "seed") if base.get(key) != other.get(key)]
+    machines = [row.get("environment") or {} for row in (base, other)]
+    differs += [key for key in SAME_MACHINE if machines[0].get(key) != machines[1].get(key)]
     a, b = base["config"], other["config"]
     changed = {key: [a.get(key), b.get(key)] for key in sorted({**a, **b}) if a.get(key) != b.get(key)}
     differs += [key for key in changed if key not in (*technique.on, "run_dir", "data_dir")]
@@ -60,7 +63,7 @@ def pair_of(technique: Technique, base: dict, other: dict) -> dict:
     return {"technique": technique.name, "seed": base["seed"], "base": "on" if base is on else "off",
             "fields": {key: [off["config"][key], on["config"][key]] for key in technique.on if key in changed},
             "code": base["code"], "data": base["data"], "steps": base["steps"],
-            "machine": {key: base["environment"].get(key) for key in SAME_MACHINE},
+            "machine": {key: machines[0].get(key) for key in SAME_MACHINE},
             **{side: {"run": row["run"], "row": row["hash"][:12], "bpb": row["bpb"], "seconds": row["cost"],
                       "params": row["params"]} for side, row in (("on", on), ("off", off))}}
 
@@ -70,8 +73,12 @@ def logged(run: sweep.Run, score: bool) -> dict:
     rows = [json.loads(row["body"]) for row in ledger.query(
         ROOT, "SELECT body FROM rows WHERE run = ? AND kind IN ('run', 'score') ORDER BY n", (run.holder,))]
     last = {row["kind"]: row for row in rows}
-    clock = last["score"]["clock"]["score"] if score else last["run"]["clock"]["train"]
-    return last["run"] | {"bpb": run.value, "cost": clock}
+    phase = "score" if score else "train"
+    try:
+        cost = last["score" if score else "run"]["clock"][phase]
+        return last["run"] | {"bpb": run.value, "cost": cost}
+    except (KeyError, TypeError):
+        raise Failure(f"{run.holder}: its rows in the log do not say how long it took to {phase}") from None
 
 
 def spec_of(options: argparse.Namespace, points: list[dict], score: bool) -> sweep_spec.Spec:
@@ -138,7 +145,7 @@ def run(options: argparse.Namespace) -> tuple[dict, int]:
                     write_pairs(PAIRS, new, every)
                 pairs, problems = pairs + new, problems | why
     for name, text in problems.items():
-        print(f"{name}: {text}")
+        print(f"{terminal(name)}: {terminal(text)}")
     print(f"{PAIRS}: {len(pairs)} pairs of {len({pair['technique'] for pair in pairs})} techniques")
     return {"format": 1, "pairs": pairs, "problems": problems}, 1 if problems else 0
 
@@ -153,9 +160,9 @@ def table(options: argparse.Namespace) -> tuple[dict, int]:
         write_atomic(PAGE, rewrite(PAGE.read_text(encoding="utf-8"), markdown(rows, pairs)).encode())
     shown = Table(box=SIMPLE, pad_edge=False)
     for name in ("technique", "measured change of bpb", "time", "bytes", *PRESETS):
-        shown.add_column(name, justify="right" if name in ("time", "bytes") else "left")
+        shown.add_column(Text(name), justify="right" if name in ("time", "bytes") else "left")
     for row in rows:
-        shown.add_row(row["name"], *cells(row))
+        shown.add_row(*(Text(terminal(cell)) for cell in (row["name"], *cells(row))))
     Console().print(shown)
     return {"format": 1, "techniques": rows, "written": options.write}, 0
 
@@ -189,7 +196,7 @@ def main(argv: list[str] | None = None) -> int:
         print("methods.py: interrupted: start it again to go on", file=sys.stderr)
         return 130
     if code:
-        print(f"methods.py: no pairs for {', '.join(summary['problems'])} (see above)", file=sys.stderr)
+        print(f"methods.py: no pairs for {terminal(', '.join(summary['problems']))} (see above)", file=sys.stderr)
     if options.json:
         print(json.dumps(summary))
     return code

@@ -30,7 +30,9 @@ if not __package__:  # run as a file: import from the repository's root, not fro
 from rich.box import SIMPLE  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
+from rich.text import Text  # noqa: E402
 
+from golf.foreign import terminal  # noqa: E402
 from tools import step_time  # noqa: E402
 from tools.files import Failure, explain, read_json, sha256_file  # noqa: E402
 
@@ -325,10 +327,11 @@ def make_plan(arguments: list[str], gpus: int | None, dollars_per_hour: float | 
 def print_plan(plan: dict, console: Console) -> None:
     table = Table(box=SIMPLE, pad_edge=False)
     for name, justify in (("", "left"), ("planned", "right"), ("interval", "right"), ("from", "left")):
-        table.add_column(name, justify=justify)
+        table.add_column(Text(name), justify=justify)
 
     def row(name, value, interval=None, basis="", form="{:,.0f}"):
-        table.add_row(name, form.format(value), " to ".join(form.format(v) for v in interval or []), basis)
+        limits = " to ".join(form.format(v) for v in interval or [])
+        table.add_row(Text(name), Text(form.format(value)), Text(limits), Text(basis))
 
     row("parameters", plan["params"], basis="dry run")
     row("GFLOP per token", plan["flops_per_token"] / 1e9, basis="dry run", form="{:.3f}")
@@ -360,7 +363,7 @@ def print_plan(plan: dict, console: Console) -> None:
         for attention, name in (("sdpa", "torch's own attention"), ("fa3", "FlashAttention 3")):
             speed = plan["speed"][attention]
             table.add_section()
-            table.add_row(name)
+            table.add_row(Text(name))
             for ms, limits, stage, rate in zip(
                 speed["step_ms"], speed["step_ms_interval"], plan["stages"], speed["tflops_per_gpu"]
             ):
@@ -376,12 +379,12 @@ def print_plan(plan: dict, console: Console) -> None:
     console.print(table)
     if "speed" in plan:
         console.print(
-            f"On {plan['gpus']} H100s. Times are a prediction from other people's scripts of these shapes: "
+            f"On {plan['gpus']:d} H100s. Times are a prediction from other people's scripts of these shapes: "
             "nobody has run this one there yet.",
             soft_wrap=True,
         )
     for warning in plan["warnings"]:
-        print(f"plan.py: warning: {warning}", file=sys.stderr)
+        print(f"plan.py: warning: {terminal(warning)}", file=sys.stderr)
 
 
 def print_validation(result: dict, console: Console) -> None:
@@ -392,10 +395,8 @@ def print_validation(result: dict, console: Console) -> None:
         table.add_column(name, justify="right", no_wrap=True)
     for row in result["rows"]:
         table.add_row(
-            row["record"][:22],
-            row["pr"],
-            str(row["layers"]),
-            str(row["seq_len"]),
+            *(Text(terminal(row[key])) for key in ("record", "pr")),
+            *(Text(str(row[key])) for key in ("layers", "seq_len")),
             f"{row['ms']:.1f}",
             f"{row['predicted_ms']:.1f}",
             f"{row['error']:+.1%}",
@@ -407,9 +408,9 @@ def print_validation(result: dict, console: Console) -> None:
         f"fit on all of them: attention {1e3 / rates['sdpa']:.0f} TFLOP/s by SDPA and {1e3 / rates['fa3']:.0f} by FA3, "
         f"matrices {1e3 / rates['matrices']:.0f}, elementwise {1e3 / rates['elementwise']:.2f} TB/s, "
         f"{rates['constant']:.1f} ms a step\n"
-        f"median error over {result['records']} records: {result['median_error']:.1%}; with all records of a shape "
-        f"left out, over {result['shapes']} shapes: {result['median_error_new_shape']:.1%}\n"
-        f"interval: a factor of {result['spread']} up or down for {result['coverage']:.0%} of new shapes; "
+        f"median error over {result['records']:d} records: {result['median_error']:.1%}; with all records of a shape "
+        f"left out, over {result['shapes']:d} shapes: {result['median_error_new_shape']:.1%}\n"
+        f"interval: a factor of {result['spread']:g} up or down for {result['coverage']:.0%} of new shapes; "
         f"{result['spread_covers']:.0%} lay within when left out",
         soft_wrap=True,
     )

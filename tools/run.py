@@ -20,7 +20,9 @@ if not __package__:  # run as a file: import from the repository's root, not fro
 
 from rich.console import Console  # noqa: E402
 from rich.table import Table  # noqa: E402
+from rich.text import Text  # noqa: E402
 
+from golf.foreign import terminal  # noqa: E402
 from tools import curves, ledger  # noqa: E402
 from tools.files import Failure, read_json, read_metrics, sha256_file, write_json  # noqa: E402
 
@@ -161,13 +163,13 @@ def seconds(value: float | None) -> str:
 
 def report(summary: dict, console: Console) -> None:
     """Prints the final table."""
-    table = Table(title=f"{summary['run_dir']}/", title_justify="left", show_header=False)
+    table = Table(title=Text(terminal(f"{summary['run_dir']}/")), title_justify="left", show_header=False)
     table.add_column()
     table.add_column(justify="right")
     table.add_column()
     low, high = summary["bpb_interval"]
     ratio = summary["val_bpb"] / summary["xz_bits_per_byte"]
-    table.add_row(f"bpb, {summary['split']} split", f"{summary['val_bpb']:.4f}",
+    table.add_row(Text(f"bpb, {summary['split']} split"), f"{summary['val_bpb']:.4f}",
                   f"95% interval {low:.4f} to {high:.4f} over {summary['documents']:,} documents")
     table.add_row("xz -9e, same text", f"{summary['xz_bits_per_byte']:.4f}",
                   f"bits per byte of {summary['raw_bytes']:,}; the model needs {ratio:.2f} times these")
@@ -175,7 +177,7 @@ def report(summary: dict, console: Console) -> None:
     table.add_row("artifact", f"{summary['artifact_bytes']:,} B",
                   f"{summary['headroom_bytes']:,} under the cap of {CAP_BYTES:,}")
     for name, size in summary["sections"].items():
-        table.add_row(f"  {name}", f"{size:,} B", f"{size / summary['artifact_bytes']:.1%}")
+        table.add_row(Text(f"  {terminal(name)}"), f"{size:,} B", f"{size / summary['artifact_bytes']:.1%}")
     table.add_section()
     table.add_row("training speed", f"{summary['tokens_per_second']:,.0f} tokens/s",
                   f"{summary['tokens']:,} tokens in {summary['steps']:,} steps")
@@ -184,13 +186,14 @@ def report(summary: dict, console: Console) -> None:
     table.add_section()
     clock = summary["clock"]
     for name, wall in clock["stages"].items():
-        table.add_row(name, seconds(wall), "wall time of the whole stage")
+        table.add_row(Text(name), Text(seconds(wall)), "wall time of the whole stage")
         for phase, wall_phase in clock.get(name, {}).items():
             if phase != "total":
-                table.add_row(f"  {phase}", seconds(wall_phase))
+                table.add_row(Text(f"  {terminal(phase)}"), Text(seconds(wall_phase)))
     table.add_section()
     for path in map(Path, summary["files"]):
-        table.add_row(path.name, f"{(ROOT / path).stat().st_size:,} B", FILES.get(path.name))
+        what = Text(FILES.get(path.name, ""))
+        table.add_row(Text(terminal(path.name)), f"{(ROOT / path).stat().st_size:,} B", what)
     console.print(table)
 
 
@@ -216,7 +219,7 @@ def main(argv: list[str] | None = None) -> int:
         summary = make(options.budget)
         report(summary, Console())
     except Failure as failure:
-        print(f"run.py: {failure}", file=sys.stderr)
+        print(f"run.py: {terminal(str(failure))}", file=sys.stderr)
         return failure.code
     except KeyboardInterrupt:
         print("run.py: interrupted; run it again to go on from the first stage that is not complete", file=sys.stderr)

@@ -44,7 +44,9 @@ from rich.box import SIMPLE  # noqa: E402
 from rich.console import Console  # noqa: E402
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn  # noqa: E402
 from rich.table import Table  # noqa: E402
+from rich.text import Text  # noqa: E402
 
+from golf.foreign import terminal  # noqa: E402
 from tools import ledger, sweep_spec, trial  # noqa: E402
 from tools.files import Failure, explain, read_json, read_metrics, sha256_file, write_atomic  # noqa: E402
 
@@ -317,9 +319,10 @@ class Sweep:
     def work(self) -> None:
         """Runs the sweep to its end. KeyboardInterrupt passes through after the local trials were stopped in order."""
         ledger.sync(ROOT)
-        with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-                      TextColumn("{task.fields[text]}"), console=self.console, refresh_per_second=1) as progress:
-            bar = progress.add_task(self.spec.name, total=len(self.search) * len(self.spec.seeds), text="")
+        with Progress(TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
+                      TextColumn("{task.fields[text]}", markup=False), console=self.console,
+                      refresh_per_second=1) as progress:
+            bar = progress.add_task(terminal(self.spec.name), total=len(self.search) * len(self.spec.seeds), text="")
             try:
                 self.fill()
                 while self.running:
@@ -356,7 +359,7 @@ class Sweep:
 
     def say(self, text: str) -> None:
         """A line above the bar."""
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(Text(terminal(text, 10_000)), highlight=False, soft_wrap=True)
 
     def describe(self, run: Run) -> str:
         """The run's fields of [space] and its seed."""
@@ -380,7 +383,7 @@ class Sweep:
         eta = max(0.0, left * each - ahead) / min(self.spec.parallel, max(1, left))
         best = self.best()
         text = f"eta {int(eta) // 3600}:{int(eta) // 60 % 60:02}:{int(eta) % 60:02}"
-        return text + (f"  best {best.value:.4f} {best.holder}" if best else "")
+        return text + (f"  best {best.value:.4f} {terminal(best.holder)}" if best else "")
 
     def table(self) -> Table:
         """A line per configuration, best first."""
@@ -388,18 +391,19 @@ class Sweep:
         table = Table(box=SIMPLE, pad_edge=False)
         for name in ("configuration", "bpb" if self.spec.objective == "packed" else "dev bpb", "±" if seeds > 1 else "",
                      "bytes", "runs", *self.spec.space):
-            table.add_column(name, justify="left" if name in ("configuration", "runs") else "right", no_wrap=True)
+            table.add_column(Text(terminal(name)), justify="left" if name in ("configuration", "runs") else "right",
+                             no_wrap=True)
         for each in sorted(self.configurations, key=lambda each: (each.mean is None, each.mean or 0, each.number)):
             values = [run.value for run in each.runs if run.value is not None]
             spread = f"{statistics.stdev(values):.4f}" if len(values) > 1 else ""
             bytes_ = max((run.bytes for run in each.runs if run.bytes), default=None)
             counts = {status: sum(run.status == status for run in each.runs) for status in
                       dict.fromkeys(run.status for run in each.runs)}
-            table.add_row(each.runs[0].name.rpartition("-s")[0] if each.runs else f"#{each.number}",
-                          "-" if each.mean is None else f"{each.mean:.4f}", spread,
-                          "-" if bytes_ is None else f"{bytes_:,}",
-                          each.error or ", ".join(f"{count} {status}" for status, count in counts.items()),
-                          *(self.shown(each.values[key]) for key in self.spec.space))
+            name = each.runs[0].name.rpartition("-s")[0] if each.runs else f"#{each.number}"
+            outcome = each.error or ", ".join(f"{count} {status}" for status, count in counts.items())
+            table.add_row(Text(terminal(name)), "-" if each.mean is None else f"{each.mean:.4f}", Text(spread),
+                          "-" if bytes_ is None else f"{bytes_:,d}", Text(terminal(outcome)),
+                          *(Text(terminal(self.shown(each.values[key]))) for key in self.spec.space))
         return table
 
     def summary(self) -> dict:
