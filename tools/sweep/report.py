@@ -7,7 +7,9 @@ import statistics
 
 from rich.box import SIMPLE
 from rich.table import Table
+from rich.text import Text
 
+from golf.foreign import terminal
 from tools.sweep.configuration import Configuration, Run
 from tools.sweep.spec import Spec
 
@@ -35,7 +37,9 @@ def table(spec: Spec, configurations: list[Configuration]) -> Table:
         "runs",
         *spec.space,
     ):
-        table.add_column(name, justify="left" if name in ("configuration", "runs") else "right", no_wrap=True)
+        table.add_column(
+            Text(terminal(name)), justify="left" if name in ("configuration", "runs") else "right", no_wrap=True
+        )
     for each in sorted(configurations, key=lambda each: (each.mean is None, each.mean or 0, each.number)):
         values = [run.value for run in each.runs if run.value is not None]
         spread = f"{statistics.stdev(values):.4f}" if len(values) > 1 else ""
@@ -44,13 +48,15 @@ def table(spec: Spec, configurations: list[Configuration]) -> Table:
             status: sum(run.status == status for run in each.runs)
             for status in dict.fromkeys(run.status for run in each.runs)
         }
+        name = each.runs[0].name.rpartition("-s")[0] if each.runs else f"#{each.number}"
+        outcome = each.error or ", ".join(f"{count} {status}" for status, count in counts.items())
         table.add_row(
-            each.runs[0].name.rpartition("-s")[0] if each.runs else f"#{each.number}",
+            Text(terminal(name)),
             "-" if each.mean is None else f"{each.mean:.4f}",
-            spread,
+            Text(spread),
             "-" if bytes_ is None else f"{bytes_:,}",
-            each.error or ", ".join(f"{count} {status}" for status, count in counts.items()),
-            *(shown(each.values[key]) for key in spec.space),
+            Text(terminal(outcome)),
+            *(Text(terminal(shown(each.values[key]))) for key in spec.space),
         )
     return table
 
