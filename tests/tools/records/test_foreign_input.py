@@ -9,7 +9,7 @@ from tests.support import foreign_input
 from tests.support.mutations import mutations, places
 from tools.records import rules
 
-COUNT = 240
+COUNT = 200
 
 
 @pytest.fixture
