@@ -210,7 +210,7 @@ def faults(place: Workplace, call: Callable[[], int], codes: tuple[int, ...]) ->
 
 
 def cases(place: Workplace, count: int, rng: random.Random) -> Iterator[tuple[str, list[str]]]:
-    """(case, faults) of `count` mutants, the targets in turn."""
+    """(case, faults) of `count` mutants: the targets in turn, and the commands that read each in turn."""
     targets = place.targets()
     originals = [target.path.read_bytes() for target in targets]
     rows = [original.splitlines() for original in originals]
@@ -218,16 +218,16 @@ def cases(place: Workplace, count: int, rng: random.Random) -> Iterator[tuple[st
               for target, original, lines in zip(targets, originals, rows)]
     mutants = [mutations(value, rng) for value in values]
     for number in range(count):
-        index = number % len(targets)
+        turn, index = divmod(number, len(targets))
         target, original = targets[index], originals[index]
         what, text = next(mutants[index])
         data = text.encode(errors="surrogatepass")
         if target.line is not None:
             data = b"\n".join([*rows[index][:target.line], data, *rows[index][target.line + 1:], b""])
         target.path.write_bytes(data)
+        name, call, codes = target.commands[turn % len(target.commands)]
         try:
-            for name, call, codes in target.commands:
-                yield f"{name}, {target.path.name}, {what}", faults(place, call, codes)
+            yield f"{name}, {target.path.name}, {what}", faults(place, call, codes)
         finally:
             target.path.write_bytes(original)
 
@@ -245,13 +245,13 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder, Progress(console=Console(stderr=True), transient=True) as bar:
         place = Workplace(Path(folder))
         with place.active(pictures=True):
-            task = bar.add_task("mutants", total=None)
+            task = bar.add_task("mutants", total=options.count)
             for case, found in cases(place, options.count, random.Random(options.seed)):
                 bar.advance(task)
                 failed += bool(found)
                 if found:
                     print(f"{ascii(case)}:", *found, sep="\n  ")
-    print(f"{options.count:,} mutants: {failed:,} calls with a fault")
+    print(f"{options.count:,} mutants: {failed:,} with a fault")
     return 1 if failed else 0
 
 

@@ -263,8 +263,9 @@ def test_a_record_holds_plain_files_of_a_bounded_size(copy, capsys, name, damage
     assert error.count("\n") == 1 and f"{copy / name}: " in error
 
 
-def test_what_a_stranger_wrote_is_shown_as_it_is(copy, capsys):
+def test_what_a_stranger_wrote_is_shown_as_it_is(copy, capsys, monkeypatch):
     """Markup, and characters that a terminal could act on, in what is printed of files that fit their schemas."""
+    monkeypatch.setenv("COLUMNS", "500")  # no cell is broken into lines
     title = "a[/x][bold red]b\u202ec"
     edit(copy / "record.json", lambda r: r.update(authors=[title]))
     score = next(copy.glob("eval/*.json"))

@@ -9,7 +9,7 @@ from tests import foreign_input
 from tests.mutations import mutations, places
 from tools import rules
 
-COUNT = 240
+COUNT = 200
 
 
 @pytest.fixture

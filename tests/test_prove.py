@@ -280,7 +280,8 @@ def test_a_file_that_cannot_be_used_is_one_line(root, capsys):
     ("eval.json", lambda r: r["per_document"][3].update(raw_bytes=-1), "per_document.3.raw_bytes"),
     ("eval.json", lambda r: r["per_document"][3].update(position_nats=[]), "position_nats"),
     ("eval.json", lambda r: [row.update(raw_bytes=0) for row in r["per_document"]], "no bytes"),
-    ("run.json", lambda r: r.update(environment=[1]), "environment"), ("run.json", lambda r: r.update(steps=-1), "steps"),
+    ("run.json", lambda r: r.update(environment=[1]), "environment"),
+    ("run.json", lambda r: r.update(steps=-1), "steps"),
     ("run.json", lambda r: r["environment"].update(threads=[2]), "environment.threads"),
     ("run.json", lambda r: r.update(seed=[1]), "seed"), ("run.json", lambda r: r.update(config=[1]), "config")])
 def test_a_wrong_value_is_one_line(root, tmp_path_factory, capsys, name, change, word):
