@@ -450,6 +450,14 @@ def test_a_log_that_is_poisoned_already_opens_again(root, capsys, index):
     assert ledger.note(root, "good", {"who": "agent", "verdict": "keep"})["n"] == 7 + len(rows)
 
 
+def test_a_run_that_says_little_is_a_row_all_the_same(root):
+    folder = train(root, "a")
+    (folder / "run.json").write_text("{}")
+    train(root, "b")
+    assert kinds(ledger.sync(root)) == [("run", "a"), ("run", "b")]
+    assert ledger.compare(root, "a", "b")["config"]["width"] == [None, 64]
+
+
 def test_words_of_others_are_plain_text(root, capsys, monkeypatch):
     """As markup they would end in a traceback or vanish, and escapes would reach the terminal."""
     monkeypatch.setenv("COLUMNS", "500")

@@ -162,7 +162,7 @@ class Scan:
                        "seconds": run.get("training_seconds"), "finished": done.stat().st_mtime})
         code = self.code(folder)
         return row | code | {"source_matches": code["code"] == run.get("source_sha256"),
-                             "variant": variant_of(code["code"] or "", row["config"], row["data"])}
+                             "variant": variant_of(code["code"] or "", row["config"] or {}, row["data"])}
 
     def crash_row(self, folder: Path, log: Path) -> dict:
         """The row of a run that stopped without a run.json, from its log."""
@@ -288,7 +288,7 @@ def compare(root: Path, first: str, second: str) -> dict:
                for run in (first, second)]
     if None in trained:
         raise Failure(f"{(first, second)[trained.index(None)]}: it was never trained, so there is nothing to compare")
-    a, b = (row["config"] for row in trained)
+    a, b = (row.get("config") or {} for row in trained)
     codes = [row.get("code") for row in trained]
     diff = "" if codes[0] == codes[1] else "".join(f"{line}\n" for line in difflib.unified_diff(
         *(script_lines(root, code) for code in codes), first, second, lineterm=""))

@@ -113,7 +113,7 @@ KINDS = {
                  "file_sha256": HASH, "released": NUMBER, "new_best": FLAG, "needed": NUMBER},
 }
 REQUIRED = {
-    "run": ("run", "file_sha256", "config"), "crash": ("run", "file_sha256", "config"),
+    "run": ("run", "file_sha256"), "crash": ("run", "file_sha256"),
     "pack": ("run", "file_sha256", "artifact", "bytes"), "score": ("run", "file_sha256", "bpb", "artifact", "split"),
     "note": ("run",),
     "question": ("run", "track", "split", "artifact", "docs", "before", "file_sha256", "released"),

@@ -53,7 +53,7 @@ def pair_of(technique: Technique, base: dict, other: dict) -> dict:
     differs = [key for key in ("code", "data", "steps", "seed") if base.get(key) != other.get(key)]
     machines = [row.get("environment") or {} for row in (base, other)]
     differs += [key for key in SAME_MACHINE if machines[0].get(key) != machines[1].get(key)]
-    a, b = base["config"], other["config"]
+    a, b = (row.get("config") or {} for row in (base, other))
     changed = {key: [a.get(key), b.get(key)] for key in sorted({**a, **b}) if a.get(key) != b.get(key)}
     differs += [key for key in changed if key not in (*technique.on, "run_dir", "data_dir")]
     if differs or technique.is_on(a) == technique.is_on(b):
