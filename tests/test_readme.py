@@ -1,166 +1,190 @@
-"""README.md says what is there: paths of the tree, commands and their flags, make targets, leaderboard.
+"""The pages for people name only what is there: commands and their options, make targets, links and files.
 
-Not covered: whether the commands do what the text says; tests/train/test_tiny.py runs them.
+Each command is given to the parser that it would reach, in this process; none is run. Not covered: whether a command
+does what the text says (tests/train/test_tiny.py runs the main ones); wording and layout.
 """
 
-import ast
-import functools
+import argparse
+import contextlib
+import importlib.util
+import io
 import re
 import shlex
-import subprocess
-import sys
-from pathlib import Path
+from unittest import mock
 
 import pytest
 
+import compress.__main__
+import eval_heldout
+import golf.__main__
+import train_gpt
+from tests.support import ROOT
 from tools.records import leaderboard
 
-ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"^```\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+PAGES = [ROOT / name for name in ("README.md", "RULES.md", "CONTRIBUTING.md", "AGENTS.md")]
+PAGES += sorted(ROOT.glob("docs/*.md"))
+STARTS = ("golf ", "python ", "torchrun ", "make ")
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 
 
-def tree_paths(block: str) -> list[str]:
-    """Paths of a tree in which two spaces of indent mean "inside the folder above"."""
-    paths, folders = [], []
-    for line in block.splitlines():
-        name = line.split()[0]
-        depth = (len(line) - len(line.lstrip())) // 2
-        path = "/".join([*folders[:depth], name.rstrip("/")])
-        if name.endswith("/"):
-            folders[depth:] = [path.split("/")[-1]]
-        paths.append(path)
-    return paths
+class Parsed(BaseException):
+    """Raised in place of what a command would do after it has read its arguments."""
 
 
-TREE = tree_paths(next(block for block in BLOCKS if "train_gpt.py  " in block and "LICENSE" in block))
+def usage_error(main, argv: list[str]) -> str:
+    """What argparse, or a command's own check, says of `argv`; empty if it is understood."""
+    depth = 0
+
+    def stop_after(parse):
+        """A method that parses, and raises Parsed where no other method of a parser called it."""
+
+        def parse_and_stop(*arguments, **keywords):
+            nonlocal depth
+            depth += 1
+            try:
+                result = parse(*arguments, **keywords)
+            finally:
+                depth -= 1
+            if depth == 0:
+                raise Parsed
+            return result
+
+        return parse_and_stop
+
+    output = io.StringIO()
+    with contextlib.ExitStack() as stack:
+        for name in ("parse_args", "parse_known_args"):
+            method = stop_after(getattr(argparse.ArgumentParser, name))
+            stack.enter_context(mock.patch.object(argparse.ArgumentParser, name, method))
+        stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+        stack.enter_context(contextlib.redirect_stderr(output))
+        try:
+            status = main(argv)
+        except Parsed:
+            return ""
+        except SystemExit as end:
+            status = end.code
+    return "" if status == 0 else output.getvalue().strip().splitlines()[-1]
 
 
-def commands(text: str) -> list[list[str]]:
-    """Shell commands in code blocks and in cells of tables: python, torchrun and make lines, split into words."""
-    lines = "\n".join(re.findall(r"^```\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)).replace("\\\n", " ")
-    lines += "\n" + "\n".join(re.findall(r"`((?:python|torchrun|make) [^`]*)`", text))
-    return [shlex.split(line, comments=True) for line in lines.splitlines()
-            if line.startswith(("python ", "torchrun ", "make "))]
-
-
-PAGES = ("README.md", "RULES.md", "CONTRIBUTING.md", "AGENTS.md", "docs/h100.md")
-COMMANDS = {shlex.join(words): words for name in PAGES
-            for words in commands((ROOT / name).read_text(encoding="utf-8"))}
-
-
-@functools.cache
-def help_of(command: tuple[str, ...]) -> str:
-    """What `python COMMAND --help` prints; it must succeed."""
-    done = subprocess.run([sys.executable, *command, "--help"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, f"{' '.join(command)} --help: {done.stderr}"
-    return done.stdout
-
-
-@functools.cache
-def config_fields() -> set[str]:
-    """Names of the fields of train_gpt.py's Config, and the switches beside it, from its source."""
-    tree = ast.parse((ROOT / "train_gpt.py").read_text(encoding="utf-8"))
-    config = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Config")
-    return {node.target.id for node in config.body if isinstance(node, ast.AnnAssign)} | {"dry-run", "preset"}
-
-
-def split(words: list[str]) -> tuple[tuple[str, ...], list[str]]:
-    """A command after `python` or `torchrun`, as (what to run, its arguments). Sub-commands belong to what is run."""
-    words = words[1:]
-    if words[0] == "-m":
-        target, words = words[:2], words[2:]
-    else:
-        while words[0].startswith("--"):  # torchrun's own
-            words = words[1:]
-        target, words = words[:1], words[1:]
-    with_commands = ("compress", "golf data", "golf record", "golf log", "golf ladder",
-                     "golf methods")
-    is_command = target[-1] in with_commands or (*target, *words[:1]) == ("eval_heldout.py", "compare")
-    if is_command and words and not words[0].startswith("-"):
-        target, words = [*target, words[0]], words[1:]
-    return tuple(target), words
-
-
-def problems(words: list[str]) -> list[str]:
-    """What is wrong with a command: no such target, script, sub-command or flag, or a required flag left out."""
-    if words[0] == "make":
-        targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
-        variables = set(re.findall(r"^([A-Z]+) \?=", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
-        return [word for word in words[1:] if word != "..." and word.split("=")[0] not in targets | variables]
-    target, arguments = split(words)
-    if target[0] != "-m" and not (ROOT / target[0]).is_file():
-        return [f"no {target[0]}"]
-    flags = {word.split("=")[0] for word in arguments if word.startswith("--")}
-    if target[0] == "train_gpt.py":
-        return sorted(flag for flag in flags if flag.removeprefix("--") not in config_fields())
+def training_error(argv: list[str]) -> str:
+    """What train_gpt.py says of its arguments. A word in capitals, as in --seed=N, stands for a number."""
+    argv = [re.sub(r"=[A-Z_]+$", "=1", argument) for argument in argv if argument != "--dry-run"]
     try:
-        text = help_of(target)
-    except AssertionError as error:
-        return [str(error)]
-    usage = text.split("\n\n")[0]
-    while "[" in usage:
-        usage = re.sub(r"\[[^][]*\]", "", usage)  # what is left are the arguments that must be given
-    usage = re.sub(r"\([^()]*\|[^()]*\)", "", usage)  # one of several: not any one of them
-    required = set(re.findall(r"--\w+", usage)) if arguments and "..." not in arguments else set()
-    unknown = [flag for flag in flags if not re.search(rf"{flag}\b", text)]
-    return sorted(unknown + [f"no {flag}" for flag in required - flags])
+        train_gpt.parse_config(argv, {})
+    except train_gpt.RunError as error:
+        return str(error)
+    return ""
 
 
-@pytest.mark.parametrize("path", TREE)
-def test_path_of_the_tree_exists(path):
-    assert list(ROOT.glob(re.sub("<[^>]*>", "*", path))), f"{path} is in the README's tree and not in the repository"
+def make_error(words: list[str]) -> str:
+    """What the Makefile lacks of the targets and variables of a make command."""
+    known = set(re.findall(r"^([a-z-]+):|^([A-Z]+) \?=", MAKEFILE, flags=re.MULTILINE))
+    names = {target or variable for target, variable in known}
+    return " ".join(word for word in words if word.split("=")[0] not in names)
 
 
-def test_every_module_is_in_the_tree():
-    modules = {path.relative_to(ROOT).as_posix() for folder in (".", "compress", "scoring", "tools")
-               for path in (ROOT / folder).glob("*.py") if path.name != "__init__.py"}
-    assert modules - set(TREE) == set()
-    folders = {path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith((".", "__"))}
-    assert folders - {path.split("/")[0] for path in TREE} <= {"data", "runs", "site"}
+def python_error(words: list[str]) -> str:
+    """What is wrong with the words after `python`: an own program is asked, of others only the name is looked up."""
+    if words[0] == "train_gpt.py":
+        return training_error(words[1:])
+    if words[0] == "eval_heldout.py":
+        return usage_error(eval_heldout.main, words[1:])
+    if words[0] != "-m":
+        return "" if (ROOT / words[0]).is_file() else f"no file {words[0]}"
+    if words[1] == "compress":
+        return usage_error(compress.__main__.main, words[2:])
+    if importlib.util.find_spec(words[1]) is None:
+        return f"no module {words[1]}"
+    paths = [word for word in words[2:] if word.startswith("tests/")]
+    return " ".join(f"no file {path}" for path in paths if not (ROOT / path).exists())
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_command_exists_with_its_flags(command):
-    assert problems(COMMANDS[command]) == []
+def command_error(command: str, whole: bool = True) -> str:
+    """What is wrong with a command; empty if nothing is.
+
+    whole: a command to be typed as it stands, of a code block. Otherwise text may name it without all that it needs.
+    """
+    words = [word for word in shlex.split(command, comments=True) if word != "..."]
+    program, words = words[0], words[1:]
+    if program == "make":
+        return make_error(words)
+    if program == "golf":
+        error = usage_error(golf.__main__.main, words)
+    elif program == "torchrun":
+        script = next(number for number, word in enumerate(words) if word.endswith(".py"))
+        error = python_error(words[script:])
+    else:
+        error = python_error(words)
+    named = not whole or "..." in command
+    return "" if named and re.search("arguments are required|expected one argument", error) else error
 
 
-@pytest.mark.parametrize("command, found", [
-    ("make run BUDGET=60", []), ("make fly", ["fly"]), ("make run SPEED=1", ["SPEED=1"]),
-    ("python tools/none.py", ["no tools/none.py"]), ("python train_gpt.py --seeed=1 --seed=2", ["--seeed"]),
-    ("torchrun --nproc_per_node=2 train_gpt.py --presets=tiny", ["--presets"]),
-    ("golf run --budget 5 --fast", ["--fast"]), ("golf data text FOLDER", ["no --out"]),
-    ("golf record seeds --number 1", ["--number"]),
-])
+def blocks(text: str) -> list[str]:
+    """The commands in a page's code blocks. A backslash at the end of a line joins it to the next; a line with an arrow
+    is a picture of the flow.
+    """
+    lines = "\n".join(re.findall(r"^```\w*\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)).replace("\\\n", " ")
+    return [line for line in lines.splitlines() if line.startswith(STARTS) and "->" not in line]
+
+
+def mentions(text: str) -> list[str]:
+    """The commands in a page's sentences and tables."""
+    return [words for words in re.findall(r"`([^`\n]+)`", text) if words.startswith(STARTS)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_are_understood(page):
+    text = page.read_text(encoding="utf-8")
+    errors = {command: command_error(command) for command in blocks(text)}
+    errors |= {command: command_error(command, whole=False) for command in mentions(text)}
+    assert {command: error for command, error in errors.items() if error} == {}
+
+
+def test_commands_are_found():
+    text = "Say `golf log` or `ls`.\n```\ngolf run --budget \\\n  5\nls\n```\n"
+    assert [command.split() for command in blocks(text)] == [["golf", "run", "--budget", "5"]]
+    assert mentions(text) == ["golf log"]
+    assert len({command for page in PAGES for command in blocks(page.read_text(encoding="utf-8"))}) > 20
+
+
+@pytest.mark.parametrize(
+    "command, found",
+    [
+        ("make run BUDGET=60", ""),
+        ("make fly", "fly"),
+        ("make run SPEED=1", "SPEED=1"),
+        ("golf fly", "fly"),
+        ("golf run --budget 5 --fast", "--fast"),
+        ("golf run --budget 5 --json", ""),
+        ("golf data text FOLDER", "--out"),
+        ("golf record seeds --number 1", "--number"),
+        ("golf record make ...", ""),
+        ("python tools/none.py", "no file tools/none.py"),
+        ("python -m compress shrink x", "shrink"),
+        ("python eval_heldout.py a.golf --split all", "--split"),
+        ("python train_gpt.py --preset=tiny --seed=N", ""),
+        ("python train_gpt.py --seeed=1", "--seeed"),
+        ("torchrun --nproc_per_node=2 train_gpt.py --preset=huge", "huge"),
+        ("python -m pytest tests/test_none.py", "no file tests/test_none.py"),
+        ("python -m timeit 1", ""),
+    ],
+)
 def test_the_check_finds_what_it_should(command, found):
-    assert problems(shlex.split(command)) == found
+    error = command_error(command)
+    assert found in error and bool(found) == bool(error)
 
 
-def test_unknown_subcommand_is_found():
-    assert problems(["python", "-m", "compress", "shrink", "x"]) != []
-
-
-def test_the_two_commands_and_both_torchrun_lines_are_shown():
-    assert {"make run", "make test", "torchrun --standalone --nproc_per_node=8 train_gpt.py",
-            "torchrun --standalone --nproc_per_node=2 train_gpt.py --preset=tiny",
-            "python train_gpt.py --preset=16mb --dry-run"} <= set(COMMANDS)
-    assert len(COMMANDS) > 20
-
-
-def test_local_links_lead_somewhere():
-    for page in ("README.md", "RULES.md", "CONTRIBUTING.md", "AGENTS.md"):
-        text = (ROOT / page).read_text(encoding="utf-8")
-        for link in re.findall(r"\]\(([^)#]+)", text):
-            assert link.startswith("http") or (ROOT / link).exists(), f"{page} links to {link}"
-        for path in re.findall(r"`((?:tests|tools|compress|scoring|docs)/[\w./]+)`", text):
-            assert (ROOT / path).exists(), f"{page} names {path}"
-
-
-def test_make_help_lists_every_target():
-    shown = subprocess.check_output(["make", "help"], cwd=ROOT, text=True)
-    for target in ("run", "test", "venv", "help"):
-        assert re.search(rf"^make {target} ", shown, flags=re.MULTILINE)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_and_names_of_files_lead_somewhere(page):
+    text = page.read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)#\s]+)", text) if not link.startswith(("http", "mailto:"))]
+    names = re.findall(r"`((?:tests|tools|golf|compress|scoring|docs|records)/[\w./]+)`", text)
+    missing = [link for link in links if not (page.parent / link).exists()]
+    missing += [name for name in names if not (ROOT / name).exists()]
+    assert missing == []
 
 
 def test_leaderboard_is_fresh():
-    assert leaderboard.rewrite(README, leaderboard.read_records(ROOT)) == README
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert leaderboard.rewrite(text, leaderboard.read_records(ROOT)) == text

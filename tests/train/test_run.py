@@ -506,6 +506,7 @@ def test_nothing_compiles_after_the_clock_has_started(data, tmp_path):
 
 def test_a_failed_rank_says_why_and_leaves_without_the_others(monkeypatch, capsys):
     """NCCL's shutdown is collective: a rank that enters it alone waits until a watchdog kills it."""
+
     def fail(*_):
         raise t.RunError("the disk is full")
 

@@ -7,12 +7,15 @@ Re-scores the artifact with full audits and searches the data for shared text: o
 pocket model, eight for one that trains while it is scored; --quick leaves both out. Exit status: 0 no rule failed,
 1 one did. tools/records/rules.py has the rules.
 
-Not covered: rules that need a person; they are SKIP.
+Nothing of a record runs with the rights of who checks it: files are read and compared, and the artifact is scored in
+the scorer's box. Not covered: rules that need a person; they are SKIP.
 """
 
 import argparse
 import contextlib
 import json
+import os
+import re
 import subprocess
 import sys
 from dataclasses import asdict
@@ -21,6 +24,7 @@ from pathlib import Path
 
 from tools.records import rules
 from golf.files import ROOT, Failure, explain
+from golf.foreign import terminal
 
 HOOK = """#!/bin/sh
 # Written by `make hook`: checks the records that a push adds or changes. `git push --no-verify` goes past it.
@@ -49,17 +53,21 @@ def pushed_records(root: Path, lines: list[str]) -> list[Path]:
     """Records touched by a push. lines: a pre-push hook's input, "local-ref local-hash remote-ref remote-hash"."""
     folders = set()
     for line in lines:
-        _, local, _, remote = line.split()
+        words = line.split(" ")
+        if len(words) != 4 or not all(re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", words[place]) for place in (1, 3)):
+            raise Failure(f"not a line of a pre-push hook's input: {terminal(line, 100)}")
+        _, local, _, remote = words
         if set(local) == {"0"}:  # a branch is removed
             continue
         known = set(remote) != {"0"} and subprocess.run(["git", "cat-file", "-e", remote], cwd=root,
                                                         capture_output=True).returncode == 0
         commits = [f"{remote}..{local}"] if known else [local, "--not", "--remotes"]
-        done = subprocess.run(["git", "log", "--format=", "--name-only", *commits, "--", "records/"], cwd=root,
-                              capture_output=True, text=True)
+        done = subprocess.run(["git", "log", "--format=", "--name-only", "-z", *commits, "--", "records/"], cwd=root,
+                              capture_output=True)
         if done.returncode != 0:
-            raise Failure(f"git log {' '.join(commits)}: {done.stderr.strip()}")
-        folders |= {"/".join(name.split("/")[:3]) for name in done.stdout.splitlines() if name.count("/") >= 3}
+            raise Failure(f"git log {' '.join(commits)}: {done.stderr.decode(errors='replace').strip()}")
+        names = os.fsdecode(done.stdout).split("\0")
+        folders |= {"/".join(name.lstrip("\n").split("/")[:3]) for name in names if name.count("/") >= 3}
     return [root / folder for folder in sorted(folders) if (root / folder).is_dir()]
 
 
@@ -67,8 +75,10 @@ def pushed_records(root: Path, lines: list[str]) -> list[Path]:
 def progress(name: str, count: int):
     """Gives a function to call with each rule's title; on a terminal, stderr shows a bar meanwhile."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
 
+    name = escape(terminal(name))
     console = Console(stderr=True)
     columns = [SpinnerColumn(), *Progress.get_default_columns(), TimeElapsedColumn()]
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
@@ -84,14 +94,14 @@ def report(name: str, verdicts: dict[str, rules.Verdict]) -> None:
     from rich.text import Text
 
     titles = {rule: title for rule, title, _ in rules.RULES}
-    table = Table(title=name, title_justify="left", box=SIMPLE)
+    table = Table(title=Text(terminal(name)), title_justify="left", box=SIMPLE)
     for column in ("", "rule", "", "measured", "limit"):
         table.add_column(column, no_wrap=column == "")
     colours = {"PASS": "green", "FAIL": "bold red", "SKIP": "yellow"}
     for rule, verdict in verdicts.items():
-        measured = verdict.measured + (f"\nfix: {verdict.fix}" if verdict.fix else "")
+        measured = terminal(verdict.measured) + (f"\nfix: {terminal(verdict.fix)}" if verdict.fix else "")
         table.add_row(rule, titles[rule], Text(verdict.status, style=colours[verdict.status]), Text(measured),
-                      Text(verdict.limit))
+                      Text(terminal(verdict.limit)))
     Console().print(table)
 
 
@@ -124,7 +134,7 @@ def main(argv: list[str] | None = None) -> int:
     failed = {folder: [rule for rule, verdict in verdicts.items() if verdict.status == "FAIL"]
               for folder, verdicts in results.items()}
     for folder, names in failed.items():
-        print(f"{folder}: {'FAIL ' + ' '.join(names) if names else 'no rule failed'}")
+        print(f"{terminal(folder)}: {'FAIL ' + ' '.join(names) if names else 'no rule failed'}")
     if options.json:
         print(json.dumps({"format": 1, "records": {folder: {rule: asdict(verdict) for rule, verdict in verdicts.items()}
                                                    for folder, verdicts in results.items()}}))

@@ -10,7 +10,6 @@ tools/site/ has the templates.
 
 import base64
 import contextlib
-import datetime
 import hashlib
 import math
 import os
@@ -20,11 +19,12 @@ import tempfile
 from pathlib import Path
 
 from golf import container
+from golf.foreign import terminal
 from tools.records import charts
 from tools.runs import curves
 from tools.records import lineage
 from golf.files import Failure, read_json, read_metrics
-from tools.records.record import CAP_BYTES, CLOCK_SECONDS, interval, schema_errors
+from tools.records.record import CAP_BYTES, CLOCK_SECONDS, interval
 
 TEMPLATES = Path(__file__).resolve().parent / "site"
 GENERATOR = "golf board"  # named in every page; a folder whose index does not name it is not overwritten
@@ -265,17 +265,7 @@ def environment():
 
 
 def check(record: lineage.Record) -> None:
-    """Raises Failure for a record that is not what docs/record.schema.json says, or that holds a symbolic link."""
-    data, path = record.data, record.folder / "record.json"
-    if errors := schema_errors(data):
-        raise Failure(f"{path}: {errors[0]}")
-    numbers = [data["bpb_mean"], data["bpb_sd"] or 0, *(seed["bpb"] for seed in data["seeds"])]
-    if not all(abs(number) < 1000 for number in numbers):  # NaN and infinities are numbers to json and to the schema
-        raise Failure(f"{path}: a bpb is not a number below 1000")
-    try:
-        datetime.date.fromisoformat(data["date"])
-    except ValueError as error:
-        raise Failure(f"{path}: date: {error}") from None
+    """Raises Failure for a record that holds a symbolic link."""
     links = sorted(path for path in (record.folder, *record.folder.rglob("*")) if path.is_symlink())
     if links:  # it would publish whatever it leads to
         raise Failure(f"{links[0]}: a symbolic link: a record holds its files itself")
@@ -286,10 +276,11 @@ def blame(record: lineage.Record):
     """Turns what goes wrong inside, on files that are JSON but hold something else, into a Failure that names it."""
     from jinja2 import UndefinedError
 
+    unexpected = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, UndefinedError, ValueError)
     try:
         yield
-    except (ArithmeticError, AttributeError, LookupError, TypeError, UndefinedError, ValueError) as error:
-        raise Failure(f"{record.folder}: a log or score is not what the kit writes: {error!r}") from None
+    except unexpected as error:
+        raise Failure(f"{record.folder}: a log or score is not what the kit writes: {terminal(error)}") from None
 
 
 def build(root: Path, out: Path) -> int:
@@ -330,12 +321,12 @@ def build(root: Path, out: Path) -> int:
         for record in records:
             with blame(record):
                 page = record_page(record, rows, *ranks[record.name])
-                text = env.get_template("record.html").render(up="../", **page)
+                text = env.get_template("record.html").render(up="../", **page).encode()
             folder = temporary / record.name
             folder.mkdir(parents=True)
             for name in page["files"]:
                 shutil.copyfile(record.folder / name, folder / name)
-            (temporary / f"{record.name}.html").write_text(text, encoding="utf-8")
+            (temporary / f"{record.name}.html").write_bytes(text)
         temporary.chmod(0o755)  # mkdtemp's own mode would hide it from a server
         replace(out, temporary)
     finally:

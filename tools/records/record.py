@@ -5,10 +5,12 @@
         --author NAME --agent_help none --seed_commit COMMIT RUN [RUN ...]
 
 `make` recomputes what it can (hashes, sizes, seeds, the source in the log) and refuses runs that differ in more than
-the seed. Not covered: scoring again, significance against the parent; it believes run.json's clock and eval.json's bpb.
+the seed. What the runs hold is a stranger's: their JSON goes through the schemas of docs/; their script is read, never
+run. Not covered: scoring again, significance against the parent; it believes run.json's clock and eval.json's bpb.
 """
 
 import argparse
+import contextlib
 import datetime
 import difflib
 import hashlib
@@ -21,18 +23,23 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 
 from tools.runs import curves
 from tools.runs import ledger
-from golf.files import ROOT, Failure, explain, read_json, read_metrics, sha256_file, write_json
+from golf import schema
+from golf import script
+from golf.files import (
+    Failure, check_plain, explain, read_bytes, read_metrics, sha256_file, write_json)
+from golf.foreign import markdown, terminal
 
 CAP_BYTES = {"pocket": 250_000, "16mb": 16_000_000, "open": 16_000_000}
 CLOCK_SECONDS = {"pocket": 600, "16mb": 600}  # the open track has no training clock
-SCHEMA = ROOT / "docs" / "record.schema.json"
 COMMITTED_BYTES = 1_000_000  # a larger artifact is named by its hash and not committed
+DIFF_LINES = 3000  # of a script that is compared with its parent; RULES.md allows 1,499
 
 
 def draw_seeds(commit: str, count: int) -> list[int]:
@@ -42,8 +49,8 @@ def draw_seeds(commit: str, count: int) -> list[int]:
 
 def full_hash(commit: str) -> str:
     """The full hash of a commit of this repository."""
-    done = subprocess.run(["git", "rev-parse", "--verify", "--quiet", f"{commit}^{{commit}}"], cwd=ROOT,
-                          capture_output=True, text=True)
+    done = subprocess.run(["git", "rev-parse", "--verify", "--quiet", "--end-of-options", f"{commit}^{{commit}}"],
+                          cwd=ROOT, capture_output=True, text=True)
     if done.returncode != 0:
         raise Failure(f"{commit!r} names no commit of {ROOT}")
     return done.stdout.strip()
@@ -74,7 +81,7 @@ class Run:
 def source_in_log(log: Path, sha256: str) -> bytes:
     """The script at the head of train.log: the beginning of the file whose hash is `sha256`, found line by line."""
     digest, length = hashlib.sha256(), 0
-    data = log.read_bytes()
+    data = read_bytes(log)[:script.MAX_BYTES]
     for line in data.splitlines(keepends=True):
         for part in (line.rstrip(b"\n"), line):  # the script's last line may or may not have ended in a newline
             whole = digest.copy()
@@ -92,16 +99,16 @@ def read_run(folder: Path) -> Run:
                if not (folder / name).is_file()]
     if missing:
         raise Failure(f"{folder}: no {', '.join(missing)}: train, pack and score the run first")
-    run = read_json(folder / "run.json", ("track", "preset", "world_size", "seed", "config", "source_sha256", "data",
-                                          "environment", "training_seconds", "steps", "tokens"))
-    score = read_json(folder / "eval.json", ("bpb", "scope", "data", "artifact"))
-    sha256 = sha256_file(folder / "model.golf")
+    run = schema.read(folder / "run.json", "run")
+    score = schema.read(folder / "eval.json", "eval")
+    artifact = read_bytes(folder / "model.golf")
+    sha256 = hashlib.sha256(artifact).hexdigest()
     if score["artifact"]["sha256"] != sha256:
         raise Failure(f"{folder}: eval.json scored another artifact than model.golf: score it again")
     if score["data"]["manifest_sha256"] != run["data"]["manifest_sha256"]:
         raise Failure(f"{folder}: trained and scored on different data (the manifests' hashes differ)")
     return Run(folder, run, score, source_in_log(folder / "train.log", run["source_sha256"]), sha256,
-               (folder / "model.golf").stat().st_size)
+               len(artifact))
 
 
 def check_same(runs: list[Run], what: str, values: list) -> None:
@@ -111,7 +118,7 @@ def check_same(runs: list[Run], what: str, values: list) -> None:
             continue
         if isinstance(value, dict):
             differing = [key for key in sorted({**value, **values[0]}) if value.get(key) != values[0].get(key)]
-            what = f"{what} ({', '.join(differing)})"
+            what = f"{what} ({', '.join(map(terminal, differing))})"
         raise Failure(f"{run.folder}: not the same {what} as {runs[0].folder}: a record is one experiment")
 
 
@@ -139,37 +146,38 @@ def check_runs(runs: list[Run], track: str, seed_commit: str) -> None:
                       f"{', '.join(map(str, drawn))} (golf record seeds)")
 
 
-def overrides(script: Path, run: dict) -> list[str]:
+def overrides(source: bytes, run: dict) -> list[str]:
     """The `--field=value` arguments that turn the script's preset into the run's config (seed and run_dir aside)."""
-    code = ("import dataclasses, json, sys; sys.path.insert(0, sys.argv[1]); import train_gpt; "
-            "config = dataclasses.replace(train_gpt.Config(), **train_gpt.PRESETS[sys.argv[2]]); "
-            "print(json.dumps(dataclasses.asdict(config)))")  # in a process of its own: tools never import a script
-    done = subprocess.run([sys.executable, "-B", "-c", code, str(script.parent), run["preset"]],
-                          cwd=script.parent, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise Failure(f"the script in the log does not import: {done.stderr.strip().splitlines()[-1]}")
-    preset = json.loads(done.stdout)
+    preset = script.read(source, run["preset"])
     return [f"--{key}={value}" for key, value in run["config"].items()
             if key not in ("seed", "run_dir", "preset") and preset.get(key) != value]
+
+
+def source_lines(path: Path, source: bytes) -> list[str]:
+    """The lines of a script, with their ends. Failure if it is not UTF-8, or so long that comparing takes minutes."""
+    try:
+        lines = source.decode().splitlines(keepends=True)
+    except UnicodeDecodeError as error:
+        raise Failure(f"{path}: not UTF-8: {error.reason} at byte {error.start:,}") from None
+    if len(lines) > DIFF_LINES:
+        raise Failure(f"{path}: {len(lines):,} lines: at most {DIFF_LINES:,} are compared with the parent")
+    return lines
 
 
 def parent_diff(parent: Path | None, name: str, source: bytes) -> str:
     """Unified diff from the parent's train_gpt.py, as `patch` reads it; empty without a parent."""
     if parent is None:
         return ""
-    before = (parent / "train_gpt.py").read_text(encoding="utf-8").splitlines(keepends=True)
-    lines = difflib.unified_diff(before, source.decode().splitlines(keepends=True),
+    before = parent / "train_gpt.py"
+    lines = difflib.unified_diff(source_lines(before, read_bytes(before, script.MAX_BYTES)),
+                                 source_lines(Path(name) / "train_gpt.py", source),
                                  f"a/{parent.name}/train_gpt.py", f"b/{name}/train_gpt.py")
     return "".join(line if line.endswith("\n") else line + "\n\\ No newline at end of file\n" for line in lines)
 
 
 def schema_errors(record: dict) -> list[str]:
     """Where a record.json departs from docs/record.schema.json; empty if nowhere."""
-    import jsonschema
-
-    validator = jsonschema.Draft202012Validator(read_json(SCHEMA))
-    return [f"{'.'.join(map(str, error.absolute_path)) or 'record.json'}: {error.message}"
-            for error in sorted(validator.iter_errors(record), key=lambda error: list(map(str, error.absolute_path)))]
+    return schema.faults(record, "record")
 
 
 def interval(values: list[float]) -> tuple[float, float]:
@@ -196,14 +204,15 @@ def readme(record: dict, name: str, run: Run, flags: list[str]) -> str:
     out = f"runs/{name}_s{seed}"
     command = f"{start} " + shlex.join([f"{folder}/train_gpt.py", f"--preset={run.run['preset']}", *flags,
                                         f"--seed={seed}", f"--run_dir={out}"])
+    data_options = shlex.join(["--data", data, "--split", split])
     artifact = record["artifact"]
     scored = f"{folder}/{artifact['file']}" if artifact["file"] else None
-    return f"""# {record['title']}
+    return f"""# {markdown(record['title'])}
 
-{record['idea']}
+{markdown(record['idea'])}
 
 Track {record['track']}, scope {record['scope']}, parent {record['parent'] or 'none'}; {record['date']}, \
-by {', '.join(record['authors'])}; help from agents: {record['agent_help']}.
+by {', '.join(map(markdown, record['authors']))}; help from agents: {record['agent_help']}.
 
 | seed | bpb ({split}) | artifact bytes | train seconds | steps | tokens |
 |---:|---:|---:|---:|---:|---:|
@@ -222,13 +231,13 @@ From the root of the repository, with the environment that `make venv` builds an
 ```
 {command}
 python -m compress pack {out}
-python eval_heldout.py {out}/model.golf --data {data} --split {split}
+python eval_heldout.py {out}/model.golf {data_options}
 ```
 """ + (f"""
 Score the artifact that lies here:
 
 ```
-python eval_heldout.py {scored} --data {data} --split {split}
+python eval_heldout.py {scored} {data_options}
 ```
 """ if scored else "")
 
@@ -241,8 +250,11 @@ def make(options: argparse.Namespace) -> dict:
     if taken:
         raise Failure(f"records/{options.track}/{taken[0]} exists: records are never overwritten, take the next number")
     parent = options.parent
-    if parent is not None and not (parent / "train_gpt.py").is_file():
-        raise Failure(f"{parent}: not a record's folder: it has no train_gpt.py")
+    if parent is not None:
+        if not (parent / "train_gpt.py").is_file():
+            raise Failure(f"{parent}: not a record's folder: it has no train_gpt.py")
+        parent = parent.resolve()
+        check_plain(parent)
     seed_commit = full_hash(options.seed_commit)
     ledger.sync(ROOT)
     runs = [read_run(Path(folder)) for folder in options.runs]
@@ -253,7 +265,7 @@ def make(options: argparse.Namespace) -> dict:
     values = [run.score["bpb"] for run in runs]
     record = {
         "format": 1, "track": options.track, "number": options.number, "slug": options.slug,
-        "title": options.title, "idea": options.idea, "parent": parent.resolve().name if parent else None,
+        "title": options.title, "idea": options.idea, "parent": parent.name if parent else None,
         "authors": options.author, "sources": options.source, "agent_help": options.agent_help,
         "date": datetime.date.today().isoformat(),
         "script_sha256": median.run["source_sha256"],
@@ -266,36 +278,53 @@ def make(options: argparse.Namespace) -> dict:
         "environment": median.run["environment"],
         "variants": ledger.variants(ROOT, options.track, drawn)["tried"] if (ROOT / "runs").is_dir() else None,
     }
-    track_dir.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=track_dir))
-    try:
-        (temporary / "train_gpt.py").write_bytes(median.source)
-        (temporary / "parent.diff").write_text(parent_diff(parent.resolve() if parent else None, name, median.source))
-        (temporary / "logs").mkdir()
-        (temporary / "eval").mkdir()
-        for run in runs:
-            seed = run.run["seed"]
-            for file, copy in (("train.log", f"logs/seed{seed}.log"), ("run.json", f"logs/seed{seed}.run.json"),
-                               ("metrics.jsonl", f"logs/seed{seed}.metrics.jsonl"),
-                               ("eval.json", f"eval/seed{seed}.json")):
-                shutil.copyfile(run.folder / file, temporary / copy)
-        if record["artifact"]["file"]:
-            shutil.copyfile(median.folder / "model.golf", temporary / record["artifact"]["file"])
-        curves.draw(temporary / "curves.png", f"{options.track}/{name}",
-                    [(f"seed {run.run['seed']}", read_metrics(run.folder / "metrics.jsonl")) for run in runs])
-        record["files"] = {path.relative_to(temporary).as_posix(): sha256_file(path)
-                           for path in sorted(temporary.rglob("*")) if path.is_file() and path.suffix != ".png"}
-        if errors := schema_errors(record):
-            raise Failure(f"the runs make no valid record: {errors[0]}")
-        write_json(temporary / "record.json", record)
-        flags = overrides(temporary / "train_gpt.py", median.run)
-        (temporary / "README.md").write_text(readme(record, name, median, flags), encoding="utf-8")
-        temporary.chmod(0o755)  # mkdtemp's own mode would hide it from others
-        os.rename(temporary, track_dir / name)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    rows = [read_metrics(run.folder / "metrics.jsonl") for run in runs]
+    with staging() as folder:
+        staged = folder / name
+        write_folder(staged, record, median, runs, rows, parent)
+        track_dir.mkdir(parents=True, exist_ok=True)
+        os.rename(staged, track_dir / name)
     return record
+
+
+@contextlib.contextmanager
+def staging() -> Iterator[Path]:
+    """A folder to make a record in, which is removed in the end. It lies on the file system of records/, and one level
+    deeper than the records, so that nobody who looks for records/*/*/record.json finds one half made."""
+    parent = ROOT / "records" / ".staging"
+    parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=parent))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # another record is being made
+            parent.rmdir()
+
+
+def write_folder(folder: Path, record: dict, median: Run, runs: list[Run], rows: list[list[dict]],
+                 parent: Path | None) -> None:
+    """Writes every file of a record, and adds their hashes to `record`. rows: metrics.jsonl of each run."""
+    for name in ("logs", "eval"):
+        (folder / name).mkdir(parents=True)
+    (folder / "train_gpt.py").write_bytes(median.source)
+    (folder / "parent.diff").write_bytes(parent_diff(parent, folder.name, median.source).encode())
+    for run in runs:
+        seed = run.run["seed"]
+        for file, copy in (("train.log", f"logs/seed{seed}.log"), ("run.json", f"logs/seed{seed}.run.json"),
+                           ("metrics.jsonl", f"logs/seed{seed}.metrics.jsonl"), ("eval.json", f"eval/seed{seed}.json")):
+            shutil.copyfile(run.folder / file, folder / copy)
+    if record["artifact"]["file"]:
+        shutil.copyfile(median.folder / "model.golf", folder / record["artifact"]["file"])
+    curves.draw(folder / "curves.png", f"{record['track']}/{folder.name}",
+                [(f"seed {run.run['seed']}", points) for run, points in zip(runs, rows)])
+    record["files"] = {path.relative_to(folder).as_posix(): sha256_file(path)
+                       for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".png"}
+    if errors := schema_errors(record):
+        raise Failure(f"the runs make no valid record: {errors[0]}")
+    write_json(folder / "record.json", record)
+    text = readme(record, folder.name, median, overrides(median.source, median.run))
+    (folder / "README.md").write_text(text, encoding="utf-8")
 
 
 def matching(pattern: str, meaning: str):

@@ -7,7 +7,7 @@
 Training, packing and scoring know nothing of this log. `sync` reads what they leave in runs/<id>/ and the tools call it
 before they answer, so rows appear by themselves. A run whose train.log has been quiet for ten minutes without a
 run.json is a crash. The scripts are kept once each as runs/scripts/<sha256>.py. tools/runs/store.py has the file
-format.
+format, tools/runs/rows.py what a row may hold: a run whose files say something else is left out and named, once.
 
 Not covered: runs outside runs/; what a run did between two syncs, where a folder was used twice.
 """
@@ -29,7 +29,9 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 
-from golf.files import ROOT, Failure, explain, read_json, sha256_file, write_atomic
+from golf.foreign import spreadsheet, terminal, terminal_lines
+from tools.runs import rows
+from golf.files import ROOT, Failure, explain, read_metrics, sha256_file, write_atomic
 from tools.runs.store import COLUMNS, Ledger
 
 QUIET_SECONDS = 600  # without a line in train.log: longer than any compilation seen, then the run counts as crashed
@@ -59,6 +61,29 @@ def changed_lines(before: bytes, after: bytes) -> tuple[int, int]:
     lines = list(difflib.unified_diff(before.decode(errors="replace").splitlines(),
                                       after.decode(errors="replace").splitlines(), n=0))[2:]
     return sum(line.startswith("+") for line in lines), sum(line.startswith("-") for line in lines)
+
+
+def read_left(path: Path) -> dict:
+    """The JSON object that a run left in `path`, with null for NaN and infinities: a run that diverged has a row."""
+    try:
+        value = json.loads(path.read_bytes(), parse_constant=lambda _: None)
+    except (ValueError, RecursionError) as error:
+        raise Failure(f"{path.name}: not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise Failure(f"{path.name}: expected a JSON object, found a {type(value).__name__}")
+    return value
+
+
+def item(value: object, key: str) -> object:
+    """value[key] if `value` is an object that has it, else None."""
+    return value.get(key) if isinstance(value, dict) else None
+
+
+def checked(row: dict) -> dict:
+    """The row. Failure, naming field and value, if it holds what a row of the log may not hold."""
+    if wrong := rows.fault(row):
+        raise Failure(f"{row['kind']}: {wrong}")
+    return row
 
 
 class Scan:
@@ -107,43 +132,59 @@ class Scan:
         return row
 
     def folder(self, folder: Path) -> None:
-        """Collects the rows of one run's folder."""
-        name, done, log = folder.name, folder / "run.json", folder / "train.log"
+        """Collects the rows of one run's folder. Failure if one of its files holds what a row cannot."""
+        if not rows.is_folder(folder.name):
+            raise Failure(f"run should be {rows.FOLDER.words}")
+        done, log = folder / "run.json", folder / "train.log"
         if done.exists():
-            if self.fresh(done) and not self.known(name, "run", sha256_file(done)):
-                run = read_json(done)
-                code = self.code(folder)
-                data = (run.get("data") or {}).get("manifest_sha256")
-                self.rows.append({"kind": "run", "run": name, "file_sha256": sha256_file(done), **code,
-                                  **{key: run.get(key) for key in FROM_RUN}, "data": data,
-                                  "seconds": run.get("training_seconds"), "finished": done.stat().st_mtime,
-                                  "source_matches": code["code"] == run.get("source_sha256"),
-                                  "variant": variant_of(code["code"] or "", run.get("config") or {}, data)})
+            if self.fresh(done) and not self.known(folder.name, "run", sha256_file(done)):
+                self.rows.append(self.run_row(folder, done))
         elif log.exists() and (folder == self.ended or time.time() - log.stat().st_mtime > QUIET_SECONDS):
-            if self.fresh(log) and not self.known(name, "crash", sha256_file(log)):
-                lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-                config = next((line for line in lines if line.startswith("config {")), "config {}")
-                try:
-                    config = json.loads(config.removeprefix("config "))
-                except ValueError:
-                    config = {}
-                self.rows.append({"kind": "crash", "run": name, "file_sha256": sha256_file(log), **self.code(folder),
-                                  "config": config, "track": config.get("track"), "preset": config.get("preset"),
-                                  "seed": config.get("seed"), "last_line": lines[-1][:200] if lines else "",
-                                  "finished": log.stat().st_mtime})
+            if self.fresh(log) and not self.known(folder.name, "crash", sha256_file(log)):
+                self.rows.append(self.crash_row(folder, log))
         artifact, score = folder / "model.golf", folder / "eval.json"
         if self.fresh(artifact):
             sha256 = sha256_file(artifact)
-            if not self.known(name, "pack", sha256):
-                self.rows.append({"kind": "pack", "run": name, "file_sha256": sha256, "artifact": sha256,
+            if not self.known(folder.name, "pack", sha256):
+                self.rows.append({"kind": "pack", "run": folder.name, "file_sha256": sha256, "artifact": sha256,
                                   "bytes": artifact.stat().st_size})
-        if self.fresh(score) and not self.known(name, "score", sha256_file(score)):
-            result = read_json(score, ("bpb", "artifact", "data", "scope"))
-            self.rows.append({"kind": "score", "run": name, "file_sha256": sha256_file(score), "bpb": result["bpb"],
-                              "artifact": result["artifact"]["sha256"], "split": result["data"]["split"],
-                              "scope": result["scope"], "bpb_interval": result.get("bpb_interval"),
-                              "docs": result["data"]["docs_sha256"], "clock": result.get("clock"),
-                              "slices": {key: part["bpb"] for key, part in result.get("slices", {}).items()}})
+        if self.fresh(score) and not self.known(folder.name, "score", sha256_file(score)):
+            self.rows.append(self.score_row(folder, score))
+
+    def run_row(self, folder: Path, done: Path) -> dict:
+        """The row of a run that has ended, from its run.json."""
+        run = read_left(done)
+        row = checked({"kind": "run", "run": folder.name, "file_sha256": sha256_file(done),
+                       **{key: run.get(key) for key in FROM_RUN}, "data": item(run.get("data"), "manifest_sha256"),
+                       "seconds": run.get("training_seconds"), "finished": done.stat().st_mtime})
+        code = self.code(folder)
+        return row | code | {"source_matches": code["code"] == run.get("source_sha256"),
+                             "variant": variant_of(code["code"] or "", row["config"], row["data"])}
+
+    def crash_row(self, folder: Path, log: Path) -> dict:
+        """The row of a run that stopped without a run.json, from its log."""
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        config = next((line for line in lines if line.startswith("config {")), "config {}")
+        try:
+            config = json.loads(config.removeprefix("config "))
+        except ValueError:
+            config = {}
+        row = checked({"kind": "crash", "run": folder.name, "file_sha256": sha256_file(log), "config": config,
+                       **{key: config.get(key) for key in ("track", "preset", "seed")},
+                       "last_line": lines[-1][:200] if lines else "", "finished": log.stat().st_mtime})
+        return row | self.code(folder)
+
+    def score_row(self, folder: Path, score: Path) -> dict:
+        """The row of a score, from its eval.json."""
+        result = read_left(score)
+        slices = result.get("slices", {})
+        if isinstance(slices, dict):
+            slices = {name: item(part, "bpb") for name, part in slices.items()}
+        return checked({"kind": "score", "run": folder.name, "file_sha256": sha256_file(score),
+                        "bpb": result.get("bpb"), "scope": result.get("scope"),
+                        "artifact": item(result.get("artifact"), "sha256"),
+                        "split": item(result.get("data"), "split"), "docs": item(result.get("data"), "docs_sha256"),
+                        "bpb_interval": result.get("bpb_interval"), "clock": result.get("clock"), "slices": slices})
 
 
 def progress(items: Collection, what: str) -> Iterator:
@@ -155,29 +196,29 @@ def progress(items: Collection, what: str) -> Iterator:
     from rich.progress import Progress
 
     with Progress(console=Console(stderr=True), transient=True) as bar:
-        task, begin = bar.add_task(what, total=len(items), visible=False), time.monotonic()
+        task, begin = bar.add_task(terminal(what), total=len(items), visible=False), time.monotonic()
         for item in items:
             yield item
             bar.update(task, advance=1, visible=time.monotonic() > begin + 1)
 
 
-def sync(root: Path, ended: Path | None = None, loud: bool = False) -> list[dict]:
+def sync(root: Path, ended: Path | None = None) -> list[dict]:
     """Adds the rows that root/runs has none for; returns them. `ended`: a run's folder whose process is gone.
 
-    A folder that cannot be read is left out, named on stderr if `loud`: a broken run must not hide the others.
+    A folder that cannot be read, or whose files hold what a row cannot, is left out and named on stderr: a broken run
+    must not hide the others. It is named again when its files change.
     """
     if not (root / "runs").is_dir():
         return []
     ledger = Ledger(root / "runs")
-    with ledger.locked(), contextlib.closing(ledger.index()) as database:
+    with ledger.locked(), ledger.index() as database:
         scan = Scan(ledger, database, ended)
         folders = [path for path in (root / "runs").iterdir() if path.is_dir() and path.name != "scripts"]
         for folder in progress(sorted(folders, key=lambda path: path.stat().st_mtime), "reading runs"):
             try:
                 scan.folder(folder)
-            except (Failure, OSError, KeyError, TypeError) as error:
-                if loud:
-                    print(f"golf log: left out {folder.name}: {error}", file=sys.stderr)
+            except (Failure, OSError, RecursionError) as error:
+                print(f"golf log: left out {terminal(folder.name, 100)}: {terminal(str(error))}", file=sys.stderr)
         rows = ledger.append(scan.rows) if scan.rows else []
         database.commit()
     return rows
@@ -185,14 +226,18 @@ def sync(root: Path, ended: Path | None = None, loud: bool = False) -> list[dict
 
 def note(root: Path, run: str, values: dict) -> dict:
     """Adds a row of what a person or an agent says about a run; the run may still be planned."""
-    return Ledger(root / "runs").append([{"kind": "note", "run": run, **values}])[0]
+    ledger = Ledger(root / "runs")
+    with ledger.locked():
+        with ledger.index():  # Failure if a row that was there is damaged: nothing may be written after it
+            pass
+        return ledger.append([{"kind": "note", "run": run, **values}])[0]
 
 
 def query(root: Path, text: str, values: tuple = ()) -> list[dict]:
     """Rows of the index as dicts."""
     if not (root / "runs").is_dir():
         raise Failure("no runs/ here: nothing was logged yet")
-    with contextlib.closing(Ledger(root / "runs").index()) as database:
+    with Ledger(root / "runs").index() as database:
         return [dict(row) for row in database.execute(text, values)]
 
 
@@ -224,8 +269,14 @@ def rows_of(root: Path, run: str) -> list[dict]:
     if not rows:
         names = [row["run"] for row in query(root, "SELECT run FROM runs")]
         near = difflib.get_close_matches(run, names, n=1)
-        raise Failure(f"no row of a run {run!r}" + (f": did you mean {near[0]}?" if near else ""))
+        raise Failure(f"no row of a run {run!r}" + (f": did you mean {terminal(near[0])}?" if near else ""))
     return rows
+
+
+def script_lines(root: Path, code: str | None) -> list[str]:
+    """The lines of a script that the log keeps; none if it does not."""
+    path = root / "runs" / "scripts" / f"{code}.py"
+    return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
 
 
 def compare(root: Path, first: str, second: str) -> dict:
@@ -235,35 +286,47 @@ def compare(root: Path, first: str, second: str) -> dict:
     if None in trained:
         raise Failure(f"{(first, second)[trained.index(None)]}: it was never trained, so there is nothing to compare")
     a, b = (row["config"] for row in trained)
-    sources = [root / "runs" / "scripts" / f"{row['code']}.py" for row in trained]
-    diff = "" if trained[0]["code"] == trained[1]["code"] else "".join(difflib.unified_diff(
-        *(path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else [] for path in sources),
-        first, second))
+    codes = [row.get("code") for row in trained]
+    diff = "" if codes[0] == codes[1] else "".join(f"{line}\n" for line in difflib.unified_diff(
+        *(script_lines(root, code) for code in codes), first, second, lineterm=""))
     numbers = [query(root, "SELECT * FROM runs WHERE run = ?", (run,))[0] for run in (first, second)]
     return {"config": {key: [a.get(key), b.get(key)] for key in sorted({**a, **b}) if a.get(key) != b.get(key)},
             "numbers": {key: [row[key] for row in numbers] for key in COLUMNS if key != "config"}, "diff": diff}
 
 
 def export_csv(rows: list[dict], path: Path) -> None:
-    """One line per run, columns as in the index."""
+    """One line per run, columns as in the index. No text of a run becomes a formula in a spreadsheet."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS)
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({key: spreadsheet(value) for key, value in row.items()} for row in rows)
     write_atomic(path, text.getvalue().encode())
 
 
-def curves_of(root: Path, rows: list[dict]):
-    """(row, [(unix time, step, {metric: value}), ...]) of every run that has a metrics.jsonl."""
-    from golf.files import read_metrics
+def curve(row: dict, metrics: Path) -> list[tuple[float, int, dict]]:
+    """(unix time, step, {metric: value}) of each row of a metrics.jsonl. Failure if one is no point of a curve."""
+    start, points = (row["finished"] or 0) - (row["seconds"] or 0), []
+    for number, point in enumerate(read_metrics(metrics), start=1):
+        values = {key: point[key] for key in CURVES if point.get(key) is not None}
+        good = rows.is_whole(point["step"]) and all(map(rows.is_number, values.values()))
+        if not good or not rows.is_number(point["elapsed"]) or not rows.MOMENT.fits(
+                start + point["elapsed"]):
+            raise Failure(f"{metrics}:{number}: step, elapsed or a metric is not the number that it should be")
+        points.append((start + point["elapsed"], point["step"], values))
+    return points
 
+
+def curves_of(root: Path, rows: list[dict]) -> Iterator[tuple[dict, list]]:
+    """(row, its curve) of every run that has a metrics.jsonl; one that cannot be used is named on stderr."""
     for row in rows:
         metrics = root / "runs" / row["run"] / "metrics.jsonl"
         if metrics.exists():
-            start = (row["finished"] or 0) - (row["seconds"] or 0)
-            yield row, [(start + point["elapsed"], point["step"], {key: point[key] for key in CURVES
-                                                                   if point.get(key) is not None})
-                        for point in read_metrics(metrics)]
+            try:
+                points = curve(row, metrics)
+            except (Failure, ValueError, RecursionError) as error:
+                print(f"golf log: left out {terminal(row['run'], 100)}: {terminal(str(error))}", file=sys.stderr)
+                continue
+            yield row, points
 
 
 def export_tensorboard(root: Path, rows: list[dict], folder: Path) -> None:
@@ -308,7 +371,7 @@ def plot(rows: list[dict], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    scored = sorted((row for row in rows if row["bpb"] is not None), key=lambda row: row["finished"])
+    scored = sorted((row for row in rows if row["bpb"] is not None), key=lambda row: row["finished"] or 0)
     if not scored:
         raise Failure("no run has a score yet: pack and score one first")
     values = [row["bpb"] for row in scored]
@@ -332,6 +395,7 @@ def print_runs(rows: list[dict]) -> None:
     from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     def number(value, form):
         return "-" if value is None else format(value, form)
@@ -341,9 +405,9 @@ def print_runs(rows: list[dict]) -> None:
                           ("hypothesis", "left")):
         table.add_column(name, justify=justify, no_wrap=name != "hypothesis")
     for row in rows:
-        table.add_row(row["run"], number(row["bpb"], ".4f"), number(row["bytes"], ","), number(row["seed"], "d"),
-                      number(row["seconds"], ".1f"), *(row[key] or "-" for key in ("status", "verdict", "who",
-                                                                                "hypothesis")))
+        table.add_row(Text(terminal(row["run"])), number(row["bpb"], ".4f"), number(row["bytes"], ",d"),
+                      number(row["seed"], "d"), number(row["seconds"], ".1f"),
+                      *(Text(terminal(row[key] or "-")) for key in ("status", "verdict", "who", "hypothesis")))
     Console().print(table)
 
 
@@ -351,13 +415,12 @@ def print_run(root: Path, rows: list[dict]) -> None:
     """Every row of one run, and the script's difference from the run before it."""
     for row in rows:
         shown = {key: value for key, value in row.items() if key not in ("hash", "previous", "config", "run")}
-        print(json.dumps(shown, ensure_ascii=False))
+        print(terminal_lines(json.dumps(shown, ensure_ascii=False)))
     trained = [row for row in rows if row["kind"] in ("run", "crash")]
-    if trained and trained[-1]["lines_added"]:
-        before, after = ((root / "runs" / "scripts" / f"{trained[-1][key]}.py").read_text(encoding="utf-8")
-                         for key in ("parent_code", "code"))
-        print(*difflib.unified_diff(before.splitlines(), after.splitlines(), "the run before", rows[0]["run"],
-                                    lineterm=""), sep="\n")
+    if trained and trained[-1].get("lines_added"):
+        before, after = (script_lines(root, trained[-1].get(key)) for key in ("parent_code", "code"))
+        for line in difflib.unified_diff(before, after, "the run before", rows[0]["run"], lineterm=""):
+            print(terminal_lines(line))
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -401,7 +464,10 @@ def run_command(options: argparse.Namespace) -> dict:
     if options.command == "verify":
         count, last = Ledger(ROOT / "runs").verify()
         print(f"{count} rows, all as they were written; the last hash is {last}")
-        return {"rows": count, "last_hash": last}
+        skipped = [row["n"] for row in query(ROOT, "SELECT n FROM rows WHERE kind IS NULL ORDER BY n")]
+        if skipped:
+            print(f"rows that cannot be used and are skipped: {', '.join(map(str, skipped))}")
+        return {"rows": count, "last_hash": last, "skipped": skipped}
     if options.command == "note":
         if not (options.hypothesis or options.verdict):
             raise Failure("a note needs --hypothesis or --verdict", code=2)
@@ -409,11 +475,12 @@ def run_command(options: argparse.Namespace) -> dict:
             sync(ROOT)
             rows_of(ROOT, options.run)
         row = note(ROOT, options.run, {key: getattr(options, key) for key in ("hypothesis", "verdict", "who")})
-        print(f"row {row['n']}: {options.run}")
+        print(f"row {row['n']}: {terminal(options.run)}")
         return {"row": row}
-    new = sync(ROOT, loud=True)
+    new = sync(ROOT)
     if options.command == "sync":
-        print(f"{len(new)} new rows" + "".join(f"\n{row['n']:6} {row['kind']:6} {row['run']}" for row in new))
+        print(f"{len(new)} new rows" + "".join(
+            f"\n{row['n']:6} {row['kind']:6} {terminal(row['run'])}" for row in new))
         return {"rows": new}
     if options.command == "show" and options.run:
         rows = rows_of(ROOT, options.run)
@@ -424,8 +491,8 @@ def run_command(options: argparse.Namespace) -> dict:
         for part in ("numbers", "config"):
             for key, (a, b) in result[part].items():
                 if a != b:
-                    print(f"{key:>20}  {a}  ->  {b}")
-        print(result["diff"] or "the scripts are the same")
+                    print(f"{terminal(key):>20}  {terminal(a)}  ->  {terminal(b)}")
+        print(terminal_lines(result["diff"]) or "the scripts are the same")
         return result
     if options.command == "best":
         runs = best(ROOT, options.track, options.count)

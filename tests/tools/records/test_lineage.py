@@ -8,6 +8,8 @@ import pytest
 
 from tools.records import lineage
 from tests.support import ROOT
+from tests.support.site_records import valid_record
+from tools.records import lineage
 
 BASE = '''"""The first."""
 import math
@@ -42,8 +44,7 @@ def add(root, name, source, parent=None, track="pocket"):
     folder = root / "records" / track / name
     folder.mkdir(parents=True)
     (folder / "train_gpt.py").write_text(source)
-    (folder / "record.json").write_text(json.dumps({"track": track, "parent": parent, "bpb_mean": 1.5,
-                                                    "authors": ["Ann"]}))
+    (folder / "record.json").write_text(json.dumps(valid_record(track, name, parent=parent, authors=["Ann"])))
 
 
 def tree(capsys, *arguments):

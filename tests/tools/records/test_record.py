@@ -70,6 +70,8 @@ def make_run(folder: Path, seed: int, bpb: float, script: str = SCRIPT, artifact
     (folder / "run.json").write_text(json.dumps(run | changes))
     (folder / "eval.json").write_text(json.dumps({
         "bpb": bpb, "scope": "document", "data": {"manifest_sha256": "m", "docs_sha256": "d", "split": "dev"},
+        "documents": 1, "raw_bytes": 100, "tokens": 40, "clock": {"score": 1.0},
+        "per_document": [{"id": "0" * 16, "source": "news", "raw_bytes": 100, "tokens": 40, "nats": 133.0}],
         "artifact": {"name": "model.golf", "bytes": len(artifact), "sha256": hashlib.sha256(artifact).hexdigest()}}))
     return folder
 
@@ -233,6 +235,78 @@ def test_refusal_is_one_line_and_leaves_nothing(root, capsys, reason):
     assert reason in error and "s1" in error or reason in ("draws", "two runs have the same seed") and reason in error
     assert error.count("\n") == 1
     assert [path for path in (root / "records").rglob("*") if path.is_file() or "0001" in path.name] == []
+
+
+WRONG = {  # file, where in it, the JSON text of another value
+    "run.json": [("training_seconds", "NaN"), ("training_seconds", "-1"), ("training_seconds", '"9"'),
+                 ("steps", "true"), ("steps", "1.0"), ("seed", '"1"'), ("seed", "9" * 5000), ("config", "[1]"),
+                 ("environment", "null"),
+                 ("data", "7"), ("tokens", "1e999"), ("preset", '"\\u001b[31m"'), ("source_sha256", '"x"'),
+                 ("world_size", "0"), ("config", "[" * 100_000 + "]" * 100_000)],
+    "eval.json": [("bpb", "NaN"), ("bpb", "Infinity"), ("bpb", "-Infinity"), ("bpb", "0"), ("bpb", "true"),
+                  ("scope", "[]"), ("data", "[1]"), ("artifact", '"x"'), ("per_document", "{}"), ("clock", "1")],
+}
+
+
+@pytest.mark.parametrize("name, key, text", [(name, *case) for name, cases in WRONG.items() for case in cases])
+def test_a_wrong_value_is_one_line_that_names_file_and_field(root, capsys, name, key, text):
+    runs = make_runs(root)
+    folder = runs[1].rename(root / "given")  # not in runs/, where the log would read it too
+    value = json.loads((folder / name).read_text())
+    (folder / name).write_text(json.dumps(value | {key: "HERE"}).replace('"HERE"', text))
+    assert make(root, [runs[0], folder, runs[2]]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and f"given/{name}: " in error and len(error) < 1000 and "\x1b" not in error
+    assert key in error or len(text) > 1000  # what json itself refuses has no field
+    assert not list((root / "records").rglob("*"))
+
+
+@pytest.mark.parametrize("row", ['{"step": 20, "elapsed": NaN}', '{"step": "1", "elapsed": 1}', '{"step": 1}', "[]",
+                                 '{"step": 1, "elapsed": null}', '{"step": true, "elapsed": 1}', "1",
+                                 '{"step": ' + "9" * 5000, '{"step": 20, "elapsed": 1, "loss": "x"}',
+                                 '{"step": 20, "elapsed": 1, "loss": 1e300}',
+                                 "[" * 100_000, '{"step": 20, "elapsed": 1, "\x1b[31m": {}}'])
+def test_a_wrong_row_of_metrics_is_one_line(root, capsys, row):
+    runs = make_runs(root)
+    with (runs[1] / "metrics.jsonl").open("a") as file:
+        file.write(row + "\n")
+    assert make(root, runs) == 1
+    error = capsys.readouterr().err
+    assert "s1/metrics.jsonl:21: " in error and error[:-1].isprintable() and len(error) < 500
+    assert not list((root / "records").rglob("*"))
+
+
+def test_nobody_finds_a_record_that_is_half_made(root, monkeypatch):
+    """Where a kill would leave it, neither the leaderboard's glob nor lineage's reaches it."""
+    runs, seen = make_runs(root), []
+
+    def look(path, title, curves):
+        seen.append((list(root.glob("records/*/*/record.json")), list(root.glob("records/*/*/train_gpt.py")),
+                     len(list(root.rglob("records/**/train_gpt.py")))))
+        path.write_bytes(b"")
+    monkeypatch.setattr(curves, "draw", look)
+    assert make(root, runs) == 0
+    assert seen == [([], [], 1)]
+    assert sorted(path.name for path in (root / "records").iterdir()) == ["pocket"]
+
+
+def test_the_readme_shows_words_as_they_are(root):
+    from markdown_it import MarkdownIt
+
+    words = "<script>x</script> [a](javascript:b) `c` | <!-- /leaderboard --> ![d](https://e.invalid/f.png)"
+    assert make(root, make_runs(root), "--title", words, "--idea", words, "--author", words) == 0
+    text = (root / "records/pocket/0001_baseline/README.md").read_text()
+    html = MarkdownIt("commonmark").enable("table").render(text)
+    assert not re.search(r"<script|<a |<!--|<img (?!src=\"curves.png\")", html) and "<!--" not in text
+    shown = html.replace("&#8203;", "").replace("\u200b", "")
+    assert shown.count("&lt;script&gt;x&lt;/script&gt; [a](javascript:b) `c` |") == 3
+
+
+def test_words_for_the_shell_are_quoted(root):
+    runs = make_runs(root, data={"dir": "data/x; touch stolen", "manifest_sha256": "m"}, preset="pocket")
+    assert make(root, runs) == 0
+    text = (root / "records/pocket/0001_baseline/README.md").read_text()
+    assert text.count("--data 'data/x; touch stolen' --split dev") == 2
 
 
 def test_other_script_is_refused(root, capsys):
