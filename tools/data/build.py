@@ -19,7 +19,6 @@ import sentencepiece
 
 from golf import shards
 from golf.files import Failure, sha256_file, write_json
-from golf.foreign import terminal
 from golf.progress import Progress
 from golf.shards import BOS
 from golf.tokenizer import Tokenizer, shown

@@ -21,10 +21,9 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-
-from tools.records import rules
 from golf.files import ROOT, Failure, explain
 from golf.foreign import terminal
+from tools.records import rules
 
 HOOK = """#!/bin/sh
 # Written by `make hook`: checks the records that a push adds or changes. `git push --no-verify` goes past it.
@@ -59,11 +58,14 @@ def pushed_records(root: Path, lines: list[str]) -> list[Path]:
         _, local, _, remote = words
         if set(local) == {"0"}:  # a branch is removed
             continue
-        known = set(remote) != {"0"} and subprocess.run(["git", "cat-file", "-e", remote], cwd=root,
-                                                        capture_output=True).returncode == 0
+        known = (
+            set(remote) != {"0"}
+            and subprocess.run(["git", "cat-file", "-e", remote], cwd=root, capture_output=True).returncode == 0
+        )
         commits = [f"{remote}..{local}"] if known else [local, "--not", "--remotes"]
-        done = subprocess.run(["git", "log", "--format=", "--name-only", "-z", *commits, "--", "records/"], cwd=root,
-                              capture_output=True)
+        done = subprocess.run(
+            ["git", "log", "--format=", "--name-only", "-z", *commits, "--", "records/"], cwd=root, capture_output=True
+        )
         if done.returncode != 0:
             raise Failure(f"git log {' '.join(commits)}: {done.stderr.decode(errors='replace').strip()}")
         names = os.fsdecode(done.stdout).split("\0")
@@ -100,8 +102,13 @@ def report(name: str, verdicts: dict[str, rules.Verdict]) -> None:
     colours = {"PASS": "green", "FAIL": "bold red", "SKIP": "yellow"}
     for rule, verdict in verdicts.items():
         measured = terminal(verdict.measured) + (f"\nfix: {terminal(verdict.fix)}" if verdict.fix else "")
-        table.add_row(rule, titles[rule], Text(verdict.status, style=colours[verdict.status]), Text(measured),
-                      Text(terminal(verdict.limit)))
+        table.add_row(
+            rule,
+            titles[rule],
+            Text(verdict.status, style=colours[verdict.status]),
+            Text(measured),
+            Text(terminal(verdict.limit)),
+        )
     Console().print(table)
 
 
@@ -131,13 +138,24 @@ def main(argv: list[str] | None = None) -> int:
             report(str(folder), results[str(folder)])
     except (Failure, OSError) as error:
         return explain("golf check", error)
-    failed = {folder: [rule for rule, verdict in verdicts.items() if verdict.status == "FAIL"]
-              for folder, verdicts in results.items()}
+    failed = {
+        folder: [rule for rule, verdict in verdicts.items() if verdict.status == "FAIL"]
+        for folder, verdicts in results.items()
+    }
     for folder, names in failed.items():
         print(f"{terminal(folder)}: {'FAIL ' + ' '.join(names) if names else 'no rule failed'}")
     if options.json:
-        print(json.dumps({"format": 1, "records": {folder: {rule: asdict(verdict) for rule, verdict in verdicts.items()}
-                                                   for folder, verdicts in results.items()}}))
+        print(
+            json.dumps(
+                {
+                    "format": 1,
+                    "records": {
+                        folder: {rule: asdict(verdict) for rule, verdict in verdicts.items()}
+                        for folder, verdicts in results.items()
+                    },
+                }
+            )
+        )
     return 1 if any(failed.values()) else 0
 
 
