@@ -86,6 +86,16 @@ def test_phases_follow_each_other_and_all_lines_go():
     assert Progress._display is None and Progress._open == 0
 
 
+def test_a_strangers_words_are_made_harmless():
+    with Progress() as shown:
+        shown.phase("a\x1b[2Jb")
+        shown.note("c\nd")
+        shown("e\x9b", 1, 2)
+        first, second = shown._bars.tasks
+        words = [first.description, first.fields["note"], second.description]
+    assert words == ["a\\x1b[2Jb", "c\\nd", "e\\x9b"]
+
+
 def test_track_yields_the_items_in_order():
     assert list(track([3, 1, 2], "numbers")) == [3, 1, 2] and Progress._display is None
 

@@ -23,6 +23,7 @@ from pathlib import Path
 
 from golf.files import ROOT, Failure, explain
 from golf.foreign import terminal
+from golf.progress import Progress
 from tools.records import rules
 
 HOOK = """#!/bin/sh
@@ -76,16 +77,14 @@ def pushed_records(root: Path, lines: list[str]) -> list[Path]:
 @contextlib.contextmanager
 def progress(name: str, count: int):
     """Gives a function to call with each rule's title; on a terminal, stderr shows a bar meanwhile."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
+    with Progress() as bar:
+        bar.phase(terminal(name), total=count + 1, unit="rules")
 
-    name = escape(terminal(name))
-    console = Console(stderr=True)
-    columns = [SpinnerColumn(), *Progress.get_default_columns(), TimeElapsedColumn()]
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(name, total=count + 1)
-        yield lambda title: bar.update(task, advance=1, description=f"{name}: {title}")
+        def on_rule(title: str) -> None:
+            bar.advance()
+            bar.note(title)
+
+        yield on_rule
 
 
 def report(name: str, verdicts: dict[str, rules.Verdict]) -> None:
@@ -120,7 +119,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rule", action="append", metavar="R1", help="only this rule; may be repeated")
     parser.add_argument("--quick", action="store_true", help="neither score again nor search the data for shared text")
     parser.add_argument("--pushed", action="store_true", help="check what a pre-push hook's input names")
-    parser.add_argument("--install_hook", action="store_true", help="write .git/hooks/pre-push (make hook)")
+    parser.add_argument("--install-hook", action="store_true", help="write .git/hooks/pre-push (make hook)")
     parser.add_argument("--json", action="store_true", help="end with one JSON object")
     options = parser.parse_args(argv)
     unknown = set(options.rule or []) - {name for name, _, _ in rules.RULES}

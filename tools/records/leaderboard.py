@@ -15,7 +15,7 @@ from golf.foreign import markdown
 from tools.records import pages, reading
 
 BEGIN, END = "<!-- leaderboard -->", "<!-- /leaderboard -->"
-TRACKS = ("16mb", "pocket", "open")
+ORDER = ("16mb", "pocket", "open")  # of the tracks in README.md
 
 
 def read_records(root: Path) -> list[dict]:
@@ -29,7 +29,7 @@ def read_records(root: Path) -> list[dict]:
 def table(entries: list[dict]) -> str:
     """The lines between the markers: one table per track that has a record. Words of a record are plain text in it."""
     parts = []
-    for track in TRACKS:
+    for track in ORDER:
         ranked = sorted((r for r in entries if r["track"] == track), key=lambda r: (r["bpb_mean"], r["number"]))
         if not ranked:
             continue

@@ -18,21 +18,16 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from golf import container
+from golf import container, progress
 from golf.files import Failure, read_json, read_metrics
 from golf.foreign import terminal
+from golf.tracks import TRACKS
 from tools.records import charts, lineage
-from tools.records.record import CAP_BYTES, CLOCK_SECONDS, interval
+from tools.records.record import interval
 from tools.runs import curves
 
 TEMPLATES = Path(__file__).resolve().parent / "site"
 GENERATOR = "golf board"  # named in every page; a folder whose index does not name it is not overwritten
-TRACKS = {
-    "pocket": "At most 250,000 bytes; 600 s of training and 600 s of scoring on 2 CPU cores; English prose from PyPI "
-    "packages.",
-    "16mb": "At most 16,000,000 bytes; 600 s of training and 600 s of scoring on 8xH100; FineWeb.",
-    "open": "Either cap and no training clock: for ideas that are not fast yet.",
-}
 SCOPES = ("none", "document", "stream")
 SECTIONS = {
     "CODE": "training script and decoder",
@@ -263,7 +258,7 @@ def record_page(record: lineage.Record, rows: dict[str, dict], place: int, of: i
         name: (record.folder / name).read_text(encoding="utf-8") if (record.folder / name).is_file() else ""
         for name in ("parent.diff", "README.md")
     }
-    bpb, cap = [seed["bpb"] for seed in data["seeds"]], CAP_BYTES[data["track"]]
+    bpb, cap = [seed["bpb"] for seed in data["seeds"]], TRACKS[data["track"]].cap_bytes
     diff = diff_lines(text["parent.diff"])
     return {
         "r": rows[record.name],
@@ -272,7 +267,7 @@ def record_page(record: lineage.Record, rows: dict[str, dict], place: int, of: i
         "rank": place,
         "of": of,
         "cap": cap,
-        "clock_seconds": CLOCK_SECONDS.get(data["track"]),
+        "clock_seconds": TRACKS[data["track"]].training_seconds,
         "interval": interval(bpb) if len(bpb) > 1 else None,
         "charts": curve_charts(record),
         "shown": shown,
@@ -345,36 +340,24 @@ def build(root: Path, out: Path) -> int:
 
     Raises Failure, leaving `out` as it was, if a record cannot be read or `out` holds something else.
     """
-    from rich.console import Console
-    from rich.progress import track
-
     index = out / "index.html"
     if out.exists() and any(out.iterdir()) and not (index.is_file() and GENERATOR in index.read_text(encoding="utf-8")):
         raise Failure(f"{out}: holds files that {GENERATOR} did not write: move them away")
     records = lineage.read_tree(root)
     for record in records:
         check(record)
-    console = Console(stderr=True)
-    bar = track(
-        records,
-        "comparing with parents",
-        console=console,
-        transient=True,
-        auto_refresh=False,
-        disable=not console.is_terminal,
-    )  # drawn between the comparisons: prove.compare may draw its own
     rows = {}
-    for record in bar:
+    for record in progress.track(records, "comparing with parents", unit="records"):
         with blame(record):
             rows[record.name] = row(record, lineage.claim(record))
     tracks = []
-    for name, what in TRACKS.items():
+    for name, track in TRACKS.items():
         ranked = sorted((r for r in rows.values() if r["track"] == name), key=lambda r: (r["bpb_mean"], r["number"]))
-        cap = None if name == "open" else CAP_BYTES[name]
+        cap = None if name == "open" else track.cap_bytes
         tracks.append(
             {
                 "name": name,
-                "what": what,
+                "what": track.description,
                 "records": ranked,
                 "best": [
                     next(r for r in ranked if r["scope"] == s) for s in SCOPES if s in {r["scope"] for r in ranked}

@@ -28,12 +28,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from golf import schema, script
-from golf.files import Failure, check_plain, explain, read_bytes, read_metrics, sha256_file, write_json
+from golf.files import ROOT, Failure, check_plain, explain, read_bytes, read_metrics, sha256_file, write_json
 from golf.foreign import markdown, terminal
+from golf.tracks import TRACKS
 from tools.runs import curves, ledger
 
-CAP_BYTES = {"pocket": 250_000, "16mb": 16_000_000, "open": 16_000_000}
-CLOCK_SECONDS = {"pocket": 600, "16mb": 600}  # the open track has no training clock
 COMMITTED_BYTES = 1_000_000  # a larger artifact is named by its hash and not committed
 DIFF_LINES = 3000  # of a script that is compared with its parent; RULES.md allows 1,499
 
@@ -135,12 +134,12 @@ def check_runs(runs: list[Run], track: str, seed_commit: str) -> None:
     for run in runs:
         if run.run["track"] != track:
             raise Failure(f"{run.folder}: trained for the {run.run['track']} track, not for {track}")
-        if run.artifact_bytes > CAP_BYTES[track]:
-            raise Failure(f"{run.folder}: model.golf has {run.artifact_bytes:,} bytes, the cap is {CAP_BYTES[track]:,}")
-        if run.run["training_seconds"] > CLOCK_SECONDS.get(track, float("inf")):
-            raise Failure(
-                f"{run.folder}: trained for {run.run['training_seconds']} s, the clock is {CLOCK_SECONDS[track]} s"
-            )
+        limits = TRACKS[track]
+        if run.artifact_bytes > limits.cap_bytes:
+            raise Failure(f"{run.folder}: model.golf has {run.artifact_bytes:,} bytes, the cap is {limits.cap_bytes:,}")
+        seconds = run.run["training_seconds"]
+        if limits.training_seconds is not None and seconds > limits.training_seconds:
+            raise Failure(f"{run.folder}: trained for {seconds} s, the clock is {limits.training_seconds} s")
     check_same(runs, "script", [run.run["source_sha256"] for run in runs])
     check_same(runs, "config", [run.config for run in runs])
     check_same(runs, "world size", [run.run["world_size"] for run in runs])
@@ -234,6 +233,9 @@ def readme(record: dict, name: str, run: Run, flags: list[str]) -> str:
     data_options = shlex.join(["--data", data, "--split", split])
     artifact = record["artifact"]
     scored = f"{folder}/{artifact['file']}" if artifact["file"] else None
+    shown = f"The artifact of seed {seed}, the median, has sha256 {artifact['sha256']} and is not committed."
+    if scored:
+        shown = f"`{artifact['file']}` is the artifact of seed {seed}, the median."
     return f"""# {markdown(record["title"])}
 
 {markdown(record["idea"])}
@@ -246,11 +248,7 @@ by {", ".join(map(markdown, record["authors"]))}; help from agents: {record["age
 {rows}
 
 {summary}. The seeds are the first {len(values)} that commit {record["seed_commit"][:12]} draws.
-{
-        f"`{artifact["file"]}` is the artifact of seed {seed}, the median."
-        if scored
-        else f"The artifact of seed {seed}, the median, has sha256 {artifact["sha256"]} and is not committed."
-    }
+{shown}
 
 ![loss curves](curves.png)
 
@@ -410,7 +408,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     seeds.add_argument("--commit", default="HEAD", help="the commit that holds the script (default: %(default)s)")
     seeds.add_argument("--count", type=count, default=3, help="how many (default: %(default)s)")
     maker = commands.add_parser("make", help="write records/<track>/<number>_<slug>/")
-    maker.add_argument("--track", required=True, choices=sorted(CAP_BYTES))
+    maker.add_argument("--track", required=True, choices=sorted(TRACKS))
     maker.add_argument("--number", required=True, type=matching("[0-9]{4}", "a number of four digits"))
     maker.add_argument("--slug", required=True, type=matching("[a-z0-9_]+", "lower-case letters, digits and _"))
     maker.add_argument("--title", required=True, type=matching(".*[^ ].*", "a line of text"))
@@ -427,9 +425,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="where the idea comes from: a paper, a pull request, an address; repeat it for several",
     )
     maker.add_argument(
-        "--agent_help", required=True, choices=("none", "some", "most"), help="how much of it coding agents did"
+        "--agent-help", required=True, choices=("none", "some", "most"), help="how much of it coding agents did"
     )
-    maker.add_argument("--seed_commit", required=True, help="the commit that drew the seeds")
+    maker.add_argument("--seed-commit", required=True, help="the commit that drew the seeds")
     maker.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run, packed and scored; one per seed")
     for command in (seeds, maker):
         command.add_argument("--json", action="store_true", help="end with one JSON object")

@@ -25,11 +25,12 @@ from pathlib import Path
 from golf import schema
 from golf.files import ROOT, Failure, check_plain, parse_json, read_bytes, read_metrics, read_text, sha256_file
 from golf.script import MAX_BYTES
+from golf.tracks import TRACKS
 from tools.claims import prove
-from tools.records.record import CAP_BYTES, CLOCK_SECONDS, draw_seeds, overrides, parent_diff, source_in_log
+from tools.records.record import draw_seeds, overrides, parent_diff, source_in_log
 
 SAME_SCORE = 0.0005  # bpb by which two scores of one artifact may differ between machines
-SCORING_SECONDS, MAX_LINES, MAX_COLUMNS, MIN_SEEDS = 600, 1499, 120, 3
+MAX_LINES, MAX_COLUMNS, MIN_SEEDS = 1499, 120, 3
 RULES: list[tuple[str, str, Callable]] = []
 # What a rule says means nothing where one of these fails: of files edited since (R17), of another script (R3). They are
 # judged first, and a rule that needs one is then SKIP.
@@ -183,7 +184,7 @@ def not_rescored(what: str) -> Verdict:
 
 @rule("R1", "one file, its size is the number")
 def size(s: Submission) -> Verdict:
-    cap, stated = CAP_BYTES[s.record["track"]], s.record["artifact"]
+    cap, stated = TRACKS[s.record["track"]].cap_bytes, s.record["artifact"]
     sizes = [row["artifact_bytes"] for row in s.record["seeds"]]
     if sizes != [score["artifact"]["bytes"] for score in s.evals]:
         return Verdict("FAIL", f"record.json says {sizes}, the scores say other bytes", "equal", "make the record anew")
@@ -248,7 +249,7 @@ def log_faults(s: Submission, seed: int, run: dict) -> list[str]:
 
 @rule("R4", "the training clock")
 def training_clock(s: Submission) -> Verdict:
-    cap = CLOCK_SECONDS.get(s.record["track"], math.inf)
+    cap = TRACKS[s.record["track"]].training_seconds or math.inf
     for row, seed, run in zip(s.record["seeds"], s.seeds, s.runs):
         where = f"seed {seed}"
         if faults := log_faults(s, seed, run):
@@ -271,7 +272,8 @@ def training_clock(s: Submission) -> Verdict:
 def scoring_clock(s: Submission) -> Verdict:
     scores = [*s.evals, *([s.rescored] if s.rescored else [])]
     longest = max(sum(score["clock"].get(key, 0.0) for key in ("decode", "build", "score")) for score in scores)
-    return judge(longest <= SCORING_SECONDS, f"{longest:.1f} s", f"{SCORING_SECONDS} s", "make scoring faster")
+    cap = TRACKS[s.record["track"]].scoring_seconds
+    return judge(longest <= cap, f"{longest:.1f} s", f"{cap} s", "make scoring faster")
 
 
 @rule("R6", "the track's training data only")

@@ -136,7 +136,7 @@ class Ledger:
                 raise Failure(f"not a row for the log: run {terminal(body.get('run'), 100)}: {wrong}")
         with self.locked() as file:
             number, previous = self._end(file)
-            rows = []
+            written = []
             for body in bodies:
                 number += 1
                 row = finite(body) | {
@@ -145,9 +145,9 @@ class Ledger:
                     "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
                 }
                 row["hash"] = previous = row_hash(row)
-                rows.append(row)
-            self._write(file, b"".join(canonical(row) + b"\n" for row in rows))
-        return rows
+                written.append(row)
+            self._write(file, b"".join(canonical(row) + b"\n" for row in written))
+        return written
 
     def _write(self, file, data: bytes) -> None:
         """All of `data` at the file's end, or nothing and a Failure."""
@@ -180,7 +180,12 @@ class Ledger:
             raise Failure("ledger.jsonl: its last row is damaged (golf log verify)") from None
 
     def verify(self) -> tuple[int, str]:
-        """(rows, last hash) after reading every row. Failure names what was edited, or says that the end was cut."""
+        """(rows, last hash) after reading every row; of no rows where nothing was logged yet.
+
+        Failure names what was edited, or says that the end was cut.
+        """
+        if not self.path.exists() and not self.index_path.exists():
+            return check_chain(b"")
         if not self.path.exists():
             raise Failure(f"{self.path}: no ledger yet (golf log sync)")
         with self.locked() as file:

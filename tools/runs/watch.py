@@ -30,6 +30,7 @@ from tools.runs.curves import smooth
 from tools.runs.ledger import QUIET_SECONDS
 from tools.runs.rows import is_number
 
+RUNS = ROOT / "runs"
 FRAME_SECONDS = 2.0
 RUNNING = ("starting", "training", "saving")
 RECENT = 8  # finished runs in a frame
@@ -231,7 +232,9 @@ class Watch:
         try:
             names = {entry.name: entry.path for entry in os.scandir(self.folder) if entry.is_dir()}
         except OSError as error:
-            raise Failure(f"{self.folder}: {error.strerror}: nothing was run here yet") from None
+            if self.folder != RUNS or not isinstance(error, FileNotFoundError):
+                raise Failure(f"{self.folder}: {error.strerror}: nothing was run here yet") from None
+            names = {}  # a fresh clone: the folder comes with the first run
         for name in self.runs.keys() - names.keys():
             del self.runs[name]
         for name, path in names.items():
@@ -318,7 +321,7 @@ def frame(watch: Watch, width: int, height: int) -> Group:
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit code: 0, or 1 when the folder is not there."""
     parser = argparse.ArgumentParser(prog="golf watch", description="A live view of the runs in a folder.")
-    parser.add_argument("runs", type=Path, nargs="?", default=ROOT / "runs", metavar="RUNS_DIR")
+    parser.add_argument("runs", type=Path, nargs="?", default=RUNS, metavar="RUNS_DIR")
     parser.add_argument("--once", action="store_true", help="one frame")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a picture")
     options = parser.parse_args(argv)

@@ -1,4 +1,4 @@
-"""A sample of tests/support/foreign_input.py, whose command runs as many mutants as one likes; and its own checks, checked."""
+"""A sample of tests/support/foreign_input.py, whose command runs as many mutants as one likes; and its own checks."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""tools/records/pages.py and tools/records/charts.py without a browser: what the pages say and refuse. test_pages_browser.py has one.
+"""The pages and their charts without a browser: what they say and refuse. test_pages_browser.py has one.
 
 References: record.json and the logs, Python's HTML parser, the hostile text itself.
 """

@@ -104,22 +104,6 @@ def test_rows_appear_once_and_follow_each_other(root):
     assert ledger.best(root, None, 5)[0]["bpb"] == 1.9
 
 
-def test_a_long_sync_has_a_progress_bar_on_a_terminal_only(root, monkeypatch, capsys):
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
-    for number in range(3):
-        train(root, f"r{number}")
-    assert list(ledger.progress([1, 2, 3], "runs")) == [1, 2, 3]
-    assert capsys.readouterr().err == ""
-    clock = iter(range(0, 100, 2))
-    monkeypatch.setattr(ledger.time, "monotonic", lambda: next(clock))
-    monkeypatch.setattr(sys, "stderr", Terminal())
-    assert len(ledger.sync(root)) == 3
-    assert "reading runs" in sys.stderr.getvalue() and "0:00:" in sys.stderr.getvalue()
-
-
 def test_the_hash_is_plain_sha256_of_sorted_json(root):
     row = Ledger(root / "runs").append([{"kind": "note", "run": "ü", "value": float("inf")}])[0]
     stored = json.loads((root / "runs/ledger.jsonl").read_text())
@@ -512,7 +496,7 @@ def test_a_log_that_is_poisoned_already_opens_again(root, capsys, index):
     assert ledger.main(["show"]) == 0
     captured = capsys.readouterr()
     assert captured.err.count("\n") == captured.err.count("cannot be used and is skipped") == len(rows)
-    for number, row in enumerate(rows, start=7):
+    for number in range(7, 7 + len(rows)):
         assert f"ledger.jsonl:{number}: this row cannot be used" in captured.err
     assert "odd" not in captured.out and "good" in captured.out
     for command in commands(root, root):
