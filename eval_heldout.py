@@ -22,6 +22,7 @@ import tempfile
 
 from golf.files import Failure, explain, write_atomic
 from golf.foreign import terminal
+from golf.progress import Progress
 from scoring import report
 from scoring.score import read_artifact, read_documents, score, tokenise
 
@@ -122,7 +123,7 @@ def main_score(options):
     if os.path.exists(options.artifact) and (os.path.isdir(path) or not os.access(folder, os.W_OK)):
         # Said now, not after minutes of scoring.
         raise Failure(f"cannot write {path}; name another file with --out")
-    with report.ProgressBar() as progress:
+    with Progress() as progress:
         result = score(
             options.artifact,
             options.data,
@@ -132,8 +133,8 @@ def main_score(options):
             options.certify,
             options.audit,
             options.fresh,
-            progress.phase,
-            progress.tokens,
+            lambda name, symbols: progress.phase(report.PHASES[name], symbols, "tokens"),
+            progress.advance,
         )
     write_atomic(path, (json.dumps(result, ensure_ascii=False, allow_nan=False) + "\n").encode())
     short = {key: value for key, value in result.items() if key != "per_document"}

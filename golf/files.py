@@ -18,10 +18,9 @@ import sys
 from pathlib import Path
 from typing import BinaryIO
 
-ROOT = Path(__file__).resolve().parent.parent  # of the checkout that these sources are in
-
 from golf.foreign import terminal, terminal_lines
 
+ROOT = Path(__file__).resolve().parent.parent  # of the checkout that these sources are in
 MAX_BYTES = 64 * 2**20  # of a file that is read whole; the longest eval.json has some tens of thousands of documents
 MAX_DEPTH = 32  # levels of lists and objects in JSON: comparing and printing values recurses as deep as they are
 MAX_INTEGER = 2**64

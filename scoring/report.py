@@ -1,18 +1,9 @@
-"""What a person sees of a score: progress on standard error, tables on standard output.
+"""What a person sees of a score: the names of its phases, tables on standard output.
 
 NOT covered: eval.json, which holds more than the tables (score.py makes it).
 """
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 from rich.text import Text
 
@@ -25,51 +16,13 @@ PHASES = {
     "start": "starting the box",
     "decode": "decoding the weights",
     "build": "building the model",
-    "score": "scoring (tokens)",
+    "score": "scoring",
     "interval": "bootstrap over documents",
     "again": "audits: documents again",
     "blind": "audits: blind positions",
     "audits": "audits",
     "total": "total",
 }
-
-
-class ProgressBar:
-    """Progress on standard error: one line per phase, a bar with the time left while documents are scored."""
-
-    def __init__(self):
-        console = Console(stderr=True)
-        # Without a terminal rich would print one empty line, and an error must be the only line.
-        self._bar = Progress(
-            SpinnerColumn(finished_text=" "),
-            TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("eta"),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self._task = None
-
-    def __enter__(self):
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_):
-        self._bar.stop()
-
-    def phase(self, name, total):
-        """A new phase begins; `total` symbols if it counts them."""
-        if self._task is not None:
-            self._bar.remove_task(self._task)
-        self._task = self._bar.add_task(terminal(PHASES[name]), total=total)
-
-    def tokens(self, count):
-        """`count` more symbols were scored."""
-        self._bar.advance(self._task, count)
 
 
 def _by_kind(table, slices):

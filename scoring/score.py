@@ -48,6 +48,7 @@ SOURCES = (
     "golf/case_operators.py",
     "golf/container.py",
     "golf/files.py",
+    "golf/foreign.py",
     "golf/slices.py",
     "golf/statistics.py",
     "golf/tokenizer.py",

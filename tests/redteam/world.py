@@ -90,7 +90,7 @@ class World:
             ("port", self.server.getsockname()[1]),
             ("fd", self.bait.fileno()),
         ):
-            script = script.replace("{%s}" % name, str(value))
+            script = script.replace("{" + name + "}", str(value))
         coded = io.BytesIO()
         np.savez_compressed(coded, **weights)
         path = self.folder / f"{hash(case.name):x}.golf"

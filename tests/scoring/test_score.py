@@ -1,5 +1,5 @@
-"""scoring/score.py: the boxed score against a straight in-process evaluation, scorers that adapt against plain Python, and
-a damaged artifact.
+"""scoring/score.py: the boxed score against a straight in-process evaluation, scorers that adapt against plain Python,
+and a damaged artifact.
 
 Not covered: what a hostile artifact does in its box (tests/golf/box/), audits (test_audits.py), the command
 (test_eval_heldout.py).

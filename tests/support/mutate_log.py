@@ -26,7 +26,7 @@ from unittest import mock
 
 from tests.support.site_records import valid_record
 from tools.records.reading import leaderboard, lineage
-from tools.runs import ledger, watch
+from tools.runs import export, ledger, watch
 from tools.runs.store import row_hash
 
 TARGETS = ("run.json", "eval.json", "train.log", "row", "record.json")
@@ -342,7 +342,7 @@ def try_log(cases: list[tuple[int, str]], folder: Path) -> None:
             last = arguments[-1] == names[-1]  # a run whose files say nothing usable may be unknown
             run_command("ledger", ledger.main, arguments, (0, 1) if last else (0,))
         with contextlib.redirect_stderr(io.StringIO()):  # names the runs whose curves cannot be used
-            for _, points in ledger.curves_of(root, ledger.query(root, "SELECT * FROM runs")):
+            for _, points in export.curves_of(root, ledger.query(root, "SELECT * FROM runs")):
                 assert all(isinstance(step, int) for _, step, _ in points)
         before = (runs / "ledger.jsonl").read_bytes()
         (runs / "ledger.sqlite").unlink()

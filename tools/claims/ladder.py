@@ -76,7 +76,9 @@ def step(
 
 
 def questions(root: Path, track: str | None = None) -> list[dict]:
-    """The rows of the log that are questions, oldest first."""
+    """The rows of the log that are questions, oldest first; none in a clone that has no log."""
+    if not (root / "runs").is_dir():
+        return []
     rows = [
         json.loads(row["body"])
         for row in ledger.query(root, "SELECT body FROM rows WHERE kind = 'question' ORDER BY n")

@@ -21,6 +21,7 @@ import numpy as np
 from golf import schema, slices, statistics
 from golf.files import ROOT, Failure, check_plain, explain
 from golf.foreign import terminal
+from golf.progress import track
 from tools.claims import proof
 from tools.runs import ledger
 
@@ -195,7 +196,7 @@ def compare(new: Arm, old: Arm, margin: float, root: Path | None, variants: int 
         tried, rivals = found["tried"], max(1, found["rivals"])
     luck = proof.expected_maximum(rivals) * result["standard_error"]
     parts = {}
-    for name, part in ledger.progress(slices.cut(a[0], claim["slices_missing"]).items(), "slices"):
+    for name, part in track(slices.cut(a[0], claim["slices_missing"]).items(), "comparing slices", unit="slices"):
         nats = ([part.nats(rows) for rows in side] for side in (a, b))
         found = proof.test(*nats, part.raw_bytes, paired, 0.0, SLICE_RESAMPLES)
         parts[name] = {key: found[key] for key in ("new_bpb", "old_bpb", "gain", "interval", "p")}

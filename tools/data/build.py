@@ -19,7 +19,6 @@ import sentencepiece
 
 from golf import shards
 from golf.files import Failure, sha256_file, write_json
-from golf.foreign import terminal
 from golf.progress import Progress
 from golf.shards import BOS
 from golf.tokenizer import Tokenizer, shown
@@ -74,7 +73,10 @@ def write_shard(path: Path, tokens: np.ndarray) -> dict:
 
 
 def encode(documents: list[Document], tokenizer: Tokenizer, advance=lambda: None) -> np.ndarray:
-    """BOS and ids of each document in turn: [T] uint16. Raises Failure if a document does not survive the round trip."""
+    """BOS and ids of each document in turn: [T] uint16.
+
+    Raises Failure if a document does not survive the round trip.
+    """
     parts = []
     bos = np.array([BOS], dtype=np.uint16)
     for document in documents:

@@ -21,9 +21,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from golf.foreign import terminal
-from tools.data import build, check, dedup, embedded, hub, text
 from golf.files import Failure, read_json
+from golf.foreign import terminal
 from golf.progress import Progress, track
 from tools.data import build, check, dedup, embedded, hub, text
 
@@ -166,8 +165,13 @@ def summary(out: Path, manifest: dict) -> dict:
         raw = entry["raw_bytes"]
         ratio = raw / (entry["tokens"] - entry["documents"]) if raw else None
         known = f"{raw:,}" if raw is not None else "not public"
-        table.add_row(Text(terminal(name)), f"{entry['documents']:,}", Text(known), f"{entry['tokens']:,}",
-                      f"{ratio:.3f}" if ratio else "")
+        table.add_row(
+            Text(terminal(name)),
+            f"{entry['documents']:,}",
+            Text(known),
+            f"{entry['tokens']:,}",
+            f"{ratio:.3f}" if ratio else "",
+        )
         splits[name] = {key: entry[key] for key in ("documents", "raw_bytes", "tokens")}
     Console().print(table)
     return {"dir": str(out), "name": manifest["name"], "tokenizer": manifest["tokenizer"], "splits": splits}
@@ -182,8 +186,13 @@ def check_set(options: argparse.Namespace) -> tuple[dict, int]:
         table.add_column(Text(column), justify="left" if column in ("split", "against") else "right")
     for row in report.overlap:
         shared, highest = f"{row['shared']:.2%}", f"{row['highest']:.1%}"
-        table.add_row(*(Text(terminal(row[key])) for key in ("split", "against")), f"{row['documents']:,}", shared,
-                      highest, f"{row['over_limit']:,}")
+        table.add_row(
+            *(Text(terminal(row[key])) for key in ("split", "against")),
+            f"{row['documents']:,}",
+            shared,
+            highest,
+            f"{row['over_limit']:,}",
+        )
     Console().print(table)
     for kind, lines in (("note", report.notes), ("wrong", report.errors)):
         for line in lines[:LINES_SHOWN]:

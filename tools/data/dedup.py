@@ -120,15 +120,15 @@ def near_duplicates(hashes: np.ndarray, offsets: np.ndarray, advance=lambda: Non
         order = np.argsort(key, kind="stable")
         same = np.flatnonzero(key[order][1:] == key[order][:-1])
         # Within a run of equal keys each document is compared with its neighbour, and with the run's first.
-        first = order[0] if len(order) else 0
+        first = int(order[0]) if len(order) else 0
         previous = -2
         for position in same:
             if position != previous + 1:
-                first = order[position]
-            previous = position
-            second = order[position + 1]
+                first = int(order[position])
+            previous = int(position)
+            second = int(order[position + 1])
             pairs.add((min(first, second), max(first, second)))
-            pairs.add((min(order[position], second), max(order[position], second)))
+            pairs.add((min(int(order[position]), second), max(int(order[position]), second)))
     dropped: set[int] = set()
     for earlier, later in sorted((int(a), int(b)) for a, b in pairs):
         if earlier in dropped or later in dropped:

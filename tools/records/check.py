@@ -21,10 +21,10 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-
-from tools.records import rules
 from golf.files import ROOT, Failure, explain
 from golf.foreign import terminal
+from golf.progress import Progress
+from tools.records import rules
 
 HOOK = """#!/bin/sh
 # Written by `make hook`: checks the records that a push adds or changes. `git push --no-verify` goes past it.
@@ -59,11 +59,14 @@ def pushed_records(root: Path, lines: list[str]) -> list[Path]:
         _, local, _, remote = words
         if set(local) == {"0"}:  # a branch is removed
             continue
-        known = set(remote) != {"0"} and subprocess.run(["git", "cat-file", "-e", remote], cwd=root,
-                                                        capture_output=True).returncode == 0
+        known = (
+            set(remote) != {"0"}
+            and subprocess.run(["git", "cat-file", "-e", remote], cwd=root, capture_output=True).returncode == 0
+        )
         commits = [f"{remote}..{local}"] if known else [local, "--not", "--remotes"]
-        done = subprocess.run(["git", "log", "--format=", "--name-only", "-z", *commits, "--", "records/"], cwd=root,
-                              capture_output=True)
+        done = subprocess.run(
+            ["git", "log", "--format=", "--name-only", "-z", *commits, "--", "records/"], cwd=root, capture_output=True
+        )
         if done.returncode != 0:
             raise Failure(f"git log {' '.join(commits)}: {done.stderr.decode(errors='replace').strip()}")
         names = os.fsdecode(done.stdout).split("\0")
@@ -74,16 +77,14 @@ def pushed_records(root: Path, lines: list[str]) -> list[Path]:
 @contextlib.contextmanager
 def progress(name: str, count: int):
     """Gives a function to call with each rule's title; on a terminal, stderr shows a bar meanwhile."""
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
+    with Progress() as bar:
+        bar.phase(terminal(name), total=count + 1, unit="rules")
 
-    name = escape(terminal(name))
-    console = Console(stderr=True)
-    columns = [SpinnerColumn(), *Progress.get_default_columns(), TimeElapsedColumn()]
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(name, total=count + 1)
-        yield lambda title: bar.update(task, advance=1, description=f"{name}: {title}")
+        def on_rule(title: str) -> None:
+            bar.advance()
+            bar.note(title)
+
+        yield on_rule
 
 
 def report(name: str, verdicts: dict[str, rules.Verdict]) -> None:
@@ -100,8 +101,13 @@ def report(name: str, verdicts: dict[str, rules.Verdict]) -> None:
     colours = {"PASS": "green", "FAIL": "bold red", "SKIP": "yellow"}
     for rule, verdict in verdicts.items():
         measured = terminal(verdict.measured) + (f"\nfix: {terminal(verdict.fix)}" if verdict.fix else "")
-        table.add_row(rule, titles[rule], Text(verdict.status, style=colours[verdict.status]), Text(measured),
-                      Text(terminal(verdict.limit)))
+        table.add_row(
+            rule,
+            titles[rule],
+            Text(verdict.status, style=colours[verdict.status]),
+            Text(measured),
+            Text(terminal(verdict.limit)),
+        )
     Console().print(table)
 
 
@@ -113,7 +119,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rule", action="append", metavar="R1", help="only this rule; may be repeated")
     parser.add_argument("--quick", action="store_true", help="neither score again nor search the data for shared text")
     parser.add_argument("--pushed", action="store_true", help="check what a pre-push hook's input names")
-    parser.add_argument("--install_hook", action="store_true", help="write .git/hooks/pre-push (make hook)")
+    parser.add_argument("--install-hook", action="store_true", help="write .git/hooks/pre-push (make hook)")
     parser.add_argument("--json", action="store_true", help="end with one JSON object")
     options = parser.parse_args(argv)
     unknown = set(options.rule or []) - {name for name, _, _ in rules.RULES}
@@ -131,13 +137,24 @@ def main(argv: list[str] | None = None) -> int:
             report(str(folder), results[str(folder)])
     except (Failure, OSError) as error:
         return explain("golf check", error)
-    failed = {folder: [rule for rule, verdict in verdicts.items() if verdict.status == "FAIL"]
-              for folder, verdicts in results.items()}
+    failed = {
+        folder: [rule for rule, verdict in verdicts.items() if verdict.status == "FAIL"]
+        for folder, verdicts in results.items()
+    }
     for folder, names in failed.items():
         print(f"{terminal(folder)}: {'FAIL ' + ' '.join(names) if names else 'no rule failed'}")
     if options.json:
-        print(json.dumps({"format": 1, "records": {folder: {rule: asdict(verdict) for rule, verdict in verdicts.items()}
-                                                   for folder, verdicts in results.items()}}))
+        print(
+            json.dumps(
+                {
+                    "format": 1,
+                    "records": {
+                        folder: {rule: asdict(verdict) for rule, verdict in verdicts.items()}
+                        for folder, verdicts in results.items()
+                    },
+                }
+            )
+        )
     return 1 if any(failed.values()) else 0
 
 

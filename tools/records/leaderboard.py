@@ -10,37 +10,46 @@ import json
 import sys
 from pathlib import Path
 
-
-from golf.foreign import markdown
-from tools.records import pages
-from tools.records import reading
 from golf.files import ROOT, Failure, explain, write_atomic
+from golf.foreign import markdown
+from tools.records import pages, reading
 
 BEGIN, END = "<!-- leaderboard -->", "<!-- /leaderboard -->"
-TRACKS = ("16mb", "pocket", "open")
+ORDER = ("16mb", "pocket", "open")  # of the tracks in README.md
 
 
 def read_records(root: Path) -> list[dict]:
     """All records below `root`, each with its folder's path from there as "folder". Failure if one is not valid."""
-    return [record | {"folder": folder.relative_to(root).as_posix()}
-            for folder, record in reading.read_records(root).items()]
+    return [
+        record | {"folder": folder.relative_to(root).as_posix()}
+        for folder, record in reading.read_records(root).items()
+    ]
 
 
 def table(entries: list[dict]) -> str:
     """The lines between the markers: one table per track that has a record. Words of a record are plain text in it."""
     parts = []
-    for track in TRACKS:
+    for track in ORDER:
         ranked = sorted((r for r in entries if r["track"] == track), key=lambda r: (r["bpb_mean"], r["number"]))
         if not ranked:
             continue
-        rows = ["| rank | record | bpb | bytes | scope | seeds | date | idea |",
-                "|---:|---|---:|---:|---|---:|---|---|"]
+        rows = [
+            "| rank | record | bpb | bytes | scope | seeds | date | idea |",
+            "|---:|---|---:|---:|---|---:|---|---|",
+        ]
         for rank, r in enumerate(ranked, start=1):
             spread = "" if r["bpb_sd"] is None else f" ± {r['bpb_sd']:.4f}"
             name = markdown(f"{r['number']}_{r['slug']}")
-            cells = [rank, f"[{name}]({r['folder']})", f"{r['bpb_mean']:.4f}{spread}",
-                     f"{r['artifact']['bytes']:,}", markdown(r["scope"]), len(r["seeds"]), markdown(r["date"]),
-                     markdown(r["idea"])]
+            cells = [
+                rank,
+                f"[{name}]({r['folder']})",
+                f"{r['bpb_mean']:.4f}{spread}",
+                f"{r['artifact']['bytes']:,}",
+                markdown(r["scope"]),
+                len(r["seeds"]),
+                markdown(r["date"]),
+                markdown(r["idea"]),
+            ]
             rows.append(f"| {' | '.join(map(str, cells))} |")
         parts.append(f"**Track {track}**\n\n" + "\n".join(rows) + "\n")
     return "\n".join(parts) or "No records yet.\n"
@@ -56,8 +65,7 @@ def rewrite(readme: str, entries: list[dict]) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit code: 0, or 1 when --check finds the table stale or a file is wrong."""
-    parser = argparse.ArgumentParser(prog="golf board",
-                                     description="Write README.md's leaderboard from records/.")
+    parser = argparse.ArgumentParser(prog="golf board", description="Write README.md's leaderboard from records/.")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--site", action="store_true", help="write the pages in site/ too")
     what.add_argument("--check", action="store_true", help="change nothing; exit with 1 if README.md is out of date")
@@ -81,8 +89,12 @@ def main(argv: list[str] | None = None) -> int:
     if options.site:
         print(f"site/index.html: {written} pages")
     if options.json:
-        print(json.dumps({"format": 1, "records": len(entries), "stale": stale,
-                          "written": stale and not options.check} | ({"pages": written} if options.site else {})))
+        print(
+            json.dumps(
+                {"format": 1, "records": len(entries), "stale": stale, "written": stale and not options.check}
+                | ({"pages": written} if options.site else {})
+            )
+        )
     return 1 if options.check and stale else 0
 
 

@@ -20,11 +20,10 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-
+from golf.files import ROOT, Failure, explain
 from golf.foreign import terminal
 from tools.claims import prove
 from tools.records import reading
-from golf.files import ROOT, Failure, explain
 
 KINDS = ("inherited", "changed", "new")
 
@@ -97,11 +96,20 @@ def statements(source: str, name: str) -> list[Statement]:
 
     def visit(body: list[ast.stmt]) -> None:
         for index, node in enumerate(body):
-            if index == 0 and isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(
-                    node.value.value, str):
+            if (
+                index == 0
+                and isinstance(node, ast.Expr)
+                and isinstance(node.value, ast.Constant)
+                and isinstance(node.value.value, str)
+            ):
                 continue
-            blocks = [(key, value) for key, value in ast.iter_fields(node) if isinstance(value, list) and value
-                      and isinstance(value[0], (ast.stmt, ast.ExceptHandler, ast.match_case))]
+            blocks = [
+                (key, value)
+                for key, value in ast.iter_fields(node)
+                if isinstance(value, list)
+                and value
+                and isinstance(value[0], (ast.stmt, ast.ExceptHandler, ast.match_case))
+            ]
             head = copy.copy(node)
             for key, _ in blocks:
                 setattr(head, key, [])
@@ -117,6 +125,7 @@ def statements(source: str, name: str) -> list[Statement]:
                 else:
                     for part in block:
                         visit(part.body)
+
     visit(tree.body)
     return found
 
@@ -214,8 +223,10 @@ def find(tree: list[Record], name: str) -> Record:
     name = name.rstrip("/").removeprefix("records/")
     found = [record for record in tree if name in (record.name, record.folder.name)]
     if len(found) != 1:
-        raise Failure(f"{terminal(name)}: {'several records' if found else 'no record'} of this name: "
-                      f"{', '.join(terminal(record.name) for record in found or tree)}")
+        raise Failure(
+            f"{terminal(name)}: {'several records' if found else 'no record'} of this name: "
+            f"{', '.join(terminal(record.name) for record in found or tree)}"
+        )
     return found[0]
 
 
@@ -226,8 +237,11 @@ def fallen(record: Record, invalid: Record) -> dict | None:
         ancestor = ancestor.parent
     if ancestor is None:
         return None
-    return {"record": record.name, "status": "invalid" if record is invalid else "re-verify",
-            "lines": sum(len(s.lines) for s in record.statements if s.origin == invalid.name)}
+    return {
+        "record": record.name,
+        "status": "invalid" if record is invalid else "re-verify",
+        "lines": sum(len(s.lines) for s in record.statements if s.origin == invalid.name),
+    }
 
 
 def run(options: argparse.Namespace) -> dict:
@@ -237,13 +251,17 @@ def run(options: argparse.Namespace) -> dict:
         invalid = find(tree, options.invalid)
         rows = [row for record in tree if (row := fallen(record, invalid))]
         for row in rows:
-            print(f"{terminal(row['record'])}: {row['status']}, {row['lines']} of its lines are from "
-                  f"{terminal(invalid.name)}")
+            print(
+                f"{terminal(row['record'])}: {row['status']}, {row['lines']} of its lines are from "
+                f"{terminal(invalid.name)}"
+            )
         return {"fallen": rows}
     if options.lines:
         record = find(tree, options.lines)
-        rows = [{"first": s.lines.start, "last": s.lines.stop - 1, "kind": s.kind, "origin": s.origin}
-                for s in record.statements]
+        rows = [
+            {"first": s.lines.start, "last": s.lines.stop - 1, "kind": s.kind, "origin": s.origin}
+            for s in record.statements
+        ]
         for row in rows:
             print(f"{row['first']:5}-{row['last']:<5} {row['kind']:9} {terminal(row['origin'])}")
         return {"statements": rows}
@@ -254,11 +272,20 @@ def run(options: argparse.Namespace) -> dict:
             depth, ancestor = depth + 1, ancestor.parent
         counts = {kind: record.count(kind) for kind in KINDS}
         text = f"gain {step['gain']:+.4f} ({step['interval'][0]:+.4f} .. {step['interval'][1]:+.4f})" if step else ""
-        print(f"{'  ' * depth}{terminal(record.name)}  {record.data['bpb_mean']:.4f} bpb  {text}  lines: "
-              + ", ".join(f"{count} {kind}" for kind, count in counts.items())
-              + f"  by {terminal(', '.join(record.data['authors']))}")
-        rows.append({"record": record.name, "parent": record.parent.name if record.parent else None,
-                     "bpb_mean": record.data["bpb_mean"], "lines": counts, "step": step})
+        print(
+            f"{'  ' * depth}{terminal(record.name)}  {record.data['bpb_mean']:.4f} bpb  {text}  lines: "
+            + ", ".join(f"{count} {kind}" for kind, count in counts.items())
+            + f"  by {terminal(', '.join(record.data['authors']))}"
+        )
+        rows.append(
+            {
+                "record": record.name,
+                "parent": record.parent.name if record.parent else None,
+                "bpb_mean": record.data["bpb_mean"],
+                "lines": counts,
+                "step": step,
+            }
+        )
     return {"records": rows}
 
 

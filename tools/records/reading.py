@@ -9,8 +9,8 @@ import json
 import re
 from pathlib import Path
 
-from golf.foreign import terminal
 from golf.files import Failure, read_json
+from golf.foreign import terminal
 from tools.records.record import schema_errors
 
 MAX_BPB = 1000

@@ -27,17 +27,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-
-from tools.runs import curves
-from tools.runs import ledger
-from golf import schema
-from golf import script
-from golf.files import (
-    Failure, check_plain, explain, read_bytes, read_metrics, sha256_file, write_json)
+from golf import schema, script
+from golf.files import ROOT, Failure, check_plain, explain, read_bytes, read_metrics, sha256_file, write_json
 from golf.foreign import markdown, terminal
+from golf.tracks import TRACKS
+from tools.runs import curves, ledger
 
-CAP_BYTES = {"pocket": 250_000, "16mb": 16_000_000, "open": 16_000_000}
-CLOCK_SECONDS = {"pocket": 600, "16mb": 600}  # the open track has no training clock
 COMMITTED_BYTES = 1_000_000  # a larger artifact is named by its hash and not committed
 DIFF_LINES = 3000  # of a script that is compared with its parent; RULES.md allows 1,499
 
@@ -49,8 +44,12 @@ def draw_seeds(commit: str, count: int) -> list[int]:
 
 def full_hash(commit: str) -> str:
     """The full hash of a commit of this repository."""
-    done = subprocess.run(["git", "rev-parse", "--verify", "--quiet", "--end-of-options", f"{commit}^{{commit}}"],
-                          cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        ["git", "rev-parse", "--verify", "--quiet", "--end-of-options", f"{commit}^{{commit}}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
     if done.returncode != 0:
         raise Failure(f"{commit!r} names no commit of {ROOT}")
     return done.stdout.strip()
@@ -74,20 +73,26 @@ class Run:
 
     def row(self) -> dict:
         """This seed's row in record.json."""
-        return {"seed": self.run["seed"], "bpb": self.score["bpb"], "artifact_bytes": self.artifact_bytes,
-                "train_seconds": self.run["training_seconds"], "steps": self.run["steps"], "tokens": self.run["tokens"]}
+        return {
+            "seed": self.run["seed"],
+            "bpb": self.score["bpb"],
+            "artifact_bytes": self.artifact_bytes,
+            "train_seconds": self.run["training_seconds"],
+            "steps": self.run["steps"],
+            "tokens": self.run["tokens"],
+        }
 
 
 def source_in_log(log: Path, sha256: str) -> bytes:
     """The script at the head of train.log: the beginning of the file whose hash is `sha256`, found line by line."""
     digest, length = hashlib.sha256(), 0
-    data = read_bytes(log)[:script.MAX_BYTES]
+    data = read_bytes(log)[: script.MAX_BYTES]
     for line in data.splitlines(keepends=True):
         for part in (line.rstrip(b"\n"), line):  # the script's last line may or may not have ended in a newline
             whole = digest.copy()
             whole.update(part)
             if whole.hexdigest() == sha256:
-                return data[:length + len(part)]
+                return data[: length + len(part)]
         digest.update(line)
         length += len(line)
     raise Failure(f"{log}: its head is not the script whose sha256 run.json gives ({sha256[:12]}...)")
@@ -95,8 +100,11 @@ def source_in_log(log: Path, sha256: str) -> bytes:
 
 def read_run(folder: Path) -> Run:
     """Reads one run's folder; Failure says which file is missing or contradicts another."""
-    missing = [name for name in ("run.json", "model.golf", "eval.json", "train.log", "metrics.jsonl")
-               if not (folder / name).is_file()]
+    missing = [
+        name
+        for name in ("run.json", "model.golf", "eval.json", "train.log", "metrics.jsonl")
+        if not (folder / name).is_file()
+    ]
     if missing:
         raise Failure(f"{folder}: no {', '.join(missing)}: train, pack and score the run first")
     run = schema.read(folder / "run.json", "run")
@@ -107,8 +115,7 @@ def read_run(folder: Path) -> Run:
         raise Failure(f"{folder}: eval.json scored another artifact than model.golf: score it again")
     if score["data"]["manifest_sha256"] != run["data"]["manifest_sha256"]:
         raise Failure(f"{folder}: trained and scored on different data (the manifests' hashes differ)")
-    return Run(folder, run, score, source_in_log(folder / "train.log", run["source_sha256"]), sha256,
-               len(artifact))
+    return Run(folder, run, score, source_in_log(folder / "train.log", run["source_sha256"]), sha256, len(artifact))
 
 
 def check_same(runs: list[Run], what: str, values: list) -> None:
@@ -127,11 +134,12 @@ def check_runs(runs: list[Run], track: str, seed_commit: str) -> None:
     for run in runs:
         if run.run["track"] != track:
             raise Failure(f"{run.folder}: trained for the {run.run['track']} track, not for {track}")
-        if run.artifact_bytes > CAP_BYTES[track]:
-            raise Failure(f"{run.folder}: model.golf has {run.artifact_bytes:,} bytes, the cap is {CAP_BYTES[track]:,}")
-        if run.run["training_seconds"] > CLOCK_SECONDS.get(track, float("inf")):
-            raise Failure(f"{run.folder}: trained for {run.run['training_seconds']} s, the clock is "
-                          f"{CLOCK_SECONDS[track]} s")
+        limits = TRACKS[track]
+        if run.artifact_bytes > limits.cap_bytes:
+            raise Failure(f"{run.folder}: model.golf has {run.artifact_bytes:,} bytes, the cap is {limits.cap_bytes:,}")
+        seconds = run.run["training_seconds"]
+        if limits.training_seconds is not None and seconds > limits.training_seconds:
+            raise Failure(f"{run.folder}: trained for {seconds} s, the clock is {limits.training_seconds} s")
     check_same(runs, "script", [run.run["source_sha256"] for run in runs])
     check_same(runs, "config", [run.config for run in runs])
     check_same(runs, "world size", [run.run["world_size"] for run in runs])
@@ -142,15 +150,20 @@ def check_runs(runs: list[Run], track: str, seed_commit: str) -> None:
         raise Failure(f"two runs have the same seed: {', '.join(map(str, sorted(seeds)))}")
     drawn = draw_seeds(seed_commit, len(runs))
     if set(seeds) != set(drawn):
-        raise Failure(f"the seeds are {', '.join(map(str, seeds))}, but commit {seed_commit[:12]} draws "
-                      f"{', '.join(map(str, drawn))} (golf record seeds)")
+        raise Failure(
+            f"the seeds are {', '.join(map(str, seeds))}, but commit {seed_commit[:12]} draws "
+            f"{', '.join(map(str, drawn))} (golf record seeds)"
+        )
 
 
 def overrides(source: bytes, run: dict) -> list[str]:
     """The `--field=value` arguments that turn the script's preset into the run's config (seed and run_dir aside)."""
     preset = script.read(source, run["preset"])
-    return [f"--{key}={value}" for key, value in run["config"].items()
-            if key not in ("seed", "run_dir", "preset") and preset.get(key) != value]
+    return [
+        f"--{key}={value}"
+        for key, value in run["config"].items()
+        if key not in ("seed", "run_dir", "preset") and preset.get(key) != value
+    ]
 
 
 def source_lines(path: Path, source: bytes) -> list[str]:
@@ -169,9 +182,12 @@ def parent_diff(parent: Path | None, name: str, source: bytes) -> str:
     if parent is None:
         return ""
     before = parent / "train_gpt.py"
-    lines = difflib.unified_diff(source_lines(before, read_bytes(before, script.MAX_BYTES)),
-                                 source_lines(Path(name) / "train_gpt.py", source),
-                                 f"a/{parent.name}/train_gpt.py", f"b/{name}/train_gpt.py")
+    lines = difflib.unified_diff(
+        source_lines(before, read_bytes(before, script.MAX_BYTES)),
+        source_lines(Path(name) / "train_gpt.py", source),
+        f"a/{parent.name}/train_gpt.py",
+        f"b/{name}/train_gpt.py",
+    )
     return "".join(line if line.endswith("\n") else line + "\n\\ No newline at end of file\n" for line in lines)
 
 
@@ -184,8 +200,12 @@ def interval(values: list[float]) -> tuple[float, float]:
     """95% interval of the mean by Student's t; at least two values."""
     from scipy import stats
 
-    return tuple(float(x) for x in stats.t.interval(
-        0.95, len(values) - 1, loc=statistics.mean(values), scale=statistics.stdev(values) / len(values) ** 0.5))
+    return tuple(
+        float(x)
+        for x in stats.t.interval(
+            0.95, len(values) - 1, loc=statistics.mean(values), scale=statistics.stdev(values) / len(values) ** 0.5
+        )
+    )
 
 
 def readme(record: dict, name: str, run: Run, flags: list[str]) -> str:
@@ -194,33 +214,41 @@ def readme(record: dict, name: str, run: Run, flags: list[str]) -> str:
     summary = f"Mean {record['bpb_mean']:.4f} bpb"
     if len(values) > 1:
         low, high = interval(values)
-        summary += (f", standard deviation {record['bpb_sd']:.4f} (n - 1), "
-                    f"95% interval of the mean {low:.4f} to {high:.4f} (Student's t, df = {len(values) - 1})")
-    rows = "\n".join(f"| {r['seed']} | {r['bpb']:.4f} | {r['artifact_bytes']:,} | {r['train_seconds']:.1f} "
-                     f"| {r['steps']:,} | {r['tokens']:,} |" for r in record["seeds"])
+        summary += (
+            f", standard deviation {record['bpb_sd']:.4f} (n - 1), "
+            f"95% interval of the mean {low:.4f} to {high:.4f} (Student's t, df = {len(values) - 1})"
+        )
+    rows = "\n".join(
+        f"| {r['seed']} | {r['bpb']:.4f} | {r['artifact_bytes']:,} | {r['train_seconds']:.1f} "
+        f"| {r['steps']:,} | {r['tokens']:,} |"
+        for r in record["seeds"]
+    )
     folder, seed = f"records/{record['track']}/{name}", record["artifact"]["seed"]
     world, data, split = run.run["world_size"], run.run["data"]["dir"], record["data"]["split"]
     start = "python" if world == 1 else f"torchrun --standalone --nproc_per_node={world}"
     out = f"runs/{name}_s{seed}"
-    command = f"{start} " + shlex.join([f"{folder}/train_gpt.py", f"--preset={run.run['preset']}", *flags,
-                                        f"--seed={seed}", f"--run_dir={out}"])
+    command = f"{start} " + shlex.join(
+        [f"{folder}/train_gpt.py", f"--preset={run.run['preset']}", *flags, f"--seed={seed}", f"--run_dir={out}"]
+    )
     data_options = shlex.join(["--data", data, "--split", split])
     artifact = record["artifact"]
     scored = f"{folder}/{artifact['file']}" if artifact["file"] else None
-    return f"""# {markdown(record['title'])}
+    shown = f"The artifact of seed {seed}, the median, has sha256 {artifact['sha256']} and is not committed."
+    if scored:
+        shown = f"`{artifact['file']}` is the artifact of seed {seed}, the median."
+    return f"""# {markdown(record["title"])}
 
-{markdown(record['idea'])}
+{markdown(record["idea"])}
 
-Track {record['track']}, scope {record['scope']}, parent {record['parent'] or 'none'}; {record['date']}, \
-by {', '.join(map(markdown, record['authors']))}; help from agents: {record['agent_help']}.
+Track {record["track"]}, scope {record["scope"]}, parent {record["parent"] or "none"}; {record["date"]}, \
+by {", ".join(map(markdown, record["authors"]))}; help from agents: {record["agent_help"]}.
 
 | seed | bpb ({split}) | artifact bytes | train seconds | steps | tokens |
 |---:|---:|---:|---:|---:|---:|
 {rows}
 
-{summary}. The seeds are the first {len(values)} that commit {record['seed_commit'][:12]} draws.
-{f'`{artifact["file"]}` is the artifact of seed {seed}, the median.' if scored else
- f'The artifact of seed {seed}, the median, has sha256 {artifact["sha256"]} and is not committed.'}
+{summary}. The seeds are the first {len(values)} that commit {record["seed_commit"][:12]} draws.
+{shown}
 
 ![loss curves](curves.png)
 
@@ -233,13 +261,17 @@ From the root of the repository, with the environment that `make venv` builds an
 python -m compress pack {out}
 python eval_heldout.py {out}/model.golf {data_options}
 ```
-""" + (f"""
+""" + (
+        f"""
 Score the artifact that lies here:
 
 ```
 python eval_heldout.py {scored} {data_options}
 ```
-""" if scored else "")
+"""
+        if scored
+        else ""
+    )
 
 
 def make(options: argparse.Namespace) -> dict:
@@ -264,17 +296,31 @@ def make(options: argparse.Namespace) -> dict:
     runs = sorted(runs, key=lambda run: drawn.index(run.run["seed"]))
     values = [run.score["bpb"] for run in runs]
     record = {
-        "format": 1, "track": options.track, "number": options.number, "slug": options.slug,
-        "title": options.title, "idea": options.idea, "parent": parent.name if parent else None,
-        "authors": options.author, "sources": options.source, "agent_help": options.agent_help,
+        "format": 1,
+        "track": options.track,
+        "number": options.number,
+        "slug": options.slug,
+        "title": options.title,
+        "idea": options.idea,
+        "parent": parent.name if parent else None,
+        "authors": options.author,
+        "sources": options.source,
+        "agent_help": options.agent_help,
         "date": datetime.date.today().isoformat(),
         "script_sha256": median.run["source_sha256"],
-        "artifact": {"file": f"{options.slug}.golf" if median.artifact_bytes <= COMMITTED_BYTES else None,
-                     "bytes": median.artifact_bytes, "sha256": median.artifact_sha256, "seed": median.run["seed"]},
-        "config": median.config, "scope": median.score["scope"],
+        "artifact": {
+            "file": f"{options.slug}.golf" if median.artifact_bytes <= COMMITTED_BYTES else None,
+            "bytes": median.artifact_bytes,
+            "sha256": median.artifact_sha256,
+            "seed": median.run["seed"],
+        },
+        "config": median.config,
+        "scope": median.score["scope"],
         "data": {key: median.score["data"][key] for key in ("manifest_sha256", "split", "docs_sha256")},
-        "seeds": [run.row() for run in runs], "seed_commit": seed_commit,
-        "bpb_mean": statistics.mean(values), "bpb_sd": statistics.stdev(values) if len(values) > 1 else None,
+        "seeds": [run.row() for run in runs],
+        "seed_commit": seed_commit,
+        "bpb_mean": statistics.mean(values),
+        "bpb_sd": statistics.stdev(values) if len(values) > 1 else None,
         "environment": median.run["environment"],
         "variants": ledger.variants(ROOT, options.track, drawn)["tried"] if (ROOT / "runs").is_dir() else None,
     }
@@ -302,8 +348,9 @@ def staging() -> Iterator[Path]:
             parent.rmdir()
 
 
-def write_folder(folder: Path, record: dict, median: Run, runs: list[Run], rows: list[list[dict]],
-                 parent: Path | None) -> None:
+def write_folder(
+    folder: Path, record: dict, median: Run, runs: list[Run], rows: list[list[dict]], parent: Path | None
+) -> None:
     """Writes every file of a record, and adds their hashes to `record`. rows: metrics.jsonl of each run."""
     for name in ("logs", "eval"):
         (folder / name).mkdir(parents=True)
@@ -311,15 +358,25 @@ def write_folder(folder: Path, record: dict, median: Run, runs: list[Run], rows:
     (folder / "parent.diff").write_bytes(parent_diff(parent, folder.name, median.source).encode())
     for run in runs:
         seed = run.run["seed"]
-        for file, copy in (("train.log", f"logs/seed{seed}.log"), ("run.json", f"logs/seed{seed}.run.json"),
-                           ("metrics.jsonl", f"logs/seed{seed}.metrics.jsonl"), ("eval.json", f"eval/seed{seed}.json")):
+        for file, copy in (
+            ("train.log", f"logs/seed{seed}.log"),
+            ("run.json", f"logs/seed{seed}.run.json"),
+            ("metrics.jsonl", f"logs/seed{seed}.metrics.jsonl"),
+            ("eval.json", f"eval/seed{seed}.json"),
+        ):
             shutil.copyfile(run.folder / file, folder / copy)
     if record["artifact"]["file"]:
         shutil.copyfile(median.folder / "model.golf", folder / record["artifact"]["file"])
-    curves.draw(folder / "curves.png", f"{record['track']}/{folder.name}",
-                [(f"seed {run.run['seed']}", points) for run, points in zip(runs, rows)])
-    record["files"] = {path.relative_to(folder).as_posix(): sha256_file(path)
-                       for path in sorted(folder.rglob("*")) if path.is_file() and path.suffix != ".png"}
+    curves.draw(
+        folder / "curves.png",
+        f"{record['track']}/{folder.name}",
+        [(f"seed {run.run['seed']}", points) for run, points in zip(runs, rows)],
+    )
+    record["files"] = {
+        path.relative_to(folder).as_posix(): sha256_file(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.suffix != ".png"
+    }
     if errors := schema_errors(record):
         raise Failure(f"the runs make no valid record: {errors[0]}")
     write_json(folder / "record.json", record)
@@ -329,10 +386,12 @@ def write_folder(folder: Path, record: dict, median: Run, runs: list[Run], rows:
 
 def matching(pattern: str, meaning: str):
     """An argparse type: text that matches `pattern`."""
+
     def check(text: str) -> str:
         if not re.fullmatch(pattern, text):
             raise argparse.ArgumentTypeError(f"{text!r} is not {meaning}")
         return text
+
     return check
 
 
@@ -343,26 +402,32 @@ def count(text: str) -> int:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line; exits with 2 on bad usage."""
-    parser = argparse.ArgumentParser(prog="golf record",
-                                     description="Draw seeds; make a record's folder from runs.")
+    parser = argparse.ArgumentParser(prog="golf record", description="Draw seeds; make a record's folder from runs.")
     commands = parser.add_subparsers(dest="command", required=True)
     seeds = commands.add_parser("seeds", help="print the seeds that a commit draws")
     seeds.add_argument("--commit", default="HEAD", help="the commit that holds the script (default: %(default)s)")
     seeds.add_argument("--count", type=count, default=3, help="how many (default: %(default)s)")
     maker = commands.add_parser("make", help="write records/<track>/<number>_<slug>/")
-    maker.add_argument("--track", required=True, choices=sorted(CAP_BYTES))
+    maker.add_argument("--track", required=True, choices=sorted(TRACKS))
     maker.add_argument("--number", required=True, type=matching("[0-9]{4}", "a number of four digits"))
     maker.add_argument("--slug", required=True, type=matching("[a-z0-9_]+", "lower-case letters, digits and _"))
     maker.add_argument("--title", required=True, type=matching(".*[^ ].*", "a line of text"))
-    maker.add_argument("--idea", required=True, type=matching(".*[^ ].*", "a line of text"),
-                       help="the idea in one sentence")
+    maker.add_argument(
+        "--idea", required=True, type=matching(".*[^ ].*", "a line of text"), help="the idea in one sentence"
+    )
     maker.add_argument("--parent", type=Path, help="folder of the record that this one builds on")
     maker.add_argument("--author", action="append", required=True, help="repeat it for several authors")
-    maker.add_argument("--source", action="append", default=[], type=matching(".*[^ ].*", "a line of text"),
-                       help="where the idea comes from: a paper, a pull request, an address; repeat it for several")
-    maker.add_argument("--agent_help", required=True, choices=("none", "some", "most"),
-                       help="how much of it coding agents did")
-    maker.add_argument("--seed_commit", required=True, help="the commit that drew the seeds")
+    maker.add_argument(
+        "--source",
+        action="append",
+        default=[],
+        type=matching(".*[^ ].*", "a line of text"),
+        help="where the idea comes from: a paper, a pull request, an address; repeat it for several",
+    )
+    maker.add_argument(
+        "--agent-help", required=True, choices=("none", "some", "most"), help="how much of it coding agents did"
+    )
+    maker.add_argument("--seed-commit", required=True, help="the commit that drew the seeds")
     maker.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run, packed and scored; one per seed")
     for command in (seeds, maker):
         command.add_argument("--json", action="store_true", help="end with one JSON object")
@@ -381,8 +446,10 @@ def main(argv: list[str] | None = None) -> int:
         else:
             result = make(options)
             spread = "" if result["bpb_sd"] is None else f" (standard deviation {result['bpb_sd']:.4f})"
-            print(f"records/{options.track}/{options.number}_{options.slug}: {result['bpb_mean']:.4f} bpb{spread}, "
-                  f"{len(result['seeds'])} seeds; now run golf board")
+            print(
+                f"records/{options.track}/{options.number}_{options.slug}: {result['bpb_mean']:.4f} bpb{spread}, "
+                f"{len(result['seeds'])} seeds; now run golf board"
+            )
     except (Failure, OSError) as error:
         return explain("golf record", error)
     if options.json:

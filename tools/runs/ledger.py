@@ -13,32 +13,47 @@ Not covered: runs outside runs/; what a run did between two syncs, where a folde
 """
 
 import argparse
-import contextlib
-import csv
-import datetime
 import difflib
 import hashlib
-import io
 import json
-import os
 import re
 import sqlite3
 import sys
 import time
-from collections.abc import Collection, Iterator
 from pathlib import Path
 
-
-from golf.foreign import spreadsheet, terminal, terminal_lines
+from golf.files import ROOT, Failure, explain, sha256_file, write_atomic
+from golf.foreign import terminal, terminal_lines
+from golf.progress import track
 from tools.runs import rows
-from golf.files import ROOT, Failure, explain, read_metrics, sha256_file, write_atomic
+from tools.runs.export import (
+    export_csv,
+    export_tensorboard,
+    export_trackio,
+    plot,
+    print_run,
+    print_runs,
+    script_lines,
+)
 from tools.runs.store import COLUMNS, Ledger
 
 QUIET_SECONDS = 600  # without a line in train.log: longer than any compilation seen, then the run counts as crashed
 NOT_THE_VARIANT = ("seed", "run_dir", "data_dir")  # fields in which runs of one variant may differ
-FROM_RUN = ("track", "preset", "seed", "world_size", "config", "environment", "clock", "steps", "tokens", "params",
-            "train_loss", "dev_bpb", "stopped")
-CURVES = ("loss", "dev_bpb", "tokens_per_second", "lr_scale")  # columns of metrics.jsonl that are exported
+FROM_RUN = (
+    "track",
+    "preset",
+    "seed",
+    "world_size",
+    "config",
+    "environment",
+    "clock",
+    "steps",
+    "tokens",
+    "params",
+    "train_loss",
+    "dev_bpb",
+    "stopped",
+)
 
 
 def variant_of(code: str, config: dict, data: str | None) -> str:
@@ -51,15 +66,18 @@ def script_in_log(log: Path) -> bytes | None:
     """The script at the head of train.log, up to the line `# source_sha256 HEX` that fits it; None if there is none."""
     data = log.read_bytes()
     for match in re.finditer(rb"\n# source_sha256 ([0-9a-f]{64})\n", data):
-        if hashlib.sha256(data[:match.start()]).hexdigest().encode() == match[1]:
-            return data[:match.start()]
+        if hashlib.sha256(data[: match.start()]).hexdigest().encode() == match[1]:
+            return data[: match.start()]
     return None
 
 
 def changed_lines(before: bytes, after: bytes) -> tuple[int, int]:
     """(added, removed) lines of a diff."""
-    lines = list(difflib.unified_diff(before.decode(errors="replace").splitlines(),
-                                      after.decode(errors="replace").splitlines(), n=0))[2:]
+    lines = list(
+        difflib.unified_diff(
+            before.decode(errors="replace").splitlines(), after.decode(errors="replace").splitlines(), n=0
+        )
+    )[2:]
     return sum(line.startswith("+") for line in lines), sum(line.startswith("-") for line in lines)
 
 
@@ -93,8 +111,9 @@ class Scan:
         self.ledger, self.database, self.ended = ledger, database, ended
         self.rows: list[dict] = []
         self.seen = {row["path"]: (row["mtime_ns"], row["size"]) for row in database.execute("SELECT * FROM seen")}
-        last = database.execute("SELECT body FROM rows WHERE kind IN ('run', 'crash') "
-                                "ORDER BY n DESC LIMIT 1").fetchone()
+        last = database.execute(
+            "SELECT body FROM rows WHERE kind IN ('run', 'crash') ORDER BY n DESC LIMIT 1"
+        ).fetchone()
         self.parent = json.loads(last["body"])["code"] if last else None
 
     def known(self, run: str, kind: str, sha256: str) -> bool:
@@ -146,20 +165,41 @@ class Scan:
         if self.fresh(artifact):
             sha256 = sha256_file(artifact)
             if not self.known(folder.name, "pack", sha256):
-                self.rows.append({"kind": "pack", "run": folder.name, "file_sha256": sha256, "artifact": sha256,
-                                  "bytes": artifact.stat().st_size})
+                self.rows.append(
+                    {
+                        "kind": "pack",
+                        "run": folder.name,
+                        "file_sha256": sha256,
+                        "artifact": sha256,
+                        "bytes": artifact.stat().st_size,
+                    }
+                )
         if self.fresh(score) and not self.known(folder.name, "score", sha256_file(score)):
             self.rows.append(self.score_row(folder, score))
 
     def run_row(self, folder: Path, done: Path) -> dict:
         """The row of a run that has ended, from its run.json."""
         run = read_left(done)
-        row = checked({"kind": "run", "run": folder.name, "file_sha256": sha256_file(done),
-                       **{key: run.get(key) for key in FROM_RUN}, "data": item(run.get("data"), "manifest_sha256"),
-                       "seconds": run.get("training_seconds"), "finished": done.stat().st_mtime})
+        row = checked(
+            {
+                "kind": "run",
+                "run": folder.name,
+                "file_sha256": sha256_file(done),
+                **{key: run.get(key) for key in FROM_RUN},
+                "data": item(run.get("data"), "manifest_sha256"),
+                "seconds": run.get("training_seconds"),
+                "finished": done.stat().st_mtime,
+            }
+        )
         code = self.code(folder)
-        return row | code | {"source_matches": code["code"] == run.get("source_sha256"),
-                             "variant": variant_of(code["code"] or "", row["config"] or {}, row["data"])}
+        return (
+            row
+            | code
+            | {
+                "source_matches": code["code"] == run.get("source_sha256"),
+                "variant": variant_of(code["code"] or "", row["config"] or {}, row["data"]),
+            }
+        )
 
     def crash_row(self, folder: Path, log: Path) -> dict:
         """The row of a run that stopped without a run.json, from its log."""
@@ -169,9 +209,17 @@ class Scan:
             config = json.loads(config.removeprefix("config "))
         except ValueError:
             config = {}
-        row = checked({"kind": "crash", "run": folder.name, "file_sha256": sha256_file(log), "config": config,
-                       **{key: config.get(key) for key in ("track", "preset", "seed")},
-                       "last_line": lines[-1][:200] if lines else "", "finished": log.stat().st_mtime})
+        row = checked(
+            {
+                "kind": "crash",
+                "run": folder.name,
+                "file_sha256": sha256_file(log),
+                "config": config,
+                **{key: config.get(key) for key in ("track", "preset", "seed")},
+                "last_line": lines[-1][:200] if lines else "",
+                "finished": log.stat().st_mtime,
+            }
+        )
         return row | self.code(folder)
 
     def score_row(self, folder: Path, score: Path) -> dict:
@@ -180,26 +228,21 @@ class Scan:
         slices = result.get("slices", {})
         if isinstance(slices, dict):
             slices = {name: item(part, "bpb") for name, part in slices.items()}
-        return checked({"kind": "score", "run": folder.name, "file_sha256": sha256_file(score),
-                        "bpb": result.get("bpb"), "scope": result.get("scope"),
-                        "artifact": item(result.get("artifact"), "sha256"),
-                        "split": item(result.get("data"), "split"), "docs": item(result.get("data"), "docs_sha256"),
-                        "bpb_interval": result.get("bpb_interval"), "clock": result.get("clock"), "slices": slices})
-
-
-def progress(items: Collection, what: str) -> Iterator:
-    """Yields the items. If that takes longer than a second, a terminal on stderr shows a bar with the time left."""
-    if not sys.stderr.isatty():
-        yield from items
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task, begin = bar.add_task(terminal(what), total=len(items), visible=False), time.monotonic()
-        for item in items:
-            yield item
-            bar.update(task, advance=1, visible=time.monotonic() > begin + 1)
+        return checked(
+            {
+                "kind": "score",
+                "run": folder.name,
+                "file_sha256": sha256_file(score),
+                "bpb": result.get("bpb"),
+                "scope": result.get("scope"),
+                "artifact": item(result.get("artifact"), "sha256"),
+                "split": item(result.get("data"), "split"),
+                "docs": item(result.get("data"), "docs_sha256"),
+                "bpb_interval": result.get("bpb_interval"),
+                "clock": result.get("clock"),
+                "slices": slices,
+            }
+        )
 
 
 def sync(root: Path, ended: Path | None = None) -> list[dict]:
@@ -214,7 +257,7 @@ def sync(root: Path, ended: Path | None = None) -> list[dict]:
     with ledger.locked(), ledger.index() as database:
         scan = Scan(ledger, database, ended)
         folders = [path for path in (root / "runs").iterdir() if path.is_dir() and path.name != "scripts"]
-        for folder in progress(sorted(folders, key=lambda path: path.stat().st_mtime), "reading runs"):
+        for folder in track(sorted(folders, key=lambda path: path.stat().st_mtime), "reading runs", unit="folders"):
             try:
                 scan.folder(folder)
             except (Failure, OSError, RecursionError) as error:
@@ -243,8 +286,11 @@ def query(root: Path, text: str, values: tuple = ()) -> list[dict]:
 
 def best(root: Path, track: str | None, count: int) -> list[dict]:
     """The `count` runs with the lowest dev score whose scored artifact is the packed one."""
-    return query(root, "SELECT * FROM runs WHERE bpb IS NOT NULL AND (?1 IS NULL OR track = ?1) ORDER BY bpb, finished "
-                       "LIMIT ?2", (track, count))
+    return query(
+        root,
+        "SELECT * FROM runs WHERE bpb IS NOT NULL AND (?1 IS NULL OR track = ?1) ORDER BY bpb, finished LIMIT ?2",
+        (track, count),
+    )
 
 
 def variants(root: Path, track: str, seeds: list[int]) -> dict:
@@ -254,8 +300,12 @@ def variants(root: Path, track: str, seeds: list[int]) -> dict:
     the scorer) on one of these seeds, or on as many seeds. A search on other seeds adds no rivals: it chose, and the
     claim was then made on new seeds.
     """
-    rows = query(root, "SELECT variant, seed FROM runs WHERE track = ? AND variant IS NOT NULL AND "
-                       "(bpb IS NOT NULL OR dev_bpb IS NOT NULL)", (track,))
+    rows = query(
+        root,
+        "SELECT variant, seed FROM runs WHERE track = ? AND variant IS NOT NULL AND "
+        "(bpb IS NOT NULL OR dev_bpb IS NOT NULL)",
+        (track,),
+    )
     by_variant: dict[str, set] = {}
     for row in rows:
         by_variant.setdefault(row["variant"], set()).add(row["seed"])
@@ -273,154 +323,30 @@ def rows_of(root: Path, run: str) -> list[dict]:
     return rows
 
 
-def script_lines(root: Path, code: str | None) -> list[str]:
-    """The lines of a script that the log keeps; none if it does not."""
-    path = root / "runs" / "scripts" / f"{code}.py"
-    return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
-
-
 def compare(root: Path, first: str, second: str) -> dict:
     """What differs between two runs: fields of the config, lines of the script, numbers."""
-    trained = [next((row for row in reversed(rows_of(root, run)) if row["kind"] in ("run", "crash")), None)
-               for run in (first, second)]
+    trained = [
+        next((row for row in reversed(rows_of(root, run)) if row["kind"] in ("run", "crash")), None)
+        for run in (first, second)
+    ]
     if None in trained:
         raise Failure(f"{(first, second)[trained.index(None)]}: it was never trained, so there is nothing to compare")
     a, b = (row.get("config") or {} for row in trained)
     codes = [row.get("code") for row in trained]
-    diff = "" if codes[0] == codes[1] else "".join(f"{line}\n" for line in difflib.unified_diff(
-        *(script_lines(root, code) for code in codes), first, second, lineterm=""))
+    diff = (
+        ""
+        if codes[0] == codes[1]
+        else "".join(
+            f"{line}\n"
+            for line in difflib.unified_diff(*(script_lines(root, code) for code in codes), first, second, lineterm="")
+        )
+    )
     numbers = [query(root, "SELECT * FROM runs WHERE run = ?", (run,))[0] for run in (first, second)]
-    return {"config": {key: [a.get(key), b.get(key)] for key in sorted({**a, **b}) if a.get(key) != b.get(key)},
-            "numbers": {key: [row[key] for row in numbers] for key in COLUMNS if key != "config"}, "diff": diff}
-
-
-def export_csv(rows: list[dict], path: Path) -> None:
-    """One line per run, columns as in the index. No text of a run becomes a formula in a spreadsheet."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS)
-    writer.writeheader()
-    writer.writerows({key: spreadsheet(value) for key, value in row.items()} for row in rows)
-    write_atomic(path, text.getvalue().encode())
-
-
-def curve(row: dict, metrics: Path) -> list[tuple[float, int, dict]]:
-    """(unix time, step, {metric: value}) of each row of a metrics.jsonl. Failure if one is no point of a curve."""
-    start, points = (row["finished"] or 0) - (row["seconds"] or 0), []
-    for number, point in enumerate(read_metrics(metrics), start=1):
-        values = {key: point[key] for key in CURVES if point.get(key) is not None}
-        good = rows.is_whole(point["step"]) and all(map(rows.is_number, values.values()))
-        if not good or not rows.is_number(point["elapsed"]) or not rows.MOMENT.fits(
-                start + point["elapsed"]):
-            raise Failure(f"{metrics}:{number}: step, elapsed or a metric is not the number that it should be")
-        points.append((start + point["elapsed"], point["step"], values))
-    return points
-
-
-def curves_of(root: Path, rows: list[dict]) -> Iterator[tuple[dict, list]]:
-    """(row, its curve) of every run that has a metrics.jsonl; one that cannot be used is named on stderr."""
-    for row in rows:
-        metrics = root / "runs" / row["run"] / "metrics.jsonl"
-        if metrics.exists():
-            try:
-                points = curve(row, metrics)
-            except (Failure, ValueError, RecursionError) as error:
-                print(f"golf log: left out {terminal(row['run'], 100)}: {terminal(str(error))}", file=sys.stderr)
-                continue
-            yield row, points
-
-
-def export_tensorboard(root: Path, rows: list[dict], folder: Path) -> None:
-    """Loss and dev bpb of every run by step as TensorBoard event files. Failure if the package is not installed."""
-    try:
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.compat.proto.summary_pb2 import Summary
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
-    except ImportError:
-        raise Failure("the package tensorboard is not installed: pip install tensorboard") from None
-
-    for row, points in curves_of(root, rows):
-        writer = EventFileWriter(str(folder / row["run"]))
-        for when, step, values in points:
-            for key, value in values.items():
-                summary = Summary(value=[Summary.Value(tag=key, simple_value=value)])
-                writer.add_event(Event(wall_time=when, step=step, summary=summary))
-        writer.close()
-
-
-def export_trackio(root: Path, rows: list[dict], folder: Path) -> None:
-    """The same curves, and what the log says of each run, as the project "golf" of a trackio folder on this machine.
-
-    Exported again, only what is new is added. Failure if the package is not installed.
-    """
-    os.environ["TRACKIO_DIR"] = str(folder.resolve())  # the package reads it once, when it is imported
-    try:
-        from trackio.sqlite_storage import SQLiteStorage
-    except ImportError:
-        raise Failure("the package trackio is not installed: pip install trackio") from None
-
-    for row, points in curves_of(root, rows):
-        times = [datetime.datetime.fromtimestamp(when, datetime.UTC).isoformat() for when, _, _ in points]
-        SQLiteStorage.bulk_log(
-            "golf", row["run"], [values for _, _, values in points], steps=[step for _, step, _ in points],
-            timestamps=times, config={key: value for key, value in row.items() if value is not None},
-            log_ids=[f"{row['run']}/{row['finished']}/{i}" for i in range(len(points))])
-
-
-def plot(rows: list[dict], path: Path) -> None:
-    """PNG: dev bpb of every scored run in the order they finished, and the best so far."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    scored = sorted((row for row in rows if row["bpb"] is not None), key=lambda row: row["finished"] or 0)
-    if not scored:
-        raise Failure("no run has a score yet: pack and score one first")
-    values = [row["bpb"] for row in scored]
-    figure = Figure(figsize=(8, 4), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    axis = figure.subplots()
-    axis.plot(range(1, len(values) + 1), values, "o", markersize=4, alpha=0.5, label="a run")
-    axis.step(range(1, len(values) + 1), [min(values[:i + 1]) for i in range(len(values))], where="post",
-              label=f"best so far: {min(values):.4f}")
-    axis.set(xlabel="scored runs, oldest first", ylabel="bpb (dev)")
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.grid(alpha=0.3)
-    axis.legend(frameon=False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    write_atomic(path, buffer.getvalue())
-
-
-def print_runs(rows: list[dict]) -> None:
-    """A table of runs."""
-    from rich.box import SIMPLE
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    def number(value, form):
-        return "-" if value is None else format(value, form)
-    table = Table(box=SIMPLE, pad_edge=False)
-    for name, justify in (("run", "left"), ("bpb", "right"), ("bytes", "right"), ("seed", "right"),
-                          ("seconds", "right"), ("ended by", "left"), ("verdict", "left"), ("who", "left"),
-                          ("hypothesis", "left")):
-        table.add_column(name, justify=justify, no_wrap=name != "hypothesis")
-    for row in rows:
-        table.add_row(Text(terminal(row["run"])), number(row["bpb"], ".4f"), number(row["bytes"], ",d"),
-                      number(row["seed"], "d"), number(row["seconds"], ".1f"),
-                      *(Text(terminal(row[key] or "-")) for key in ("status", "verdict", "who", "hypothesis")))
-    Console().print(table)
-
-
-def print_run(root: Path, rows: list[dict]) -> None:
-    """Every row of one run, and the script's difference from the run before it."""
-    for row in rows:
-        shown = {key: value for key, value in row.items() if key not in ("hash", "previous", "config", "run")}
-        print(terminal_lines(json.dumps(shown, ensure_ascii=False)))
-    trained = [row for row in rows if row["kind"] in ("run", "crash")]
-    if trained and trained[-1].get("lines_added"):
-        before, after = (script_lines(root, trained[-1].get(key)) for key in ("parent_code", "code"))
-        for line in difflib.unified_diff(before, after, "the run before", rows[0]["run"], lineterm=""):
-            print(terminal_lines(line))
+    return {
+        "config": {key: [a.get(key), b.get(key)] for key in sorted({**a, **b}) if a.get(key) != b.get(key)},
+        "numbers": {key: [row[key] for row in numbers] for key in COLUMNS if key != "config"},
+        "diff": diff,
+    }
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -432,6 +358,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("--json", action="store_true", help="end with one JSON object")
         return command
+
     add("sync", "add rows for runs, packs and scores that have none")
     add("verify", "read every row; exit with 1 if one was edited, moved or removed")
     command = add("note", "write down a hypothesis or a verdict")
@@ -454,8 +381,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     kinds = command.add_mutually_exclusive_group(required=True)
     kinds.add_argument("--csv", type=Path, metavar="FILE")
     kinds.add_argument("--tensorboard", type=Path, metavar="DIR")
-    kinds.add_argument("--trackio", type=Path, metavar="DIR",
-                       help="then: TRACKIO_DIR=DIR trackio show --project golf")
+    kinds.add_argument("--trackio", type=Path, metavar="DIR", help="then: TRACKIO_DIR=DIR trackio show --project golf")
     return parser.parse_args(argv)
 
 
@@ -464,7 +390,9 @@ def run_command(options: argparse.Namespace) -> dict:
     if options.command == "verify":
         count, last = Ledger(ROOT / "runs").verify()
         print(f"{count} rows, all as they were written; the last hash is {last}")
-        skipped = [row["n"] for row in query(ROOT, "SELECT n FROM rows WHERE kind IS NULL ORDER BY n")]
+        skipped = []
+        if count:
+            skipped = [row["n"] for row in query(ROOT, "SELECT n FROM rows WHERE kind IS NULL ORDER BY n")]
         if skipped:
             print(f"rows that cannot be used and are skipped: {', '.join(map(str, skipped))}")
         return {"rows": count, "last_hash": last, "skipped": skipped}
@@ -478,9 +406,11 @@ def run_command(options: argparse.Namespace) -> dict:
         print(f"row {row['n']}: {terminal(options.run)}")
         return {"row": row}
     new = sync(ROOT)
+    if not (ROOT / "runs").is_dir() and options.command in ("best", "show") and not getattr(options, "run", None):
+        print("nothing was logged yet")
+        return {"runs": []}
     if options.command == "sync":
-        print(f"{len(new)} new rows" + "".join(
-            f"\n{row['n']:6} {row['kind']:6} {terminal(row['run'])}" for row in new))
+        print(f"{len(new)} new rows" + "".join(f"\n{row['n']:6} {row['kind']:6} {terminal(row['run'])}" for row in new))
         return {"rows": new}
     if options.command == "show" and options.run:
         rows = rows_of(ROOT, options.run)
@@ -497,8 +427,11 @@ def run_command(options: argparse.Namespace) -> dict:
     if options.command == "best":
         runs = best(ROOT, options.track, options.count)
     else:
-        runs = query(ROOT, "SELECT * FROM runs ORDER BY finished DESC" + (
-            f" LIMIT {options.count}" if options.command == "show" else ""))
+        runs = query(
+            ROOT,
+            "SELECT * FROM runs ORDER BY finished DESC"
+            + (f" LIMIT {options.count}" if options.command == "show" else ""),
+        )
     if options.command == "plot":
         plot(runs, options.out)
         print(options.out)

@@ -18,8 +18,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from golf.foreign import terminal
 from golf.files import ROOT, Failure, read_json, read_metrics, sha256_file, write_json
+from golf.foreign import terminal
 from golf.tracks import POCKET
 from tools.runs import curves, ledger
 from tools.runs.folder import finished

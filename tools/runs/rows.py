@@ -62,8 +62,12 @@ def is_scalar(value: object) -> bool:
 
 def is_numbers(value: object) -> bool:
     """An object whose values are numbers or null."""
-    return (isinstance(value, dict) and len(value) <= MAX_ITEMS and all(map(is_name, value))
-            and all(item is None or is_number(item) for item in value.values()))
+    return (
+        isinstance(value, dict)
+        and len(value) <= MAX_ITEMS
+        and all(map(is_name, value))
+        and all(item is None or is_number(item) for item in value.values())
+    )
 
 
 def is_interval(value: object) -> bool:
@@ -74,8 +78,11 @@ def is_interval(value: object) -> bool:
 def is_small(value: object, depth: int = MAX_DEPTH) -> bool:
     """Any JSON that is neither long nor deep."""
     if isinstance(value, dict):
-        return depth > 0 and len(value) <= MAX_ITEMS and all(
-            is_name(key) and is_small(item, depth - 1) for key, item in value.items())
+        return (
+            depth > 0
+            and len(value) <= MAX_ITEMS
+            and all(is_name(key) and is_small(item, depth - 1) for key, item in value.items())
+        )
     if isinstance(value, list):
         return depth > 0 and len(value) <= MAX_ITEMS and all(is_small(item, depth - 1) for item in value)
     return is_scalar(value)
@@ -84,37 +91,94 @@ def is_small(value: object, depth: int = MAX_DEPTH) -> bool:
 WHOLE = Content("a whole number of at most 64 bits", is_whole)
 COUNT = Content("a whole number from 0, of at most 64 bits", lambda value: is_whole(value) and value >= 0)
 NUMBER = Content("a finite number", is_number)
-MOMENT = Content("seconds since 1970, up to the year 9999",
-                 lambda value: is_number(value) and 0 <= value <= LAST_SECOND)
+MOMENT = Content(
+    "seconds since 1970, up to the year 9999", lambda value: is_number(value) and 0 <= value <= LAST_SECOND
+)
 FLAG = Content("true or false", lambda value: isinstance(value, bool))
 TEXT = Content(f"text of at most {MAX_TEXT:,} characters", is_text)
 NAME = Content(f"a name of at most {MAX_NAME} characters", is_name)
 FOLDER = Content(f"the name of a folder in runs/, of at most {MAX_NAME} characters", is_folder)
-HASH = Content("a hash in hexadecimal digits",
-               lambda value: is_name(value) and re.fullmatch("[0-9a-f]{1,64}", value) is not None)
+HASH = Content(
+    "a hash in hexadecimal digits", lambda value: is_name(value) and re.fullmatch("[0-9a-f]{1,64}", value) is not None
+)
 INTERVAL = Content("two finite numbers", is_interval)
 NUMBERS = Content("an object of finite numbers", is_numbers)
 SMALL = Content(f"short texts and 64-bit numbers, at most {MAX_DEPTH} objects and lists deep", is_small)
 OBJECT = Content(f"an object of {SMALL.words}", lambda value: isinstance(value, dict) and is_small(value))
 
-TRAINED = {"run": FOLDER, "file_sha256": HASH, "code": HASH, "parent_code": HASH, "lines_added": COUNT,
-           "lines_removed": COUNT, "config": OBJECT, "track": NAME, "preset": NAME, "seed": WHOLE, "finished": MOMENT}
+TRAINED = {
+    "run": FOLDER,
+    "file_sha256": HASH,
+    "code": HASH,
+    "parent_code": HASH,
+    "lines_added": COUNT,
+    "lines_removed": COUNT,
+    "config": OBJECT,
+    "track": NAME,
+    "preset": NAME,
+    "seed": WHOLE,
+    "finished": MOMENT,
+}
 KINDS = {
-    "run": TRAINED | {"world_size": COUNT, "environment": OBJECT, "clock": NUMBERS, "steps": COUNT, "tokens": COUNT,
-                      "params": COUNT, "train_loss": NUMBER, "dev_bpb": NUMBER, "stopped": NAME, "data": NAME,
-                      "seconds": NUMBER, "source_matches": FLAG, "variant": HASH},
+    "run": TRAINED
+    | {
+        "world_size": COUNT,
+        "environment": OBJECT,
+        "clock": NUMBERS,
+        "steps": COUNT,
+        "tokens": COUNT,
+        "params": COUNT,
+        "train_loss": NUMBER,
+        "dev_bpb": NUMBER,
+        "stopped": NAME,
+        "data": NAME,
+        "seconds": NUMBER,
+        "source_matches": FLAG,
+        "variant": HASH,
+    },
     "crash": TRAINED | {"last_line": TEXT},
     "pack": {"run": FOLDER, "file_sha256": HASH, "artifact": HASH, "bytes": COUNT},
-    "score": {"run": FOLDER, "file_sha256": HASH, "bpb": NUMBER, "artifact": HASH, "split": NAME, "scope": NAME,
-              "bpb_interval": INTERVAL, "docs": NAME, "clock": NUMBERS, "slices": NUMBERS},
-    "note": {"run": FOLDER, "hypothesis": TEXT, "verdict": NAME, "who": NAME, "sweep": NAME, "outcome": NAME,
-             "error": TEXT, "stop": OBJECT, "file_sha256": HASH},
-    "question": {"run": NAME, "track": NAME, "split": NAME, "artifact": HASH, "docs": NAME, "before": COUNT,
-                 "file_sha256": HASH, "released": NUMBER, "new_best": FLAG, "needed": NUMBER},
+    "score": {
+        "run": FOLDER,
+        "file_sha256": HASH,
+        "bpb": NUMBER,
+        "artifact": HASH,
+        "split": NAME,
+        "scope": NAME,
+        "bpb_interval": INTERVAL,
+        "docs": NAME,
+        "clock": NUMBERS,
+        "slices": NUMBERS,
+    },
+    "note": {
+        "run": FOLDER,
+        "hypothesis": TEXT,
+        "verdict": NAME,
+        "who": NAME,
+        "sweep": NAME,
+        "outcome": NAME,
+        "error": TEXT,
+        "stop": OBJECT,
+        "file_sha256": HASH,
+    },
+    "question": {
+        "run": NAME,
+        "track": NAME,
+        "split": NAME,
+        "artifact": HASH,
+        "docs": NAME,
+        "before": COUNT,
+        "file_sha256": HASH,
+        "released": NUMBER,
+        "new_best": FLAG,
+        "needed": NUMBER,
+    },
 }
 REQUIRED = {
-    "run": ("run", "file_sha256"), "crash": ("run", "file_sha256"),
-    "pack": ("run", "file_sha256", "artifact", "bytes"), "score": ("run", "file_sha256", "bpb", "artifact", "split"),
+    "run": ("run", "file_sha256"),
+    "crash": ("run", "file_sha256"),
+    "pack": ("run", "file_sha256", "artifact", "bytes"),
+    "score": ("run", "file_sha256", "bpb", "artifact", "split"),
     "note": ("run",),
     "question": ("run", "track", "split", "artifact", "docs", "before", "file_sha256", "released"),
 }

@@ -23,14 +23,32 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from golf.files import Failure
 from golf.foreign import terminal
 from tools.runs import rows
-from golf.files import Failure
 
 INDEX_VERSION = 1  # of what is made from the rows; an index of another version is made again, but for what it remembers
 DAMAGED = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_MISMATCH)
-COLUMNS = ("run", "status", "track", "preset", "seed", "code", "variant", "finished", "steps", "seconds", "train_loss",
-           "dev_bpb", "bytes", "bpb", "artifact", "hypothesis", "verdict", "who")
+COLUMNS = (
+    "run",
+    "status",
+    "track",
+    "preset",
+    "seed",
+    "code",
+    "variant",
+    "finished",
+    "steps",
+    "seconds",
+    "train_loss",
+    "dev_bpb",
+    "bytes",
+    "bpb",
+    "artifact",
+    "hypothesis",
+    "verdict",
+    "who",
+)
 
 
 def canonical(row: dict) -> bytes:
@@ -55,7 +73,7 @@ def finite(value):
 def whole_rows(data: bytes) -> list[bytes]:
     """The lines of a ledger with their newlines. A part of a row at the end, which a killed writer or a full disk left,
     is no row: the next writer removes it."""
-    return data[:data.rfind(b"\n") + 1].splitlines(keepends=True)
+    return data[: data.rfind(b"\n") + 1].splitlines(keepends=True)
 
 
 def check_chain(data: bytes) -> tuple[int, str]:
@@ -69,8 +87,10 @@ def check_chain(data: bytes) -> tuple[int, str]:
         except (ValueError, KeyError, TypeError, RecursionError):
             raise Failure(f"ledger.jsonl:{number}: not a row of the ledger") from None
         if not good:
-            raise Failure(f"ledger.jsonl:{number}: this row was edited, moved, or a row before it removed: its hash or "
-                          "its link to the row before does not match")
+            raise Failure(
+                f"ledger.jsonl:{number}: this row was edited, moved, or a row before it removed: its hash or "
+                "its link to the row before does not match"
+            )
     return number, previous
 
 
@@ -116,22 +136,25 @@ class Ledger:
                 raise Failure(f"not a row for the log: run {terminal(body.get('run'), 100)}: {wrong}")
         with self.locked() as file:
             number, previous = self._end(file)
-            rows = []
+            written = []
             for body in bodies:
                 number += 1
-                row = finite(body) | {"n": number, "previous": previous,
-                                      "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
+                row = finite(body) | {
+                    "n": number,
+                    "previous": previous,
+                    "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+                }
                 row["hash"] = previous = row_hash(row)
-                rows.append(row)
-            self._write(file, b"".join(canonical(row) + b"\n" for row in rows))
-        return rows
+                written.append(row)
+            self._write(file, b"".join(canonical(row) + b"\n" for row in written))
+        return written
 
     def _write(self, file, data: bytes) -> None:
         """All of `data` at the file's end, or nothing and a Failure."""
         size, left = file.seek(0, os.SEEK_END), memoryview(data)
         try:
             while left:
-                left = left[file.write(left):]
+                left = left[file.write(left) :]
         except OSError as error:
             file.truncate(size)
             raise Failure(f"{self.path}: {error.strerror}: nothing was added to the log") from None
@@ -145,7 +168,7 @@ class Ledger:
             start = max(0, size - step)
             file.seek(start)
             tail, step = file.read(size - start), step * 2
-        whole = tail[:tail.rfind(b"\n") + 1]
+        whole = tail[: tail.rfind(b"\n") + 1]
         if len(whole) < len(tail):
             file.truncate(size - len(tail) + len(whole))
         if not whole:
@@ -157,7 +180,12 @@ class Ledger:
             raise Failure("ledger.jsonl: its last row is damaged (golf log verify)") from None
 
     def verify(self) -> tuple[int, str]:
-        """(rows, last hash) after reading every row. Failure names what was edited, or says that the end was cut."""
+        """(rows, last hash) after reading every row; of no rows where nothing was logged yet.
+
+        Failure names what was edited, or says that the end was cut.
+        """
+        if not self.path.exists() and not self.index_path.exists():
+            return check_chain(b"")
         if not self.path.exists():
             raise Failure(f"{self.path}: no ledger yet (golf log sync)")
         with self.locked() as file:
@@ -197,7 +225,7 @@ class Ledger:
             CREATE TABLE IF NOT EXISTS rows (n INTEGER PRIMARY KEY, kind, run, body);
             CREATE INDEX IF NOT EXISTS rows_run ON rows (run);
             CREATE INDEX IF NOT EXISTS rows_kind ON rows (kind);
-            CREATE TABLE IF NOT EXISTS runs ({', '.join(COLUMNS)}, PRIMARY KEY (run));
+            CREATE TABLE IF NOT EXISTS runs ({", ".join(COLUMNS)}, PRIMARY KEY (run));
             CREATE INDEX IF NOT EXISTS runs_best ON runs (track, bpb);
             CREATE TABLE IF NOT EXISTS seen (path PRIMARY KEY, mtime_ns, size);
             INSERT OR IGNORE INTO state VALUES (1, 0, 0, 0, '');
@@ -215,15 +243,17 @@ class Ledger:
         number, start, end, previous = database.execute("SELECT n, start, end, hash FROM state").fetchone()
         file.seek(start)
         data = file.read()
-        last, data = data[:end - start], data[end - start:]  # the row that was last when this index was last used
+        last, data = data[: end - start], data[end - start :]  # the row that was last when this index was last used
         if number:
             try:
                 same = last.endswith(b"\n") and row_hash(json.loads(last)) == previous
             except (ValueError, RecursionError):
                 same = False
             if not same:
-                raise Failure(f"ledger.jsonl: its end was cut or edited: {number} rows were there when it was last "
-                              f"read, and row {number} had the hash {previous[:12]}...")
+                raise Failure(
+                    f"ledger.jsonl: its end was cut or edited: {number} rows were there when it was last "
+                    f"read, and row {number} had the hash {previous[:12]}..."
+                )
         for line in whole_rows(data):
             try:
                 row = json.loads(line)
@@ -232,8 +262,7 @@ class Ledger:
             except (ValueError, KeyError, TypeError, RecursionError):
                 linked = False
             if not linked:
-                raise Failure(f"ledger.jsonl:{number + 1}: does not follow the row before it "
-                              "(golf log verify)")
+                raise Failure(f"ledger.jsonl:{number + 1}: does not follow the row before it (golf log verify)")
             number, previous, start, end = number + 1, hash_, end, end + len(line)
             self._take(database, row, text)
         database.execute("UPDATE state SET n = ?, start = ?, end = ?, hash = ?", (number, start, end, previous))
@@ -246,8 +275,11 @@ class Ledger:
         kind, run = (None, None) if wrong else (row["kind"], row["run"])
         database.execute("INSERT INTO rows VALUES (?, ?, ?, ?)", (row["n"], kind, run, body))
         if wrong:
-            print(f"ledger.jsonl:{row['n']}: this row cannot be used and is skipped: run "
-                  f"{terminal(row.get('run'), 100)}: {wrong}", file=sys.stderr)
+            print(
+                f"ledger.jsonl:{row['n']}: this row cannot be used and is skipped: run "
+                f"{terminal(row.get('run'), 100)}: {wrong}",
+                file=sys.stderr,
+            )
         else:
             cls._fold(database, row)
 
@@ -275,5 +307,7 @@ class Ledger:
         names = [key for key in values if key != "run"]
         if not names:
             return
-        database.execute(f"UPDATE runs SET {', '.join(f'{key} = ?' for key in names)} WHERE run = ?",
-                         [*(values[key] for key in names), row["run"]])
+        database.execute(
+            f"UPDATE runs SET {', '.join(f'{key} = ?' for key in names)} WHERE run = ?",
+            [*(values[key] for key in names), row["run"]],
+        )

@@ -18,19 +18,19 @@ import sys
 import time
 from pathlib import Path
 
-
 from rich.console import Console, Group
 from rich.live import Live
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from golf.files import ROOT, Failure, explain, read_json
 from golf.foreign import terminal
 from tools.runs.curves import smooth
-from golf.files import ROOT, Failure, explain, read_json
 from tools.runs.ledger import QUIET_SECONDS
 from tools.runs.rows import is_number
 
+RUNS = ROOT / "runs"
 FRAME_SECONDS = 2.0
 RUNNING = ("starting", "training", "saving")
 RECENT = 8  # finished runs in a frame
@@ -45,7 +45,7 @@ def braille(points: list[tuple[float, float]], width: int, height: int) -> list[
     The first steps of a run would squeeze the rest into a flat line: what comes before a twentieth of the points and is
     higher than all after it stands at the upper edge.
     """
-    high_y = max(y for _, y in points[len(points) // 20:])
+    high_y = max(y for _, y in points[len(points) // 20 :])
     points = [(x, min(y, high_y)) for x, y in points]
     low_x, high_x = min(x for x, _ in points), max(x for x, _ in points)
     low_y = min(y for _, y in points)
@@ -135,7 +135,7 @@ class Run:
                     self.config = {}
                     for line in file:
                         if line.startswith(b'config {"') and line.endswith(b"}\n"):
-                            self.config = json.loads(line[len(b"config "):])
+                            self.config = json.loads(line[len(b"config ") :])
                             break
                 file.seek(max(0, os.fstat(file.fileno()).st_size - 2000))
                 lines = file.read().decode(errors="replace").rpartition("\n")[0].splitlines()
@@ -153,7 +153,7 @@ class Run:
                 data = file.read()
         except OSError:
             return
-        data = data[:data.rfind(b"\n") + 1]
+        data = data[: data.rfind(b"\n") + 1]
         self.read_bytes += len(data)
         for line in data.splitlines():
             try:
@@ -205,10 +205,20 @@ class Run:
 
     def summary(self) -> dict:
         """What --json shows of the run."""
-        return {"run": self.name, "state": self.state, "fraction": self.fraction(), "eta_seconds": self.eta(),
-                "step": self.latest("step"), "elapsed": self.latest("elapsed"), "loss": self.latest("loss"),
-                "dev_bpb": self.latest("dev_bpb"), "tokens_per_second": self.latest("tokens_per_second"),
-                "mfu": self.latest("mfu"), "clock": self.phases(), "bpb": self.score.get("bpb")}
+        return {
+            "run": self.name,
+            "state": self.state,
+            "fraction": self.fraction(),
+            "eta_seconds": self.eta(),
+            "step": self.latest("step"),
+            "elapsed": self.latest("elapsed"),
+            "loss": self.latest("loss"),
+            "dev_bpb": self.latest("dev_bpb"),
+            "tokens_per_second": self.latest("tokens_per_second"),
+            "mfu": self.latest("mfu"),
+            "clock": self.phases(),
+            "bpb": self.score.get("bpb"),
+        }
 
 
 class Watch:
@@ -222,7 +232,9 @@ class Watch:
         try:
             names = {entry.name: entry.path for entry in os.scandir(self.folder) if entry.is_dir()}
         except OSError as error:
-            raise Failure(f"{self.folder}: {error.strerror}: nothing was run here yet") from None
+            if self.folder != RUNS or not isinstance(error, FileNotFoundError):
+                raise Failure(f"{self.folder}: {error.strerror}: nothing was run here yet") from None
+            names = {}  # a fresh clone: the folder comes with the first run
         for name in self.runs.keys() - names.keys():
             del self.runs[name]
         for name, path in names.items():
@@ -249,18 +261,22 @@ def panel(run: Run, width: int) -> Panel:
     rows = [row for row in run.rows if can_be_shown(row.get("loss"))]
     curve = list(zip((row["elapsed"] for row in rows), smooth([row["loss"] for row in rows])))
     inner = max(20, width - 4)
-    dev = "  ".join(f"{row['dev_bpb']:.4f} at {duration(row['elapsed'])}" for row in run.rows
-                    if can_be_shown(row.get("dev_bpb")))
+    dev = "  ".join(
+        f"{row['dev_bpb']:.4f} at {duration(row['elapsed'])}" for row in run.rows if can_be_shown(row.get("dev_bpb"))
+    )
     bar = "━" * round(fraction * 20)
     eta = "-" if run.eta() is None else duration(run.eta())
     first = f"{bar:─<20} {fraction:4.0%}  {terminal(run.state)}  eta {eta}"
-    second = (f"step {number(run.latest('step'), ',')}  loss {number(run.latest('loss'), '.4f')}  "
-              f"{number(run.latest('tokens_per_second'), ',')} tok/s  mfu {number(run.latest('mfu'), '.1%')}  "
-              + ", ".join(f"{terminal(name)} {value:.0f} s" for name, value in run.phases().items()))
+    second = (
+        f"step {number(run.latest('step'), ',')}  loss {number(run.latest('loss'), '.4f')}  "
+        f"{number(run.latest('tokens_per_second'), ',')} tok/s  mfu {number(run.latest('mfu'), '.1%')}  "
+        + ", ".join(f"{terminal(name)} {value:.0f} s" for name, value in run.phases().items())
+    )
     picture = braille(curve, inner, CURVE_ROWS) if len(curve) > 1 else [terminal(run.last_line, inner)]
     lines = [first, second, *picture, f"dev bpb {dev}" if dev else "no dev estimate yet"]
-    return Panel(Text("\n".join(lines), overflow="ellipsis", no_wrap=True), title=Text(terminal(run.name)),
-                 title_align="left")
+    return Panel(
+        Text("\n".join(lines), overflow="ellipsis", no_wrap=True), title=Text(terminal(run.name)), title_align="left"
+    )
 
 
 def frame(watch: Watch, width: int, height: int) -> Group:
@@ -273,26 +289,39 @@ def frame(watch: Watch, width: int, height: int) -> Group:
     if not running:
         parts.append(Text("nothing is running"))
     if ended:
-        table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), title_justify="left",
-                      title=f"{count:d} ended, the latest {len(ended)}; the clock in seconds")
+        table = Table(
+            box=None,
+            pad_edge=False,
+            padding=(0, 1, 0, 0),
+            title_justify="left",
+            title=f"{count:d} ended, the latest {len(ended)}; the clock in seconds",
+        )
         phases = ("compile", "train", "calibrate", "score")
         for name in ("run", "ended", "packed", "dev", "tok/s", "mfu", "compile", "train", "calib.", "score"):
             table.add_column(name, justify="left" if name in ("run", "ended") else "right", no_wrap=True)
         for run in ended:
-            table.add_row(Text(terminal(run.name)), Text(terminal(run.state)), number(run.score.get("bpb"), ".4f"),
-                          number(run.latest("dev_bpb"), ".4f"), number(run.result.get("tokens_per_second"), ","),
-                          number(run.result.get("mfu"), ".1%"),
-                          *(number(run.phases().get(phase), ".0f") for phase in phases))
+            table.add_row(
+                Text(terminal(run.name)),
+                Text(terminal(run.state)),
+                number(run.score.get("bpb"), ".4f"),
+                number(run.latest("dev_bpb"), ".4f"),
+                number(run.result.get("tokens_per_second"), ","),
+                number(run.result.get("mfu"), ".1%"),
+                *(number(run.phases().get(phase), ".0f") for phase in phases),
+            )
         parts.append(table)
-        parts += [Text(f"{terminal(run.name)} crashed after: {terminal(run.last_line, 200)}") for run in ended
-                  if run.state == "crashed"]
+        parts += [
+            Text(f"{terminal(run.name)} crashed after: {terminal(run.last_line, 200)}")
+            for run in ended
+            if run.state == "crashed"
+        ]
     return Group(*parts)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit code: 0, or 1 when the folder is not there."""
     parser = argparse.ArgumentParser(prog="golf watch", description="A live view of the runs in a folder.")
-    parser.add_argument("runs", type=Path, nargs="?", default=ROOT / "runs", metavar="RUNS_DIR")
+    parser.add_argument("runs", type=Path, nargs="?", default=RUNS, metavar="RUNS_DIR")
     parser.add_argument("--once", action="store_true", help="one frame")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a picture")
     options = parser.parse_args(argv)
@@ -300,8 +329,16 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if options.json:
             running, ended, count = watch.look()
-            print(json.dumps({"format": 1, "running": [run.summary() for run in running], "ended_count": count,
-                              "ended": [run.summary() for run in ended]}))
+            print(
+                json.dumps(
+                    {
+                        "format": 1,
+                        "running": [run.summary() for run in running],
+                        "ended_count": count,
+                        "ended": [run.summary() for run in ended],
+                    }
+                )
+            )
         elif options.once:
             console.print(frame(watch, console.width, 10_000))
         else:

@@ -56,7 +56,7 @@ SAME_MACHINE = ("device", "torch", "compute", "threads", "compiled")  # in run.j
 
 
 def pair_of(technique: Technique, base: dict, other: dict) -> dict:
-    """A line of docs/techniques.jsonl from two rows of the log (with "bpb" and "cost"). Failure if they differ in more."""
+    """A line of docs/techniques.jsonl from two rows of the log (with "bpb", "cost"). Failure if they differ in more."""
     differs = [key for key in ("code", "data", "steps", "seed") if base.get(key) != other.get(key)]
     machines = [row.get("environment") or {} for row in (base, other)]
     differs += [key for key in SAME_MACHINE if machines[0].get(key) != machines[1].get(key)]
@@ -159,7 +159,7 @@ def collect(techniques: list[Technique], runner: engine.Sweep) -> tuple[list[dic
 
 
 def run(options: argparse.Namespace) -> tuple[dict, int]:
-    """Runs what the log lacks and updates docs/techniques.jsonl, even if interrupted: what --json shows, exit status."""
+    """Runs what the log lacks and updates docs/techniques.jsonl, even if interrupted: what --json shows, status."""
     every = read_techniques(TECHNIQUES)
     pairs: list[dict] = []
     problems: dict[str, str] = {}

@@ -1,5 +1,5 @@
-"""golf/box: artifacts that misbehave, each of which must end in one verdict and leave nothing behind; and what a box sees
-of the scorer, which is nothing.
+"""golf/box: artifacts that misbehave, each of which must end in one verdict and leave nothing behind; and what a box
+sees of the scorer, which is nothing.
 
 Not covered: attacks on single layers (test_box.py).
 """

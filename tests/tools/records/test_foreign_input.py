@@ -1,4 +1,4 @@
-"""A sample of tests/support/foreign_input.py, whose command runs as many mutants as one likes; and its own checks, checked."""
+"""A sample of tests/support/foreign_input.py, whose command runs as many mutants as one likes; and its own checks."""
 
 import json
 import random
@@ -46,8 +46,14 @@ def test_the_checks_notice(place):
         exec((place.child / "json.py").read_text())
         return 0
 
-    for call, word in ((prints, "prints"), (writes, "wrote"), (runs, "script"), (lambda: 7, "exit code"),
-                       (lambda: [][0], "IndexError"), (lambda: 1, "without a word")):
+    for call, word in (
+        (prints, "prints"),
+        (writes, "wrote"),
+        (runs, "script"),
+        (lambda: 7, "exit code"),
+        (lambda: [][0], "IndexError"),
+        (lambda: 1, "without a word"),
+    ):
         assert word in " ".join(foreign_input.faults(place, call, (0, 1)))
 
 

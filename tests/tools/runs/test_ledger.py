@@ -13,16 +13,14 @@ import sqlite3
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
-from tools.claims import ladder
-from tools.runs import ledger
-from tools.runs import store
 from golf.files import Failure
-from tools.runs.store import Ledger, check_chain, row_hash
 from tests.support import ROOT as REPOSITORY
+from tools.claims import ladder
+from tools.runs import ledger, store
+from tools.runs.store import Ledger, check_chain, row_hash
 
 SCRIPT = "WIDTH = 64\nprint(WIDTH)\n"
 
@@ -40,12 +38,26 @@ def train(root, name, seed=1, script=SCRIPT, dev_bpb=2.0, **config):
     sha256 = hashlib.sha256(script.encode()).hexdigest()
     config = {"width": 64, "seed": seed, "run_dir": f"runs/{name}", "track": "pocket"} | config
     (folder / "train.log").write_text(f"{script}\n# source_sha256 {sha256}\nconfig {json.dumps(config)}\nstep 1\n")
-    (folder / "metrics.jsonl").write_text("".join(
-        json.dumps({"step": i, "elapsed": i, "loss": 5 - i / 10}) + "\n" for i in range(1, 6)))
-    (folder / "run.json").write_text(json.dumps({
-        "track": config["track"], "preset": "pocket", "seed": seed, "config": config, "source_sha256": sha256,
-        "data": {"manifest_sha256": "m"}, "training_seconds": 9.5, "steps": 5, "train_loss": float("nan"),
-        "dev_bpb": dev_bpb, "stopped": "clock"}))
+    (folder / "metrics.jsonl").write_text(
+        "".join(json.dumps({"step": i, "elapsed": i, "loss": 5 - i / 10}) + "\n" for i in range(1, 6))
+    )
+    (folder / "run.json").write_text(
+        json.dumps(
+            {
+                "track": config["track"],
+                "preset": "pocket",
+                "seed": seed,
+                "config": config,
+                "source_sha256": sha256,
+                "data": {"manifest_sha256": "m"},
+                "training_seconds": 9.5,
+                "steps": 5,
+                "train_loss": float("nan"),
+                "dev_bpb": dev_bpb,
+                "stopped": "clock",
+            }
+        )
+    )
     return folder
 
 
@@ -55,9 +67,17 @@ def pack(folder, data=b"GOLF"):
 
 def score(folder, bpb, split="dev"):
     artifact = hashlib.sha256((folder / "model.golf").read_bytes()).hexdigest()
-    (folder / "eval.json").write_text(json.dumps({
-        "bpb": bpb, "artifact": {"sha256": artifact}, "scope": "document", "slices": {"news": {"bpb": bpb + 1}},
-        "data": {"split": split, "docs_sha256": "d", "manifest_sha256": "m"}}))
+    (folder / "eval.json").write_text(
+        json.dumps(
+            {
+                "bpb": bpb,
+                "artifact": {"sha256": artifact},
+                "scope": "document",
+                "slices": {"news": {"bpb": bpb + 1}},
+                "data": {"split": split, "docs_sha256": "d", "manifest_sha256": "m"},
+            }
+        )
+    )
 
 
 def kinds(rows):
@@ -84,27 +104,13 @@ def test_rows_appear_once_and_follow_each_other(root):
     assert ledger.best(root, None, 5)[0]["bpb"] == 1.9
 
 
-def test_a_long_sync_has_a_progress_bar_on_a_terminal_only(root, monkeypatch, capsys):
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-    for number in range(3):
-        train(root, f"r{number}")
-    assert list(ledger.progress([1, 2, 3], "runs")) == [1, 2, 3]
-    assert capsys.readouterr().err == ""
-    clock = iter(range(0, 100, 2))
-    monkeypatch.setattr(ledger.time, "monotonic", lambda: next(clock))
-    monkeypatch.setattr(sys, "stderr", Terminal())
-    assert len(ledger.sync(root)) == 3
-    assert "reading runs" in sys.stderr.getvalue() and "0:00:" in sys.stderr.getvalue()
-
-
 def test_the_hash_is_plain_sha256_of_sorted_json(root):
     row = Ledger(root / "runs").append([{"kind": "note", "run": "ü", "value": float("inf")}])[0]
     stored = json.loads((root / "runs/ledger.jsonl").read_text())
     assert stored == row and row["value"] is None
-    text = json.dumps({k: v for k, v in stored.items() if k != "hash"}, sort_keys=True, ensure_ascii=False,
-                      separators=(",", ":"))
+    text = json.dumps(
+        {k: v for k, v in stored.items() if k != "hash"}, sort_keys=True, ensure_ascii=False, separators=(",", ":")
+    )
     assert hashlib.sha256(text.encode()).hexdigest() == row["hash"]
 
 
@@ -150,12 +156,35 @@ def test_broken_run_hides_no_other(root, capsys):
 def fill(root, count):
     bodies = []
     for i in range(count // 2):
-        bodies += [{"kind": "run", "run": f"r{i}", "track": "pocket", "seed": i, "code": "c", "variant": str(i),
-                    "stopped": "clock", "finished": i, "config": {"width": i}, "file_sha256": str(i)},
-                   {"kind": "pack", "run": f"r{i}", "bytes": i, "artifact": str(i), "file_sha256": str(i)}]
+        bodies += [
+            {
+                "kind": "run",
+                "run": f"r{i}",
+                "track": "pocket",
+                "seed": i,
+                "code": "c",
+                "variant": str(i),
+                "stopped": "clock",
+                "finished": i,
+                "config": {"width": i},
+                "file_sha256": str(i),
+            },
+            {"kind": "pack", "run": f"r{i}", "bytes": i, "artifact": str(i), "file_sha256": str(i)},
+        ]
     Ledger(root / "runs").append(bodies)
-    Ledger(root / "runs").append([{"kind": "score", "run": f"r{i}", "bpb": 1 + (i * 7919 % 1000) / 1000, "split": "dev",
-                                   "artifact": str(i), "file_sha256": "5"} for i in range(0, count // 2, 2)])
+    Ledger(root / "runs").append(
+        [
+            {
+                "kind": "score",
+                "run": f"r{i}",
+                "bpb": 1 + (i * 7919 % 1000) / 1000,
+                "split": "dev",
+                "artifact": str(i),
+                "file_sha256": "5",
+            }
+            for i in range(0, count // 2, 2)
+        ]
+    )
 
 
 def test_thousands_of_rows_are_read_once(root, monkeypatch):
@@ -169,15 +198,18 @@ def test_thousands_of_rows_are_read_once(root, monkeypatch):
     assert ledger.best(root, "16mb", 3) == []
 
 
-@pytest.mark.parametrize("edit, found", [
-    (lambda lines: lines[:5] + [lines[5].replace(b'"bytes":2', b'"bytes":1')] + lines[6:], "jsonl:6"),
-    (lambda lines: lines[:3] + lines[4:], "jsonl:4"),
-    (lambda lines: lines[:2] + [lines[3], lines[2]] + lines[4:], "jsonl:3"),
-    (lambda lines: lines[:-1], "cut or edited"),
-    (lambda lines: [], "cut or edited"),
-    (lambda lines: lines[:3] + [b"{}\n"] + lines[3:], "jsonl:4"),
-    (lambda lines: lines[:-1] + [lines[-1].replace(b'"bpb":', b'"bpb": ')], "cut or edited"),
-])
+@pytest.mark.parametrize(
+    "edit, found",
+    [
+        (lambda lines: lines[:5] + [lines[5].replace(b'"bytes":2', b'"bytes":1')] + lines[6:], "jsonl:6"),
+        (lambda lines: lines[:3] + lines[4:], "jsonl:4"),
+        (lambda lines: lines[:2] + [lines[3], lines[2]] + lines[4:], "jsonl:3"),
+        (lambda lines: lines[:-1], "cut or edited"),
+        (lambda lines: [], "cut or edited"),
+        (lambda lines: lines[:3] + [b"{}\n"] + lines[3:], "jsonl:4"),
+        (lambda lines: lines[:-1] + [lines[-1].replace(b'"bpb":', b'"bpb": ')], "cut or edited"),
+    ],
+)
 def test_every_edit_is_found(root, capsys, edit, found):
     fill(root, 20)
     assert ledger.main(["verify"]) == 0
@@ -311,9 +343,16 @@ def test_tensorboard_reads_the_curves_back(root, tmp_path):
 def test_trackio_reads_the_curves_back_and_takes_nothing_twice(root, tmp_path):
     pytest.importorskip("trackio")
     pack(train(root, "a", seed=3))
-    command = [sys.executable, "-c", "import sys; from tools import ledger; from pathlib import Path\n"
-               "ledger.ROOT = Path(sys.argv[1]); sys.exit(ledger.main(sys.argv[2:]))", str(root), "export", "--trackio",
-               str(tmp_path / "tio")]  # in its own process: the package reads its folder from the environment once
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; from tools import ledger; from pathlib import Path\n"
+        "ledger.ROOT = Path(sys.argv[1]); sys.exit(ledger.main(sys.argv[2:]))",
+        str(root),
+        "export",
+        "--trackio",
+        str(tmp_path / "tio"),
+    ]  # in its own process: the package reads its folder from the environment once
     for _ in range(2):
         done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
@@ -321,7 +360,8 @@ def test_trackio_reads_the_curves_back_and_takes_nothing_twice(root, tmp_path):
         rows = database.execute("SELECT run_name, step, metrics FROM metrics ORDER BY step").fetchall()
         [(config,)] = database.execute("SELECT config FROM configs").fetchall()
     assert [(run, step, json.loads(metrics)) for run, step, metrics in rows] == [
-        ("a", i, {"loss": 5 - i / 10}) for i in range(1, 6)]
+        ("a", i, {"loss": 5 - i / 10}) for i in range(1, 6)
+    ]
     assert json.loads(config)["seed"] == 3 and json.loads(config)["bytes"] == 4
 
 
@@ -347,20 +387,32 @@ POISON = {  # a field, a value that a reader cannot use, and what the message sa
     "seed": ([1], "seed should be a whole number of at most 64 bits, not [1]"),
     "steps": (BIG, f"steps should be a whole number from 0, of at most 64 bits, not {BIG}"),
     "dev_bpb": ("x", "dev_bpb should be a finite number, not x"),
-    "config": ([1], "config should be an object of"), "track": (7, "track should be a name"),
-    "code": ("../../evil", "code should be a hash"), "run": ("../up", "run should be the name of a folder"),
+    "config": ([1], "config should be an object of"),
+    "track": (7, "track should be a name"),
+    "code": ("../../evil", "code should be a hash"),
+    "run": ("../up", "run should be the name of a folder"),
     "clock": ({"train": "x"}, "clock should be an object of finite numbers"),
     "stopped": ("x" * 300, "stopped should be a name of at most 255"),
-    "extra": ([[[[[[1]]]]]], "extra should be short texts"), "environment": ([1], "environment should be an object"),
-    "finished": (1e300, "finished should be seconds"), "preset": ("\ud800", "preset should be a name"),
+    "extra": ([[[[[[1]]]]]], "extra should be short texts"),
+    "environment": ([1], "environment should be an object"),
+    "finished": (1e300, "finished should be seconds"),
+    "preset": ("\ud800", "preset should be a name"),
 }
 
 
 def commands(root, folder):
     """Every command of the log but `note`, with its exit code when all is well."""
-    return [["sync"], ["verify"], ["show"], ["show", "good"], ["show", "good", "--json"], ["best"],
-            ["compare", "good", "b"], ["plot", "--out", str(folder / "p.png")],
-            ["export", "--csv", str(folder / "x.csv")]]
+    return [
+        ["sync"],
+        ["verify"],
+        ["show"],
+        ["show", "good"],
+        ["show", "good", "--json"],
+        ["best"],
+        ["compare", "good", "b"],
+        ["plot", "--out", str(folder / "p.png")],
+        ["export", "--csv", str(folder / "x.csv")],
+    ]
 
 
 def good_runs(root):
@@ -419,8 +471,10 @@ def poisoned(root, rows, index):
                 values = (row["n"], str(row["kind"]), str(row["run"]), line.decode())
                 database.execute("INSERT INTO rows VALUES (?, ?, ?, ?)", values)
             database.execute("INSERT INTO runs (run, bpb, seed) VALUES ('odd', 'x', 'y')")
-            database.execute("UPDATE state SET n = ?, start = ?, end = ?, hash = ?",
-                             (number, len(data) - len(line), len(data), previous))
+            database.execute(
+                "UPDATE state SET n = ?, start = ?, end = ?, hash = ?",
+                (number, len(data) - len(line), len(data), previous),
+            )
             database.execute("PRAGMA user_version = 0")
             database.commit()
 
@@ -429,15 +483,20 @@ def poisoned(root, rows, index):
 def test_a_log_that_is_poisoned_already_opens_again(root, capsys, index):
     base = {"kind": "run", "run": "odd", "file_sha256": "0", "config": {}}
     rows = [base | {field: value} for field, (value, _) in POISON.items() if field != "preset"]  # that is no UTF-8
-    rows += [{"kind": "score", "run": "good", "file_sha256": "1", "bpb": "x", "artifact": "2", "split": "dev"},
-             {"kind": "pack", "run": "good", "file_sha256": "1"}, {"kind": "unheard of", "run": "good"},
-             {"kind": [1], "run": {}}, {"kind": "question", "run": "x"}, {"kind": "note", "run": "good", "who": [1]}]
+    rows += [
+        {"kind": "score", "run": "good", "file_sha256": "1", "bpb": "x", "artifact": "2", "split": "dev"},
+        {"kind": "pack", "run": "good", "file_sha256": "1"},
+        {"kind": "unheard of", "run": "good"},
+        {"kind": [1], "run": {}},
+        {"kind": "question", "run": "x"},
+        {"kind": "note", "run": "good", "who": [1]},
+    ]
     poisoned(root, rows, index)
     capsys.readouterr()
     assert ledger.main(["show"]) == 0
     captured = capsys.readouterr()
     assert captured.err.count("\n") == captured.err.count("cannot be used and is skipped") == len(rows)
-    for number, row in enumerate(rows, start=7):
+    for number in range(7, 7 + len(rows)):
         assert f"ledger.jsonl:{number}: this row cannot be used" in captured.err
     assert "odd" not in captured.out and "good" in captured.out
     for command in commands(root, root):
@@ -525,7 +584,7 @@ def test_a_full_disk_leaves_the_log_as_it_was(root, monkeypatch):
         def write(self, data):
             if not Full.left:
                 raise OSError(errno.ENOSPC, "No space left on device")
-            part = bytes(data)[:Full.left]
+            part = bytes(data)[: Full.left]
             Full.left -= len(part)
             return super().write(part)
 
