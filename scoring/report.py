@@ -10,6 +10,7 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     SpinnerColumn,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -33,7 +34,7 @@ class ProgressBar:
                              BarColumn(bar_width=30), MofNCompleteColumn(), TimeElapsedColumn(),
                              TextColumn("eta"), TimeRemainingColumn(),
                              console=console, transient=True, disable=not console.is_terminal)
-        self._task = None
+        self._task: TaskID | None = None
 
     def __enter__(self):
         self._bar.start()
@@ -50,7 +51,8 @@ class ProgressBar:
 
     def tokens(self, count):
         """`count` more symbols were scored."""
-        self._bar.advance(self._task, count)
+        if self._task is not None:
+            self._bar.advance(self._task, count)
 
 
 def _by_kind(table, slices):

@@ -85,7 +85,7 @@ class World:
         script, (config, weights) = case.script, self.contents(case)
         for name, value in (("outside", self.outside), ("data", self.data), ("pid", os.getpid()),
                             ("port", self.server.getsockname()[1]), ("fd", self.bait.fileno())):
-            script = script.replace("{%s}" % name, str(value))
+            script = script.replace("{" + name + "}", str(value))
         coded = io.BytesIO()
         np.savez_compressed(coded, **weights)
         path = self.folder / f"{hash(case.name):x}.golf"

@@ -1,4 +1,4 @@
-"""scoring/lossless.py: the check finds a tokenizer that loses text, and the process that decodes never sees the text."""
+"""scoring/lossless.py: the check finds a tokenizer that loses text; the process that decodes never sees the text."""
 
 import hashlib
 
