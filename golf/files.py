@@ -167,7 +167,7 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_atomic(path: Path, data: bytes) -> None:
+def write_atomic(path: Path | str, data: bytes) -> None:
     """Replaces `path` by a file that holds `data`; a reader sees the old bytes or the new ones, never a part.
 
     What writers of the same path left that were killed meanwhile is removed. Raises OSError, which names `path`."""

@@ -34,12 +34,14 @@ def bpb_interval(nats, raw_bytes, confidence=0.95, resamples=RESAMPLES):
     found = bits_per_byte(nats, raw_bytes)
     if np.ptp(nats / LN2 - found * raw_bytes) <= 1e-9 * raw_bytes.max() * abs(found):
         return (float(found),) * 2  # all documents have the same ratio: nothing varies, and BCa is undefined
-    rng, drawn, step = np.random.default_rng(SEED), [], max(1, 1_000_000 // count)
+    rng = np.random.default_rng(SEED)
+    step = max(1, 1_000_000 // count)  # bounds the memory
+    parts = []
     for begin in range(0, resamples, step):
         picks = rng.integers(0, count, (min(step, resamples - begin), count))
         with np.errstate(divide="ignore", invalid="ignore"):
-            drawn.append(bits_per_byte(nats[picks], raw_bytes[picks]))
-    drawn = np.concatenate(drawn)
+            parts.append(bits_per_byte(nats[picks], raw_bytes[picks]))
+    drawn = np.concatenate(parts)
     if not np.isfinite(drawn).all():
         return None
     bias = ((drawn < found).mean() + (drawn <= found).mean()) / 2

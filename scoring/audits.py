@@ -24,7 +24,7 @@ import scipy.stats
 
 from scoring import passes, reference
 
-LEVELS = {"none": None, "quick": (200, 0.1, 4), "full": (2000, 0.5, 16)}  # blind positions, share again, sweeps
+LEVELS = {"quick": (200, 0.1, 4), "full": (2000, 0.5, 16)}  # blind positions, share again, sweeps
 PATIENCE = 4  # a box of the audits may take this many times the limit of the pass: there may have been more of those
 MIN_TOLERANCE, MAX_TOLERANCE = 1e-3, 0.1  # nats of one symbol
 NOISE_QUANTILE, NOISE_FACTOR = 0.999, 6
@@ -169,8 +169,10 @@ class Auditor:
         positions, uniform = self._draw_positions(self.positions)
         sweeps, uniform_sweeps = self._draw_positions(self.sweeps if self.opened is not None else 0)
         decoys = reference.Decoys(self.tokens, self.rng)
-        found = {}  # (document, position) -> recorded minus blind nats of the symbols up to and at it, in its chunk
-        sums = {}  # (document, position) -> (sum of the probabilities claimed for all symbols, recorded minus new nats)
+        # By (document, position): recorded minus blind nats of the symbols up to and at it, in its chunk; and the sum
+        # of the probabilities claimed for all symbols, with the recorded minus the new nats.
+        found: dict[tuple[int, int], np.ndarray] = {}
+        sums: dict[tuple[int, int], tuple[float, float]] = {}
         with passes.Boxes(self.submission, 1, self.time_limit) as running:
             if self.scope == "stream":
                 self._replay(running.boxes[0], positions, sweeps, decoys, found, sums)
@@ -194,7 +196,7 @@ class Auditor:
         """The stream again up to the last position. Before each chunk the box is asked about decoys in its place, from
         the left."""
         blind, swept = set(positions), set(sweeps)
-        asked = {}
+        asked: dict[int, list[int]] = {}
         for number, position in sorted(blind | swept):
             asked.setdefault(number, []).append(position)
         for number in range(max(asked) + 1):
@@ -358,11 +360,14 @@ class Auditor:
 
 def rounds(positions):
     """Lists of (document, position), each document at most once in a list and with growing positions over them."""
-    turns, seen = [], {}
+    turns: list[list[tuple[int, int]]] = []
+    seen: dict[int, int] = {}  # how many lists a document is in
     for number, position in sorted(positions):
-        turn = seen[number] = seen.get(number, -1) + 1
-        turns += [[]] * (turn == len(turns))
-        turns[turn] = [*turns[turn], (number, position)]
+        turn = seen.get(number, 0)
+        seen[number] = turn + 1
+        if turn == len(turns):
+            turns.append([])
+        turns[turn].append((number, position))
     return turns
 
 

@@ -7,11 +7,11 @@ artifacts of your own.
 NOT covered: what a Scorer itself costs against plain windows.
 """
 
-import importlib.util
 import os
 import sys
 import tempfile
 import time
+import types
 
 import torch
 
@@ -42,7 +42,7 @@ def measure(submission, documents, rounds=3):
                         "scorer": lambda: _boxed(box, batch, documents, ledger),
                         "plain": lambda: _plain(scorer, batch, documents),
                     }
-                    for name in sorted(works, reverse=(number + turn) % 2):
+                    for name in sorted(works, reverse=(number + turn) % 2 == 1):
                         begin = time.monotonic()
                         nats[name] += works[name]()
                         seconds[name] += time.monotonic() - begin
@@ -92,8 +92,8 @@ def _load(folder, name, source):
     path = os.path.join(folder, name + ".py")
     with open(path, "w", encoding="utf-8") as file:
         file.write(source)
-    spec = importlib.util.spec_from_file_location(f"plain_{name}", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # dataclasses look the module up
-    spec.loader.exec_module(module)
+    module = types.ModuleType(f"plain_{name}")
+    module.__file__ = path
+    sys.modules[module.__name__] = module  # dataclasses look the module up
+    exec(compile(source, path, "exec"), module.__dict__)
     return module

@@ -33,7 +33,7 @@ class Document:
     source: str
     text: str
     raw_bytes: int
-    tokens: np.ndarray = None
+    tokens: np.ndarray | None = None
 
 
 def plan(lengths, chunk, scope, batch_tokens):
@@ -43,7 +43,7 @@ def plan(lengths, chunk, scope, batch_tokens):
     No call has more than max(batch_tokens, chunk) tokens."""
     if scope == "stream":
         return [[number] for number in range(len(lengths))]
-    batches = []
+    batches: list[list[int]] = []
     windows = [math.ceil(length / chunk) for length in lengths]
     for number in sorted(range(len(lengths)), key=lambda number: -lengths[number]):
         longest = batches[-1][0] if batches else None
@@ -95,8 +95,8 @@ def walk(box, lanes, before=None):
             before(begin, chunk)
         nats = ask(box, chunk)
         counts = np.array([min(length, max(0, len(symbols) - begin)) for symbols in lanes])
-        for lane in np.flatnonzero(counts):
-            yield int(lane), begin, int(counts[lane]), nats
+        for number in np.flatnonzero(counts).tolist():
+            yield number, begin, int(counts[number]), nats
         if box.claims:
             _open_rows(box, chunk, counts, nats)
         box.commit()
@@ -214,7 +214,8 @@ def score_documents(submission, documents, processes, time_limit, certify, on_ph
             working = boxes[:1]
             boxes[0].set_threads(cores())
         lengths = [len(document.tokens) for document in documents]
-        ledger, batches = Ledger(lengths), queue.SimpleQueue()
+        ledger = Ledger(lengths)
+        batches: queue.SimpleQueue = queue.SimpleQueue()
         for batch in plan(lengths, boxes[0].chunk, boxes[0].scope, min(BATCH_TOKENS, boxes[0].capacity)):
             batches.put(batch)
         on_phase("score", sum(lengths))

@@ -17,8 +17,9 @@ def adaptive_nats(documents, vocab_size):
     symbols before it by counts of order 2, 1 and 0 that are mixed with BACKOFF. Documents beyond MAX_TOKENS are left
     out."""
     single, total = [0] * vocab_size, 0
-    counts, totals = {}, {}  # keyed by (order, context, symbol) and (order, context), as one integer
-    result = []
+    counts: dict[int, int] = {}  # by (order, context, symbol), as one integer
+    totals: dict[int, int] = {}  # by (order, context)
+    result: list[np.ndarray] = []
     for symbols in documents:
         if total + len(symbols) > MAX_TOKENS and result:
             break

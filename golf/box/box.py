@@ -76,7 +76,8 @@ class Box:
         self.layers, self.scope, self.chunk, self.device = [], None, 0, ""
         self.claims, self.opened = False, 0  # of a box with `claims`: rows that it opened
         self.clock = {}
-        self._tail, self._output_bytes, self._stage = collections.deque(), 0, "starting"
+        self._tail: collections.deque[bytes] = collections.deque()
+        self._output_bytes, self._stage = 0, "starting"
         self.directory, self._lock = _make_directory()
         self.group = None
         try:

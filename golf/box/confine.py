@@ -431,9 +431,9 @@ def filter_program(machine, processes):
     unless(equal, CLONE3[column], 1)  # its flags lie in memory, out of a filter's sight: glibc then takes clone
     answer(missing)
     if not processes:
-        for numbers in (FORK, VFORK):
-            if numbers[column] is not None:
-                unless(equal, numbers[column], 1)
+        for forks in (FORK, VFORK):
+            if forks[column] is not None:
+                unless(equal, forks[column], 1)
                 answer(refuse)
     namespaces = (
         CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWCGROUP | CLONE_NEWUTS

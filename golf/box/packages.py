@@ -29,10 +29,11 @@ def importable():
             distribution = importlib.metadata.distribution(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-        todo += [re.match(r"[\w.-]+", line)[0] for line in distribution.requires or () if "extra ==" not in line]
+        needed = [line for line in distribution.requires or () if "extra ==" not in line]
+        todo += [re.split(r"[^\w.-]", line, maxsplit=1)[0] for line in needed]
         tops = {file.parts[0] for file in distribution.files or () if file.parts[0] != ".."} - {"__pycache__"}
         for top in tops:
-            paths.add(os.path.realpath(distribution.locate_file(top)))
+            paths.add(os.path.realpath(str(distribution.locate_file(top))))
             if not top.endswith((".dist-info", ".egg-info", ".libs", ".pth")):
                 names.add(top.partition(".")[0])
         spec = None if tops else importlib.util.find_spec(name)  # as Linux distributions install it

@@ -79,6 +79,7 @@ class Worker:
     def __init__(self, options, protocol, watch):
         self.options, self.protocol, self.watch = options, protocol, watch
         self.stage = "starting"  # what is being done, for the message if it fails
+        self.kept = None  # the last chunk's rows [N, V], of a Scorer with claims
 
     def send(self, op, **fields):
         self.protocol.send(self.options["reply_fd"], op=op, **fields)

@@ -14,15 +14,35 @@ from golf import container
 from golf.box import box
 from scoring import audits, reference
 from scoring import score as scoring_score
+from tests.redteam import local
 from tests.redteam.cases import CHEATS, HONEST
 from tests.redteam.world import World, take_out_landlock
 from tests.support import ROOT
 from tests.support.scoring_world import ADAPTIVE, lanes_of
 
 
+def counted(world, scope):
+    """Nats of each document under ADAPTIVE, by counting in plain Python: a chunk's whole score before its update."""
+    counts, nats = {}, []
+    for symbols in lanes_of(world):
+        if scope == "document":
+            counts = {}
+        context, total = [1, *symbols], 0.0
+        for begin in range(0, len(symbols), 5):
+            pairs = list(zip(context[begin : begin + 5], symbols[begin : begin + 5]))
+            for a, b in pairs:
+                total -= math.log(counts.get((a, b), 1) / (300 + sum(counts.get((a, c), 1) - 1 for c in range(300))))
+            for pair in pairs:
+                counts[pair] = counts.get(pair, 1) + 1
+        nats.append(total)
+    return nats
+
+
 @pytest.mark.parametrize("scope", ["document", "stream"])
-def test_honest_adaptive_scorer_passes_and_is_told_apart(world, scope):
-    result = world.score(world.artifact(ADAPTIVE.replace("SCOPE", scope)), audit="quick", seed=1)
+def test_honest_adaptive_scorer_equals_counting_and_passes_and_is_told_apart(world, scope):
+    result = world.score(world.artifact(ADAPTIVE.replace("SCOPE", scope)), processes=2, audit="quick", seed=1)
+    assert np.allclose([row["nats"] for row in result["per_document"]], counted(world, scope), rtol=1e-6)
+    assert result["scope"] == scope
     rows = {row["audit"]: row for row in result["audits"]}
     assert {row["verdict"] for row in result["audits"]} <= {"pass", "constructed", "note", "not applicable"}
     assert rows["order"]["verdict"] == ("pass" if scope == "document" else "not applicable")
@@ -62,29 +82,36 @@ def red(tmp_path_factory):
     return World(tmp_path_factory.mktemp("red"))
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "peeks only at the costliest",
-        "evader: honest when",
-        "a tiny leak",
-        "scope document, but learns",
-        "renormalised n-gram",
-        "noisy kernels",
-    ],
-)
-def test_a_part_of_the_red_team(red, name):
+def case_named(name):
+    (found,) = [case for case in [*CHEATS, *HONEST] if case.name.startswith(name)]
+    return found
+
+
+@pytest.mark.parametrize("name", ["peeks only at the costliest", "renormalised n-gram"])
+def test_a_part_of_the_red_team_in_boxes(red, name):
     """`make redteam` runs all of it."""
-    (case,) = [case for case in [*CHEATS, *HONEST] if case.name.startswith(name)]
-    outcome = red.run(case, fresh=None)
+    outcome = red.run(case_named(name), fresh=None)
     assert outcome.ok, outcome
+
+
+@pytest.mark.parametrize("name, audit", [
+    ("evader: honest when", "blind"), ("a tiny leak", "blind"), ("scope document, but learns", "twice"),
+    ("noisy kernels", None),
+])  # fmt: skip
+def test_a_part_of_the_red_team_in_this_process(red, name, audit):
+    case = case_named(name)
+    _, rows = local.rows_of(red, case, case.audit)
+    failed = [name for name, row in rows.items() if row["verdict"] == "fail"]
+    assert (audit in failed) if audit else not failed, rows
+    if audit == "blind" and "noise has no sign" in case.expect:
+        assert "noise has no sign" in rows["blind"]["detail"]
 
 
 def test_a_trick_that_gains_nothing_works_where_its_wall_is_down(red, monkeypatch):
     """Else the red team would prove little: without Landlock the held-out file can be read, and that is caught."""
     take_out_landlock(monkeypatch)
-    (case,) = [case for case in CHEATS if case.name.startswith("reads the held-out file")]
-    outcome = red.run(case, fresh=None)
+    monkeypatch.setitem(audits.LEVELS, "full", audits.LEVELS["quick"])  # which so good a score would ask for
+    outcome = red.run(case_named("reads the held-out file"), fresh=None)
     assert not outcome.ok and "audit blind" in outcome.verdict, outcome
 
 

@@ -1,8 +1,7 @@
-"""Claimed log-probabilities, control groups and the dealing of GPUs: the box's path against a plain evaluation, and the
-audits against the red team's cases, with each audit taken away in turn.
+"""Claimed log-probabilities: the box's path against a plain evaluation, and the audits against the red team's cases,
+with each audit taken away in turn.
 
-Most cases run without a box (tests/redteam/local.py): `make redteam` scores all of them in boxes. Not covered: GPUs,
-and a control group of a real kernel, which tests cannot expect to be granted.
+Most cases run without a box (tests/redteam/local.py): `make redteam` scores all of them in boxes. Not covered: GPUs.
 """
 
 import os
@@ -11,11 +10,8 @@ import types
 
 import numpy as np
 import pytest
-import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from golf.box import box, cgroup, confine, worker
+from golf.box import box, cgroup, confine
 from scoring import audits, passes
 from tests.redteam import local
 from tests.redteam.cases import CHEATS, HONEST, STORED
@@ -30,27 +26,6 @@ class Scorer(PlainScorer):
     claims = True
 """
 )
-
-
-@given(st.integers(0, 10**6), st.integers(2, 30), st.floats(0, 60))
-def test_claims_of_the_worker_are_log_softmax(seed, vocab_size, scale):
-    torch.manual_seed(seed)
-    logits, tokens = scale * torch.randn(2, 5, vocab_size), torch.randint(0, vocab_size, (2, 5))
-    claims = worker.claimed(logits, tokens)
-    expected = logits.double().log_softmax(2).gather(2, tokens[..., None])[..., 0]
-    assert torch.allclose(claims.double(), expected, rtol=1e-5, atol=1e-4) and float(claims.max()) <= 0
-    assert torch.equal(worker.opened(logits.flatten(0, 1), [7, 0]), torch.stack([logits[1, 2], logits[0, 0]]))
-
-
-def test_plain_scorer_may_be_asked_again_before_it_observes():
-    """Its inputs are the tokens before, whatever was asked in between; observe() is about the last call."""
-    scorer = worker.PlainScorer(lambda inputs: inputs, types.SimpleNamespace(seq_len=3))
-    first, decoy, second = torch.tensor([[5, 6, 7]]), torch.tensor([[5, 9, 9]]), torch.tensor([[8, 2]])
-    for _ in range(2):
-        scorer.start(1)
-        assert [scorer.logits(tokens).tolist() for tokens in (decoy, first)] == [[[1, 5, 9]], [[1, 5, 6]]]
-        scorer.observe()
-        assert [scorer.logits(tokens).tolist() for tokens in (decoy, second)] == [[[7, 5, 9]], [[7, 8]]]
 
 
 def test_a_claimed_score_equals_plain_evaluation_and_is_called_audited(world, monkeypatch, tmp_path):
@@ -75,58 +50,6 @@ def test_a_claimed_score_equals_plain_evaluation_and_is_called_audited(world, mo
     notes = {row["layer"]: row["note"] for row in result["sandbox"]}
     assert f"control group of {group['memory.max']} bytes" in notes["limit on memory"]
     assert os.listdir(tmp_path) == ["cgroup.subtree_control"]
-
-
-def test_no_control_group_where_none_can_be_made(monkeypatch, tmp_path):
-    monkeypatch.setattr(cgroup, "parents", lambda: [str(tmp_path), str(tmp_path / "missing")])
-    assert cgroup.make("golf-box-a", 1, 1) is None  # not handed on: no subtree_control at all
-    (tmp_path / "cgroup.subtree_control").write_text("cpu\n")
-    assert cgroup.make("golf-box-a", 1, 1) is None and os.listdir(tmp_path) == ["cgroup.subtree_control"]
-    assert confine._join(None)[0] is False and confine._join(str(tmp_path / "missing"))[0] is False
-    old, new = tmp_path / "golf-box-old", tmp_path / "golf-box-new"
-    for folder in (old, new, tmp_path / "other"):
-        folder.mkdir()
-    os.utime(old, (1, 1))
-    cgroup.remove_stale()
-    assert sorted(os.listdir(tmp_path)) == ["cgroup.subtree_control", "golf-box-new", "other"]
-
-
-def test_parents_follow_the_kernels_tables(monkeypatch):
-    """The scorer's own group and the one above it, at the place where version 2 is mounted."""
-    tables = {
-        "/proc/self/mountinfo": "24 1 0:21 / /proc rw - proc proc rw\n"
-        "31 23 0:26 / /sys/fs/cgroup/unified rw,nosuid shared:9 - cgroup2 cgroup2 rw\n",
-        "/proc/self/cgroup": "4:memory:/x\n0::/user.slice/run.scope\n",
-    }
-    monkeypatch.setattr(cgroup, "open", lambda path, **_: __import__("io").StringIO(tables[path]), raising=False)
-    root = "/sys/fs/cgroup/unified"
-    assert cgroup.parents() == [f"{root}/user.slice/run.scope", f"{root}/user.slice"]
-    tables["/proc/self/cgroup"] = "0::/\n"
-    assert cgroup.parents() == [root]
-    tables["/proc/self/cgroup"] = "0::/../other\n"
-    assert cgroup.parents() == []
-
-
-def test_boxes_are_dealt_to_gpus(monkeypatch):
-    """Each box sees one GPU, in turn; boxes that share one share its memory."""
-
-    class Fake:
-        scope, chunk, claims = "document", 8, False
-        load = kill = close = lambda self: None
-
-        def __init__(self, submission, threads, time_limit, gpu, memory_bytes, gpu_fraction):
-            self.given = gpu, gpu_fraction
-
-    monkeypatch.setattr(passes, "Box", Fake)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,5")
-    with passes.Boxes(None, 3, 1) as running:
-        assert [box.given for box in running.boxes] == [("0", 0.5), ("5", 0.5), ("0", 0.5)]
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    with passes.Boxes(None, 2, 1) as running:
-        assert [box.given[0] for box in running.boxes] == [None, None]
-
-
-# ---- the red team without boxes ----
 
 
 @pytest.fixture(scope="module")

@@ -12,13 +12,13 @@ import pytest
 
 import eval_heldout
 from tests.support import ROOT
-from tests.support.scoring_world import SCRIPT, box_processes, plain_evaluation, write_data
+from tests.support.scoring_world import box_processes, plain_evaluation, write_data
+
+LIGHT = [sys.executable, "-m", "tests.support.light_box"]  # the command with boxes that start without torch
 
 
-def command(*arguments, **options):
-    return subprocess.run(
-        [sys.executable, ROOT / "eval_heldout.py", *map(str, arguments)], capture_output=True, text=True, **options
-    )
+def command(*arguments, program=(sys.executable, "eval_heldout.py")):
+    return subprocess.run([*program, *map(str, arguments)], capture_output=True, text=True, cwd=ROOT)
 
 
 @pytest.fixture
@@ -54,12 +54,18 @@ def test_report_json_and_file_agree(world, tmp_path):
     assert not [name for name in os.listdir(tmp_path) if name != out.name]
 
 
-def test_default_output_lies_beside_the_artifact(world, tmp_path):
+@pytest.mark.parametrize("option", ["--time-limit", "--time_limit"])
+def test_default_output_lies_beside_the_artifact(world, tmp_path, monkeypatch, option):
+    """Also with a path that names no folder. (The score itself is a stub.) A dash and an underscore are the same."""
+    called = []
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(eval_heldout, "score", lambda *arguments: called.append(arguments) or {"bpb": 1.0})
+    monkeypatch.setattr(eval_heldout.report, "print_report", lambda result, path: None)
     os.link(world.artifact(), tmp_path / "model.golf")
-    done = command("model.golf", "--data", world.data, "--processes", 1, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1].startswith("artifact_bytes: ")
-    assert json.loads((tmp_path / "eval.json").read_text())["artifact"]["name"] == "model.golf"
+    monkeypatch.chdir(tmp_path)
+    assert eval_heldout.main(["model.golf", "--data", str(world.data), option, "90"]) == 0
+    assert (tmp_path / "eval.json").read_text() == '{"bpb": 1.0}\n'
+    assert called[0][:5] == ("model.golf", str(world.data), "dev", None, 90.0)
 
 
 def test_inputs_that_are_missing_or_wrong(world, tmp_path, fails):
@@ -85,16 +91,17 @@ def test_inputs_that_are_missing_or_wrong(world, tmp_path, fails):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--processes", "0"], ["--time_limit", "nan"], ["--split", "train"], ["--nonsense"]]
+    "arguments", [["--processes", "0"], ["--time-limit", "nan"], ["--split", "train"], ["--nonsense"]]
 )
-def test_wrong_usage(world, arguments):
-    done = command(world.artifact(), "--data", world.data, *arguments)
-    assert done.returncode == 2 and "Traceback" not in done.stderr and arguments[0] in done.stderr
+def test_wrong_usage(arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        eval_heldout.main(["model.golf", *arguments])
+    assert caught.value.code == 2 and arguments[0] in capsys.readouterr().err
 
 
 def test_failed_artifact_gives_one_verdict_and_no_result(world, tmp_path):
-    artifact = world.artifact(SCRIPT + "\nprint('noise')\nraise ValueError('not\\ntoday')\n", name="broken.golf")
-    done = command(artifact, "--data", world.data, "--out", tmp_path / "eval.json", "--processes", 2)
+    artifact = world.artifact("print('noise')\nraise ValueError('not\\ntoday')\n", name="broken.golf")
+    done = command(artifact, "--data", world.data, "--out", tmp_path / "eval.json", "--processes", 2, program=LIGHT)
     assert done.returncode == 1 and not done.stdout
     assert done.stderr == "eval_heldout: FAILED (crash): importing train_gpt.py: ValueError: not today\n"
     assert not os.listdir(tmp_path)
@@ -103,9 +110,10 @@ def test_failed_artifact_gives_one_verdict_and_no_result(world, tmp_path):
 def started(world, folder):
     """A scorer whose box sleeps while it imports the artifact's script; temporary files go to `folder`."""
     sleep = "\nimport time\nopen('started', 'w').close()\ntime.sleep(3600)\n"
-    artifact = world.artifact(SCRIPT + sleep, name="slow.golf")
+    artifact = world.artifact(sleep, name="slow.golf")
     running = subprocess.Popen(
-        [sys.executable, ROOT / "eval_heldout.py", artifact, "--data", world.data, "--processes", "1"],
+        [*LIGHT, artifact, "--data", world.data, "--processes", "1"],
+        cwd=ROOT,
         env={**os.environ, "TMPDIR": str(folder)},
         stderr=subprocess.DEVNULL,
     )

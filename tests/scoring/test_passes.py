@@ -1,10 +1,16 @@
-"""scoring/passes.py: the plan of batches. What the passes compute is compared in test_score.py."""
+"""scoring/passes.py: the plan of batches, which nats are no score, and which box gets which GPU.
+
+Not covered: what the passes compute (test_score.py).
+"""
 
 import math
 
+import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from golf.box.box import BoxFailure
 from scoring import passes
 
 
@@ -18,3 +24,35 @@ def test_plan_holds_every_document_once_within_the_bound(lengths, chunk, batch_t
         windows = [math.ceil(lengths[number] / chunk) for number in batch]
         assert min(windows) >= 0.75 * max(windows)
     assert passes.plan(lengths, chunk, "stream", batch_tokens) == [[number] for number in range(len(lengths))]
+
+
+@pytest.mark.parametrize("wrong, text", [
+    (np.nan, "logits hold NaN or infinity at symbol 12 of document d"),
+    (np.inf, "logits give the symbol probability zero at symbol 12"),
+    (-1e-9, "a probability above one is claimed at symbol 12"),
+])  # fmt: skip
+def test_nats_that_are_no_score_are_named(wrong, text):
+    good = np.array([0.0, 1.5, 80.0])
+    assert passes.checked(good, 10, "d") is good
+    with pytest.raises(BoxFailure, match=text) as caught:
+        passes.checked(np.array([0.0, 1.5, wrong, wrong]), 10, "d")
+    assert caught.value.kind == "not-a-number"
+
+
+def test_boxes_are_dealt_to_gpus(monkeypatch):
+    """Each box sees one GPU, in turn; boxes that share one share its memory."""
+
+    class Fake:
+        scope, chunk, claims = "document", 8, False
+        load = kill = close = lambda self: None
+
+        def __init__(self, submission, threads, time_limit, gpu, memory_bytes, gpu_fraction):
+            self.given = gpu, gpu_fraction
+
+    monkeypatch.setattr(passes, "Box", Fake)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,5")
+    with passes.Boxes(None, 3, 1) as running:
+        assert [box.given for box in running.boxes] == [("0", 0.5), ("5", 0.5), ("0", 0.5)]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    with passes.Boxes(None, 2, 1) as running:
+        assert [box.given[0] for box in running.boxes] == [None, None]

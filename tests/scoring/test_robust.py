@@ -4,6 +4,7 @@ each, no hang, nothing left behind.
 Not covered: a machine that loses power.
 """
 
+import contextlib
 import errno
 import json
 import os
@@ -25,15 +26,15 @@ from golf.files import Failure
 from scoring import likelihood, overhead, passes
 from scoring import score as scoring_score
 from tests.redteam import fuzz
-from tests.support import ROOT
+from tests.support import ROOT, light_box
 from tests.support.scoring_world import ADAPTIVE, SCRIPT, box_processes, plain_evaluation
 
 
 def test_mutated_artifacts_end_in_one_line(tmp_path):
-    """A few hundred of the 10,000 of `make fuzz`."""
-    result = fuzz.fuzz(400, seed=1, folder=tmp_path)
+    """Some of the 10,000 of `make fuzz`."""
+    result = fuzz.fuzz(200, seed=1, folder=tmp_path)
     assert result["tracebacks"] == [] and result["hangs"] == 0 and result["left_behind"] == []
-    assert result["refused"] > 200 and result["accepted"] > 20  # it is neither a reader that refuses all, nor none
+    assert result["refused"] > 100 and result["accepted"] > 10  # it is neither a reader that refuses all, nor none
     assert not os.listdir(tmp_path)
 
 
@@ -74,8 +75,11 @@ def test_killed_box_is_one_verdict(world, monkeypatch, tmp_path, when):
         pytest.skip("needs /proc to find the box")
     thread = threading.Thread(target=kill)
     thread.start()
-    with pytest.raises(box.BoxFailure, match=r"FAILED \(crash\): the box ended with SIGKILL") as caught:
-        world.score(world.artifact(f"{SCRIPT}\n{slow}", name="slow.golf"), time_limit=200)
+    light = when == "import"
+    script = slow if light else f"{SCRIPT}\n{slow}"
+    with light_box.without_torch() if light else contextlib.nullcontext():
+        with pytest.raises(box.BoxFailure, match=r"FAILED \(crash\): the box ended with SIGKILL") as caught:
+            world.score(world.artifact(script, name="slow.golf"), time_limit=200)
     thread.join()
     assert killed and str(caught.value).isprintable()
     assert not os.listdir(tmp_path) and not box_processes(tmp_path)
@@ -95,6 +99,7 @@ def test_full_disk_while_the_box_is_made_and_while_the_result_is_written(world, 
         assert eval_heldout.main(arguments) == 1
     assert capsys.readouterr().err == f"eval_heldout: No space left on device: {tmp_path}\n"
     with monkeypatch.context() as patch:
+        patch.setattr(eval_heldout, "score", lambda *_: {"bpb": 1.0})
         patch.setattr(eval_heldout.os, "replace", full)
         assert eval_heldout.main(arguments) == 1
     assert capsys.readouterr().err == f"eval_heldout: No space left on device: {out}\n"
@@ -193,6 +198,7 @@ real = likelihood.Ledger.commit
 if sys.argv[1] == "scoring":
     likelihood.Ledger.commit = lambda *arguments: (real(*arguments), kill())
 else:
+    eval_heldout.score = lambda *_: {"bpb": 1.0}
     eval_heldout.os.replace = kill
 sys.exit(eval_heldout.main(sys.argv[2:]))
 """

@@ -68,6 +68,8 @@ def step(
     rounded = round(round(score / STEP) * STEP, 6)
     if released is None:
         return Answer(rounded, True, 0.0)
+    if best is None:
+        raise ValueError("a released value comes with the documents of its model")
     from scipy.stats import norm
 
     z = float(norm.isf(ALPHA * 6 / (math.pi * (before + 1)) ** 2))

@@ -150,7 +150,7 @@ def describe(new: Arm, old: Arm, margin: float) -> dict:
         check_copies(arm)
     check_documents([new, old])
     sizes = np.array([row["raw_bytes"] for row in new.rows[0]], dtype=float)
-    nats = [np.array([[row["nats"] for row in rows] for rows in arm.rows]) for arm in (new, old)]
+    nats = [nats_of(arm.rows) for arm in (new, old)]
     peaks = new.peaks + old.peaks
     alike = len({*new.machines, *old.machines}) == 1 and max(peaks, default=1.0) < SAME_PEAK * min(peaks, default=1.0)
     return {
@@ -165,9 +165,14 @@ def describe(new: Arm, old: Arm, margin: float) -> dict:
         "same_machine": alike,
         "documents": len(sizes),
         "margin": margin,
-        "interval_of_these_weights": proof.fixed_weights(*nats, sizes)["interval"],
+        "interval_of_these_weights": proof.fixed_weights(nats[0], nats[1], sizes)["interval"],
         "slices_missing": slices.missing(*new.rows, *old.rows),
     }
+
+
+def nats_of(side: list[list[dict]]) -> np.ndarray:
+    """Nats float64 [S, D] of the rows of each seed's score."""
+    return np.array([[row["nats"] for row in rows] for rows in side])
 
 
 def count_signs(parts: dict) -> dict:
@@ -189,7 +194,7 @@ def compare(new: Arm, old: Arm, margin: float, root: Path | None, variants: int 
     order = [old.seeds.index(seed) for seed in new.seeds] if paired else range(len(old.seeds))
     a, b = new.rows, [old.rows[place] for place in order]
     sizes = [row["raw_bytes"] for row in a[0]]
-    result = proof.test(*([[row["nats"] for row in rows] for rows in side] for side in (a, b)), sizes, paired, margin)
+    result = proof.test(nats_of(a), nats_of(b), sizes, paired, margin)
     tried, rivals = None, variants or 1
     if variants is None and root is not None and (root / "runs/ledger.jsonl").exists():
         found = ledger.variants(root, new.track, new.seeds)
@@ -197,8 +202,8 @@ def compare(new: Arm, old: Arm, margin: float, root: Path | None, variants: int 
     luck = proof.expected_maximum(rivals) * result["standard_error"]
     parts = {}
     for name, part in track(slices.cut(a[0], claim["slices_missing"]).items(), "comparing slices", unit="slices"):
-        nats = ([part.nats(rows) for rows in side] for side in (a, b))
-        found = proof.test(*nats, part.raw_bytes, paired, 0.0, SLICE_RESAMPLES)
+        nats = [[part.nats(rows) for rows in side] for side in (a, b)]
+        found = proof.test(nats[0], nats[1], part.raw_bytes, paired, 0.0, SLICE_RESAMPLES)
         parts[name] = {key: found[key] for key in ("new_bpb", "old_bpb", "gain", "interval", "p")}
         parts[name]["documents"] = len(part.documents)
     return {
@@ -220,11 +225,11 @@ def compare_weights(new: Arm, old: Arm, margin: float) -> dict:
     A claim without p, which conclude() calls not proven. "interval" is None where there are too few documents."""
     claim = describe(new, old, margin)
     sizes = [row["raw_bytes"] for row in new.rows[0]]
-    result = proof.fixed_weights(*([[row["nats"] for row in rows] for rows in arm.rows] for arm in (new, old)), sizes)
+    result = proof.fixed_weights(nats_of(new.rows), nats_of(old.rows), sizes)
     parts = {}
     for name, part in slices.cut(new.rows[0], claim["slices_missing"]).items():
-        nats = ([part.nats(rows) for rows in arm.rows] for arm in (new, old))
-        parts[name] = proof.fixed_weights(*nats, part.raw_bytes, SLICE_RESAMPLES)
+        nats = [[part.nats(rows) for rows in arm.rows] for arm in (new, old)]
+        parts[name] = proof.fixed_weights(nats[0], nats[1], part.raw_bytes, SLICE_RESAMPLES)
         parts[name] |= {"p": None, "documents": len(part.documents)}
     return {**claim, **result, "p": None, "p_zero": None, "slices": parts, **count_signs(parts)}
 
@@ -270,8 +275,8 @@ def sentence_of_weights(claim: dict) -> str:
         doubt = ", other documents could turn it round" if low <= 0 <= high else ""
         bounds = f"95% {low:+.4f} .. {high:+.4f}{doubt}"
     what = (
-        f"{claim['new']} against {claim['old']}: gain {claim['gain']:+.4f} bpb on {claim['split']} at these weights "
-        f"({bounds}, {claim['documents']:,} documents); {slices_better(claim)}"
+        f"{claim['new']} against {claim['old']}: gain {claim['gain']:+.4f} bpb on {claim['split']} "
+        f"at these weights ({bounds}, {claim['documents']:,} documents); {slices_better(claim)}"
     )
     return f"not proven: {what}; one seed says nothing of other seeds: give at least two a side"
 

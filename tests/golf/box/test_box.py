@@ -17,7 +17,9 @@ import pytest
 
 from golf.box import box, confine, packages
 from golf.files import Failure
+from scoring import score as scoring_score
 from tests.redteam.world import take_out_landlock
+from tests.support import light_box
 from tests.support.scoring_world import SCRIPT
 
 PRELUDE = """
@@ -123,26 +125,35 @@ def test_every_active_layer_stops_its_attacks(world, tmp_path):
 
 def test_without_its_layers_the_box_is_as_open_as_the_table_says(world, monkeypatch, tmp_path):
     """The attacks are real: with a layer taken out, the attack on it succeeds, and the table says missing."""
-    if not {row["layer"]: row["active"] for row in world.score(world.artifact())["sandbox"]}["Landlock: files"]:
-        pytest.skip("Landlock is not active here")
+    code, _ = attack(world, "Landlock: files", tmp_path)
+    bad = world.artifact(light_box.SCRIPT + code, light_box.DECODE, name="attack.golf")
+    good = world.artifact(light_box.SCRIPT, light_box.DECODE, name="light.golf")
+    with light_box.without_torch():
+        running = box.Box(scoring_score.read_artifact(good)[0], threads=1, time_limit=120)
+        try:
+            running.load()
+            if not {row["layer"]: row["active"] for row in running.layers}["Landlock: files"]:
+                pytest.skip("Landlock is not active here")
+        finally:
+            running.close()
 
     take_out_landlock(monkeypatch)
-    code, _ = attack(world, "Landlock: files", tmp_path)
-    with pytest.raises(box.BoxFailure, match="ESCAPED reads the held-out text"):
-        world.score(world.artifact(SCRIPT + code, name="attack.golf"))
-    with pytest.raises(Failure, match="not certified: .*Landlock: files"):
-        world.score(world.artifact(), certify=True)
+    with light_box.without_torch():
+        with pytest.raises(box.BoxFailure, match="ESCAPED reads the held-out text"):
+            world.score(bad)
+        with pytest.raises(Failure, match="not certified: .*Landlock: files"):
+            world.score(good, certify=True)
 
 
 def test_only_packages_on_the_list_can_be_imported(world):
     listed = packages.importable()
     assert {"torch", "numpy", "brotli", "sympy"} <= set(listed["names"])
     assert not {"scipy", "pytest", "rich", "hypothesis"} & set(listed["names"])
-    script = SCRIPT + "\nimport numpy, brotli, zstandard, sentencepiece, decimal\nimport scipy\n"
-    with pytest.raises(box.BoxFailure, match="No module named 'scipy'"):
-        world.score(world.artifact(script, name="imports.golf"))
-    own = SCRIPT + "\nopen('helper.py', 'w').write('VALUE = 3')\nimport helper\nassert helper.VALUE == 3\n"
-    world.score(world.artifact(own, name="imports.golf"))
+    own = "open('helper.py', 'w').write('VALUE = 3')\nimport helper\nassert helper.VALUE == 3\n"
+    free = "import numpy, brotli, zstandard, sentencepiece, decimal\n"
+    script = f"{light_box.SCRIPT}\n{own}{free}import scipy\n"
+    with light_box.without_torch(), pytest.raises(box.BoxFailure, match="No module named 'scipy'"):
+        world.score(world.artifact(script, light_box.DECODE, name="imports.golf"))
 
 
 def run_filter(program, arch, number, argument=0):

@@ -12,6 +12,7 @@ import pytest
 
 from golf.box import box, confine
 from scoring import score as scoring_score
+from tests.support import light_box
 from tests.support.scoring_world import SCRIPT, box_processes
 
 BROKEN = {
@@ -23,52 +24,64 @@ BROKEN = {
         "crash",
         "exit status 4|PermissionError",
     ),  # with seccomp it cannot even start
-    "hangs": ("import time; Model.forward = lambda self, tokens: time.sleep(3600)", "hang", "time limit of 8 s"),
-    "NaN": (
-        "Model.forward = lambda self, t: torch.full((*t.shape, 300), float('nan'))",
-        "not-a-number",
-        "NaN or infinity at symbol 0",
-    ),
-    "probability zero": (
-        "Model.forward = lambda self, t: F.one_hot(t * 0, 300).float().log()",
-        "not-a-number",
-        "probability zero",
-    ),
-    "wrong shape": ("Model.forward = lambda self, t: torch.zeros(*t.shape, 299)", "shape", r"299\], not \[.*300\]"),
     "prints without end": ("while True:\n    print('x' * 100000)", "flood", "printed more than"),
     "writes into the channel": (
         "import json, os, sys\nos.write(json.loads(sys.argv[-1])['reply_fd'], b'\\xff' * 64)",
         "protocol",
         "a message of",
     ),
+    "unknown scope": ("Scorer.scope = 'world'", "protocol", "scope 'world'"),
+    "huge chunk": ("Scorer.chunk = 10 ** 9", "protocol", "chunk 1000000000"),
+    "hangs": ("import time; time.sleep(3600)", "hang", "no answer within the time limit of 5 s while"),
+}
+BROKEN_MODELS = {
+    "NaN": (
+        "Model.forward = lambda self, t: torch.full((*t.shape, 300), float('nan'))",
+        "not-a-number",
+        "NaN or infinity at symbol 0",
+    ),
+    "wrong shape": ("Model.forward = lambda self, t: torch.zeros(*t.shape, 299)", "shape", r"299\], not \[.*300\]"),
     "wrong weights": (
         "Config = dataclasses.make_dataclass('Config', [('vocab_size', int, 299), ('width', int, 16)])",
         "crash",
         "building the model: RuntimeError.*size mismatch",
     ),
-    "unknown scope": (
-        "class Scorer:\n    scope, chunk = 'world', 4\n    def __init__(self, *_): pass",
-        "protocol",
-        "scope 'world'",
-    ),
-    "huge chunk": (
-        "class Scorer:\n    scope, chunk = 'none', 10 ** 9\n    def __init__(self, *_): pass",
-        "protocol",
-        "chunk 1000000000",
-    ),
 }
 
 
-@pytest.mark.parametrize("name", BROKEN)
-def test_broken_artifact_ends_in_one_verdict_and_leaves_nothing(world, name, monkeypatch, tmp_path):
+@pytest.fixture
+def verdict(world, monkeypatch, tmp_path):
+    """A function that scores an artifact which must fail, and checks its one verdict; nothing may be left behind."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def check(kind, text, time_limit=120, **artifact):
+        with pytest.raises(box.BoxFailure, match=f"(?s)FAILED .*{text}") as caught:
+            world.score(world.artifact(**artifact, name="broken.golf"), processes=1, time_limit=time_limit)
+        assert caught.value.kind == kind
+        assert str(caught.value).isprintable()  # one line, nothing that steers a terminal
+        assert not os.listdir(tmp_path) and not box_processes(tmp_path)
+
+    return check
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_artifact_ends_in_one_verdict_and_leaves_nothing(verdict, name):
     code, kind, text = BROKEN[name]
-    artifact = world.artifact(f"{SCRIPT}\n{code}\n", name="broken.golf")
-    with pytest.raises(box.BoxFailure, match=f"(?s)FAILED .*{text}") as caught:
-        world.score(artifact, processes=1, time_limit=8 if kind == "hang" else 120)
-    assert caught.value.kind == kind
-    assert str(caught.value).isprintable()  # one line, nothing that steers a terminal
-    assert not os.listdir(tmp_path) and not box_processes(tmp_path)
+    with light_box.without_torch():
+        verdict(kind, text, time_limit=5 if kind == "hang" else 120, script=f"{light_box.SCRIPT}\n{code}\n",
+                decode=light_box.DECODE)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BROKEN_MODELS)
+def test_broken_model_ends_in_one_verdict_and_leaves_nothing(verdict, name):
+    code, kind, text = BROKEN_MODELS[name]
+    verdict(kind, text, script=f"{SCRIPT}\n{code}\n")
+
+
+def test_broken_decoder_is_named(verdict):
+    decode = "def decode_weights(payload):\n    raise ValueError('row 3 is damaged')\n"
+    with light_box.without_torch():
+        verdict("crash", "decoding the weights: ValueError: row 3 is damaged", script=light_box.SCRIPT, decode=decode)
 
 
 PROBES = {
@@ -117,39 +130,38 @@ else:
 }
 
 
-def test_box_sees_nothing_of_the_scorer(world, monkeypatch, tmp_path):
-    """All probes in one artifact; a probe that finds something raises, which would fail the score."""
-    monkeypatch.setenv("GOLF_TEST_SECRET", "1")
-    with open(tmp_path / "secret", "wb") as secret:
-        os.set_inheritable(secret.fileno(), True)
-        result = world.score(world.artifact(SCRIPT + "".join(PROBES.values()), name="probe.golf"))
-    layers = {row["layer"]: row["active"] for row in result["sandbox"]}
-    assert layers["no core dumps"] and layers["own session, no inherited descriptors, empty environment"]
-
-
-def test_box_has_no_network_where_the_layer_is_active(world):
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        server.setblocking(False)
-        probe = f"""
+NETWORK = """
 import socket
 try:
-    socket.create_connection(("127.0.0.1", {server.getsockname()[1]}), 2)
+    socket.create_connection(("127.0.0.1", {port}), 2)
 except OSError:
     pass
 """
-        result = world.score(world.artifact(SCRIPT + probe, name="probe.golf"))
-        active = {row["layer"]: row["active"] for row in result["sandbox"]}["network namespace"]
-        if active:
+
+
+def test_box_sees_nothing_of_the_scorer_and_no_network(world, monkeypatch, tmp_path):
+    """All probes in one artifact; a probe that finds something raises, which would fail the score. The network is
+    closed where its layer is active; where it is not, the table says so, and it is open."""
+    monkeypatch.setenv("GOLF_TEST_SECRET", "1")
+    with open(tmp_path / "secret", "wb") as secret, socket.create_server(("127.0.0.1", 0)) as server:
+        os.set_inheritable(secret.fileno(), True)
+        server.setblocking(False)
+        probes = "".join(PROBES.values()) + NETWORK.format(port=server.getsockname()[1])
+        result = world.score(world.artifact(SCRIPT + probes, name="probe.golf"))
+        layers = {row["layer"]: row["active"] for row in result["sandbox"]}
+        assert layers["no core dumps"] and layers["own session, no inherited descriptors, empty environment"]
+        if layers["network namespace"]:
             with pytest.raises(BlockingIOError):
                 server.accept()
         else:
-            server.accept()[0].close()  # the table says that the network is open, and it is
+            server.accept()[0].close()
 
 
 def test_limits_are_what_they_say(world):
     """The box reports each layer of confine.py with a note where it is missing, and none twice."""
-    submission = scoring_score.read_artifact(world.artifact())[0]
-    running = box.Box(submission, threads=1, time_limit=120)
+    artifact = world.artifact(light_box.SCRIPT, light_box.DECODE, name="light.golf")
+    with light_box.without_torch():
+        running = box.Box(scoring_score.read_artifact(artifact)[0], threads=1, time_limit=120)
     try:
         running.load()
         names = [row["layer"] for row in running.layers]
