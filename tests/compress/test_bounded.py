@@ -22,7 +22,7 @@ def packed():
 
 
 def zeros(file, count, lanes):
-    """An artifact whose one vector holds `count` zeros: each costs nothing, so nothing but the reader's limits ends it."""
+    """An artifact whose one vector holds `count` zeros, which cost nothing: only the reader's limits end it."""
     payload = encoded({"v": Vector((64,), np.zeros(64, np.int32), 0, 0)}, [0, 0], 512).payload
     start = 4 + int.from_bytes(payload[1:4], "little")
     text, _, tables = brotli.decompress(payload[4:start]).partition(b"\0")
