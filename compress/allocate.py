@@ -69,6 +69,9 @@ class Parts:
     row: bool = True
 
 
+ALL_PARTS = Parts()
+
+
 def sensitivity(name: str, statistics: Statistics | None) -> Sensitivity | None:
     """K-FAC's factors of a matrix, or None where statistics lack them.
 
@@ -96,7 +99,7 @@ def sensitivity(name: str, statistics: Statistics | None) -> Sensitivity | None:
     return Sensitivity((hessian + hessian.T) / 2, rows) if usable else None
 
 
-def allocate(weight: torch.Tensor, known: Sensitivity | None, embedding: bool, parts: Parts = Parts()) -> Allocation:
+def allocate(weight: torch.Tensor, known: Sensitivity | None, embedding: bool, parts: Parts = ALL_PARTS) -> Allocation:
     """Relative steps of a matrix [R, C].
 
     Without a sensitivity all steps of the matrix are equal and follow the size of its weights, an embedding's finer.

@@ -64,7 +64,7 @@ def result_of(status: int, output: bytes):
 def limit() -> None:
     """Sets the limits of this process, before it imports what is large."""
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY_BYTES, MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 1))  # at the second one the signal is SIGKILL
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 

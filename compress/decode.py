@@ -186,7 +186,7 @@ def read_codes(payload):
             result[name] = shape, None, None, None, None, values
             continue
         at = 0
-        for (name, low, centre, *shape), row_steps in zip(group, steps):
+        for (name, low, centre, *shape), row_steps in zip(group, steps):  # noqa: B007, B905 (counted bytes)
             part = slice(at, at := at + shape[-1])
             exponent = low + row_steps[:, None] + scale[part]
             values = (2 * codes[:, part] - bits[:, part] * np.sign(codes[:, part])).astype(np.float32)

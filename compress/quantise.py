@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from compress.allocate import Allocation, ModelForecast, Parts, allocate, profile, sensitivity
+from compress.allocate import ALL_PARTS, Allocation, ModelForecast, Parts, allocate, profile, sensitivity
 from compress.checkpoint import Statistics
 from compress.codes import Matrix, QuantisedModel, Vector
 from compress.gptq import DAMPING, Target, gptq
@@ -46,7 +46,7 @@ class Plan:
 
 
 def make_plan(
-    model: dict[str, torch.Tensor], statistics: Statistics | None, states: int = STATES, parts: Parts = Parts()
+    model: dict[str, torch.Tensor], statistics: Statistics | None, states: int = STATES, parts: Parts = ALL_PARTS
 ) -> Plan:
     """Steps of all matrices of a model (float32 tensors) relative to one dial. Raises ValueError naming a tensor."""
     names = [name for name, tensor in model.items() if is_matrix(tensor)]

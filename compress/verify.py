@@ -83,14 +83,16 @@ class ArtifactRun:
         left = MAX_DECODED_BYTES
         for answer in answers:
             if "tensor" in answer:
-                tensor = _receive(answer, answers, box, left)
+                tensor = receive_tensor(answer, answers, box, left)
                 left -= len(tensor.data)
                 yield tensor
             elif isinstance(answer.get("versions"), dict):
                 self.versions = {str(key): str(value) for key, value in answer["versions"].items()}
+        if not self.versions:
+            raise BoxFailure("protocol", "the box ended before the model stood")
 
 
-def _receive(head: dict, answers: Iterator[dict], box: Box, left: int) -> DecodedTensor:
+def receive_tensor(head: dict, answers: Iterator[dict], box: Box, left: int) -> DecodedTensor:
     """The tensor that an answer announces, taken from the pieces that follow. Nothing that the box says is believed."""
     name, dtype, shape = head["tensor"], head.get("dtype"), head.get("shape")
     if not isinstance(name, str) or not isinstance(dtype, str) or dtype not in DTYPES:

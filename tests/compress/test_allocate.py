@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from compress.allocate import STEP_RANGE, Forecast, Parts, Sensitivity, allocate, profile, sensitivity
+from compress.allocate import ALL_PARTS, STEP_RANGE, Forecast, Parts, Sensitivity, allocate, profile, sensitivity
 from compress.checkpoint import Statistics
 from compress.quantise import decoded, make_plan, quantise
 from compress.rates import entropy_bits
@@ -101,7 +101,7 @@ def test_sensitivity_is_none_where_nothing_is_known():
     assert sensitivity("embed", dead) is None
 
 
-def run(model, stats, dial, parts=Parts()):
+def run(model, stats, dial, parts=ALL_PARTS):
     plan = make_plan(model, stats, parts=parts)
     quantised = quantise(plan, dial)
     tensors = quantised.tensors

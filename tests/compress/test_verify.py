@@ -3,14 +3,15 @@
 import hashlib
 import json
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from compress.decode import decode_weights
-from compress.pack import pack_run
-from compress.verify import ArtifactRun, check_packed, verify
+from compress.verify import MAX_DECODED_BYTES, ArtifactRun, check_packed, receive_tensor, verify
 from golf import container
+from golf.box.box import Box, BoxFailure
 from tests.support import ROOT
 from tests.support.packed import SOURCE, compress_cli, make_run, one_line, packed_toy, weights_section
 
@@ -60,18 +61,16 @@ def test_the_check_is_of_every_bit(packed):
 MARK = "\nimport os, pathlib\ntry:\n    pathlib.Path({path!r}).write_text('x')\nexcept OSError:\n    pass\n"
 
 
-@pytest.mark.parametrize("where", ["script", "decoder"])
-def test_code_of_an_artifact_writes_nothing_outside_the_box(packed, tmp_path, where):
-    """Seen to write with the plain child process that was here before."""
+@pytest.mark.parametrize("command", ["verify", "unpack", "inspect", "pack"])
+def test_code_of_a_stranger_writes_nothing_outside_the_box(packed, tmp_path, command):
+    """Seen to write with the plain child process that was here before (but for inspect, which runs no such code)."""
     mark = MARK.format(path=str(tmp_path / "written"))
-    bad = with_code(packed, SOURCE + mark) if where == "script" else with_code(packed, decoder=DECODER + mark)
-    (tmp_path / "bad.golf").write_bytes(bad)
-    assert compress_cli("verify", tmp_path / "bad.golf").returncode == 0
-    assert compress_cli("unpack", tmp_path / "bad.golf", tmp_path / "out").returncode == 0
-    assert compress_cli("inspect", tmp_path / "bad.golf").returncode == 0
-    assert sorted(os.listdir(tmp_path)) == ["bad.golf", "out"]
-    if where == "script":  # as a stranger's checkpoint brings it
-        pack_run(make_run(tmp_path / "run", source=SOURCE + mark))
+    file, folder = tmp_path / "bad.golf", tmp_path / "folder"
+    file.write_bytes(with_code(packed, SOURCE + mark, DECODER + mark))
+    if command == "pack":  # a checkpoint of a stranger brings a script
+        make_run(folder, source=SOURCE + mark)
+    arguments = {"verify": [file], "unpack": [file, folder], "inspect": [file], "pack": [folder]}[command]
+    assert compress_cli(command, *arguments).returncode == 0
     assert "written" not in os.listdir(tmp_path)
 
 
@@ -79,10 +78,7 @@ def test_code_of_an_artifact_writes_nothing_outside_the_box(packed, tmp_path, wh
     "script, decoder, parts",
     [
         ("import scipy\n" + SOURCE, DECODER, ["importing train_gpt.py", "scipy", "an artifact may import torch"]),
-        (SOURCE, "import scipy", ["importing decode.py", "scipy", "an artifact may import torch"]),
-        (SOURCE, "raise SystemExit(3)", ["importing decode.py: SystemExit: 3"]),
         (SOURCE, "import os; os._exit(3)", ["exit status 3 while importing decode.py"]),
-        (SOURCE, "def decode_weights(data): return [1]", ["decoding the weights", "AttributeError"]),
         (
             SOURCE,
             "def decode_weights(data): raise ValueError('a\\x1b[2J\\nb')",
@@ -99,7 +95,6 @@ def test_code_of_an_artifact_writes_nothing_outside_the_box(packed, tmp_path, wh
             ["more than 1,073,741,824 bytes of numbers"],
         ),
         (SOURCE.replace("self.gain = ", "self.gains = "), DECODER, ["loading the weights into the model", "gain"]),
-        (SOURCE.replace("return GPT(config)", "raise KeyError(3)"), DECODER, ["building the model: KeyError: 3"]),
         (SOURCE + "\ndef Scorer(model, config): raise KeyError(4)", DECODER, ["building the Scorer: KeyError: 4"]),
     ],
 )
@@ -114,6 +109,37 @@ def test_code_that_hangs_is_ended(packed):
     data = with_code(packed, decoder="import time\ndef decode_weights(data): time.sleep(1000)")
     with pytest.raises(ValueError, match="no result within 10 s"):
         verify(data, seconds=10.0)
+
+
+class LyingBox:
+    """What _receive uses of a box."""
+
+    def shared(self, size):
+        return Box.shared(SimpleNamespace(_buffer=bytes(100)), size)
+
+
+@pytest.mark.parametrize(
+    "head, pieces, text",
+    [
+        ({"tensor": 3}, [], "a tensor of type"),
+        ({"dtype": "object"}, [], "a tensor of type 'object'"),
+        ({"dtype": ["float32"]}, [], "a tensor of type"),
+        ({"shape": [-1]}, [], "a tensor of shape"),
+        ({"shape": [True]}, [], "a tensor of shape"),
+        ({"shape": [1 << 40]}, [], "more than 1,073,741,824 bytes"),
+        ({}, [13], "13 bytes of 12"),
+        ({}, [0], "0 bytes of 12"),
+        ({}, [4], "speaks of None bytes"),
+        ({}, [1 << 40], "speaks of 1099511627776 bytes"),
+        ({}, [-4], "speaks of -4 bytes"),
+        ({}, ["4"], "speaks of '4' bytes"),
+    ],
+)
+def test_nothing_that_a_box_says_is_believed(head, pieces, text):
+    head = {"tensor": "w", "dtype": "float32", "shape": [3]} | head
+    answers = iter([{"bytes": size} for size in pieces])
+    with pytest.raises(BoxFailure, match=text):
+        receive_tensor(head, answers, LyingBox(), MAX_DECODED_BYTES)
 
 
 def test_unpack_leaves_nothing_of_an_artifact_that_fails(packed, tmp_path):
