@@ -1,1 +1,1 @@
-"""Facts that have one home and that every other package reads: formats, tracks, text, statistics, the box; and `golf`."""
+"""Facts that have one home and that all other packages read: formats, tracks, text, statistics, the box; and `golf`."""

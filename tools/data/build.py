@@ -73,7 +73,10 @@ def write_shard(path: Path, tokens: np.ndarray) -> dict:
 
 
 def encode(documents: list[Document], tokenizer: Tokenizer, advance=lambda: None) -> np.ndarray:
-    """BOS and ids of each document in turn: [T] uint16. Raises Failure if a document does not survive the round trip."""
+    """BOS and ids of each document in turn: [T] uint16.
+
+    Raises Failure if a document does not survive the round trip.
+    """
     parts = []
     bos = np.array([BOS], dtype=np.uint16)
     for document in documents:

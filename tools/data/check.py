@@ -69,7 +69,7 @@ def check(folder: Path) -> Report:
 
 def _validate(folder: Path, manifest: dict) -> None:
     """Raises Failure unless the manifest has the fields that the check reads, with values of their types."""
-    shape = {"documents": int, "tokens": int, "raw_bytes": (int, type(None)), "files": list, "sources": dict}
+    shape = {"documents": int, "tokens": int, "raw_bytes": int | None, "files": list, "sources": dict}
     splits = manifest["splits"]
     if not isinstance(manifest["tokenizer"], dict) or not isinstance(splits, dict):
         raise Failure(f"{folder / 'manifest.json'}: tokenizer and splits must be objects")
@@ -132,7 +132,7 @@ def _files(folder: Path, name: str, entry: dict, report: Report) -> None:
 
 def _rows(path: Path, report: Report) -> list[dict]:
     """The rows of a split's texts; malformed rows are reported and left out."""
-    rows = []
+    rows: list[dict] = []
     if not path.is_file():
         return rows  # reported with the files
     for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):

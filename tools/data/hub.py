@@ -250,7 +250,10 @@ def _validation_set(tokens: np.ndarray, stats: dict, hub: Hub) -> None:
 
 
 def decode(tokens: np.ndarray, tokenizer: Tokenizer, advance=lambda: None) -> list[Document]:
-    """The documents between BOS ids, as text. Raises Failure where tokens do not decode to UTF-8 (a wrong tokenizer)."""
+    """The documents between BOS ids, as text.
+
+    Raises Failure where tokens do not decode to UTF-8: the tokenizer is another one.
+    """
     starts = np.flatnonzero(tokens == BOS)
     documents = []
     for index, (start, end) in enumerate(zip(starts, [*starts[1:], len(tokens)], strict=True)):

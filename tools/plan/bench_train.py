@@ -161,10 +161,13 @@ class Trainer:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, cwd=ROOT
             )
+        assert self.process.stdin and self.process.stdout
+        self.questions, self.answers = self.process.stdin, self.process.stdout
         self.shape = self.answer()
 
     def answer(self):
-        line = self.process.stdout.readline()
+        """What the child says next. Raises Failure if it has ended."""
+        line = self.answers.readline()
         if not line:
             last = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:] or ["no output"]
             raise Failure(f"the {self.name} script ended early: {last[0]}")
@@ -173,11 +176,12 @@ class Trainer:
     def turn(self, steps: int):
         """Seconds of each step; a profile when `steps` is negative."""
         with contextlib.suppress(BrokenPipeError):  # it has ended: answer() says why
-            self.process.stdin.write(f"{steps}\n")
-            self.process.stdin.flush()
+            self.questions.write(f"{steps}\n")
+            self.questions.flush()
         return self.answer()
 
     def stop(self) -> None:
+        """Ends the child."""
         self.process.kill()
         self.process.communicate()
 

@@ -291,9 +291,10 @@ def make_plan(arguments: list[str], gpus: int | None, dollars_per_hour: float | 
 
 
 def print_plan(plan: dict, console: Console) -> None:
+    """Prints the table of make_plan(), and its warnings on standard error."""
     table = Table(box=SIMPLE, pad_edge=False)
-    for name, justify in (("", "left"), ("planned", "right"), ("interval", "right"), ("from", "left")):
-        table.add_column(name, justify=justify)
+    for name in ("", "planned", "interval", "from"):
+        table.add_column(name, justify="right" if name in ("planned", "interval") else "left")
 
     def row(name, value, interval=None, basis="", form="{:,.0f}"):
         table.add_row(name, form.format(value), " to ".join(form.format(v) for v in interval or []), basis)
@@ -353,6 +354,7 @@ def print_plan(plan: dict, console: Console) -> None:
 
 
 def print_validation(result: dict, console: Console) -> None:
+    """Prints what step_time.validate() found."""
     print("Milliseconds a step, of records that were left out of the fit (L: layer applications, T: context)")
     table = Table(box=SIMPLE, pad_edge=False)
     table.add_column("record", no_wrap=True)

@@ -236,9 +236,10 @@ def validate(points: list[Point]) -> dict:
 
 def memory_spread(points: list[Point]) -> float:
     """spread() of the memory model, shapes left out."""
-    known, ratios = [p for p in points if p.peak_mib], []
+    known = [p for p in points if p.peak_mib]
+    ratios = []
     for shape in {p.shape for p in known}:
         coefficients = fit_memory([p for p in known if p.shape != shape])
-        held = [p for p in known if p.shape == shape]
-        ratios.append(statistics.median(p.peak_mib / float(memory_features(p.step) @ coefficients) for p in held))
+        predicted = [(p.peak_mib, float(memory_features(p.step) @ coefficients)) for p in known if p.shape == shape]
+        ratios.append(statistics.median(mib / expected for mib, expected in predicted if mib is not None))
     return spread(ratios)

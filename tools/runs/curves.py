@@ -30,7 +30,7 @@ def draw(path: Path, title: str, runs: list[tuple[str, list[dict]]]) -> None:
     lowest, starts = [], []
     for index, (label, rows) in enumerate(runs):
         colour = f"C{index}"
-        by_step = {}
+        by_step: dict[int, dict] = {}
         for row in rows:  # a step may have two rows: what training logged, and the dev estimate after it
             by_step[row["step"]] = by_step.get(row["step"], {}) | row
         rows = list(by_step.values())

@@ -295,9 +295,9 @@ class Sweep:
                     continue
                 level = dev_curve(read_metrics(ROOT / "runs" / best.holder / "metrics.jsonl"), best.config)
                 curve = dev_curve(read_metrics(folder / "metrics.jsonl"), run.config)
-                if is_loser(curve, level, self.spec.stop_margin):
+                expected = at_fraction(level, curve[-1][0]) if curve else None
+                if expected is not None and is_loser(curve, level, self.spec.stop_margin):
                     fraction, bpb = curve[-1]
-                    expected = at_fraction(level, fraction)
                     trial.request_stop(
                         folder,
                         {
@@ -341,7 +341,7 @@ class Sweep:
         for run in self.running:
             trial.request_stop(ROOT / "runs" / run.name, {"reason": "interrupt"})
         while self.running:
-            alive = self.jobs.alive()
+            alive = self.jobs.alive() or set()
             for run in [run for run in self.running if run.name not in alive]:
                 self.settle(run)
             time.sleep(trial.LOOK_SECONDS)
@@ -412,7 +412,7 @@ def make(options: argparse.Namespace) -> tuple[dict, int]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns the exit status: 0, or 1 if nothing has a score. Raises Failure if the spec is bad, or when interrupted."""
+    """Returns the exit status: 0, or 1 if nothing has a score. Raises Failure if the spec is bad or on Ctrl-C."""
     parser = argparse.ArgumentParser(
         prog="golf sweep",
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -216,7 +216,9 @@ class Script:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
-        line = self.process.stdout.readline()
+        assert self.process.stdin and self.process.stdout and self.process.stderr
+        self.questions, self.answers, self.errors = self.process.stdin, self.process.stdout, self.process.stderr
+        line = self.answers.readline()
         if not line:
             errors = self.process.communicate()[1].strip().splitlines()
             raise Failure(f"{path.name} does not import: {errors[-1] if errors else 'no output'}")
@@ -224,9 +226,9 @@ class Script:
 
     def resolve(self, values: dict) -> dict:
         """All fields of the Config that `--field=value` for each of `values` gives. Failure: what the script says."""
-        self.process.stdin.write(json.dumps(arguments(values)) + "\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
+        self.questions.write(json.dumps(arguments(values)) + "\n")
+        self.questions.flush()
+        line = self.answers.readline()
         if not line:
             raise Failure(f"parse_config: {self.process.communicate()[1].strip().splitlines()[-1]}")
         answer = json.loads(line)
@@ -235,10 +237,11 @@ class Script:
         return answer["config"]
 
     def close(self) -> None:
-        self.process.stdin.close()
+        """Ends the process."""
+        self.questions.close()
         self.process.wait()
-        self.process.stdout.close()
-        self.process.stderr.close()
+        self.answers.close()
+        self.errors.close()
 
 
 def arguments(values: dict) -> list[str]:

@@ -8,7 +8,8 @@ import json
 import math
 import statistics
 import tomllib
-from dataclasses import dataclass, field, fields
+import typing
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from golf.files import Failure, write_atomic
@@ -53,7 +54,8 @@ def read_techniques(path: Path) -> list[Technique]:
         raise Failure(f"{path}: not TOML: {error}") from None
     if not isinstance(entries, list):
         raise Failure(f"{path}: each technique begins with [[technique]]")
-    kinds, result = {each.name: each.type for each in fields(Technique)}, []
+    kinds = typing.get_type_hints(Technique)
+    result: list[Technique] = []
     for number, entry in enumerate(entries, start=1):
         where = f"{path}: technique {number} ({entry.get('name', 'no name')})"
         for key, value in entry.items():
@@ -183,7 +185,7 @@ def markdown(rows: list[dict], pairs: list[dict]) -> str:
         + " |\n"
         for line in lines
     )
-    groups = {}
+    groups: dict[tuple, list[dict]] = {}
     for pair in pairs:
         key = (pair["code"][:12], pair["steps"], pair["machine"]["threads"], pair["machine"]["compute"])
         groups.setdefault(key, []).append(pair)

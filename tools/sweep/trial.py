@@ -166,7 +166,8 @@ class LocalJobs:
 
         self.executor = submitit.AutoExecutor(folder, cluster="local")
         self.executor.update_parameters(timeout_min=60 * 24 * 30, stderr_to_stdout=True)
-        self.jobs, self.places = {}, {}  # by run: the job, and which part of the cores it has
+        self.jobs: dict[str, submitit.Job] = {}  # by run
+        self.places: dict[str, int] = {}  # by run: which part of the cores it has
         cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
         self.parts = [tuple(cores[i::parallel]) if 1 < parallel <= len(cores) else () for i in range(parallel)]
 
@@ -175,14 +176,15 @@ class LocalJobs:
         taken = {self.places[run] for run in self.alive()}
         place = min(set(range(len(self.parts))) - taken)
         trial = replace(trial, gpus=os.environ.get("CUDA_VISIBLE_DEVICES"), cores=self.parts[place])
-        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)  # the job inherits it: Ctrl-C is for the sweep, which
-        try:  # then stops its trials in order
+        # The job inherits this: Ctrl-C is for the sweep, which then stops its trials in order.
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
             self.jobs[trial.run], self.places[trial.run] = self.executor.submit(trial), place
         finally:
             signal.signal(signal.SIGINT, handler)
         return self.jobs[trial.run].job_id
 
-    def alive(self) -> set[str] | None:
+    def alive(self) -> set[str]:
         """Names of the runs whose job has not ended."""
         return {run for run, job in self.jobs.items() if not job.done()}
 
@@ -207,7 +209,8 @@ class SlurmJobs:
             raise Failure("no srun here: --cluster slurm needs a machine that can submit to Slurm") from None
         except (NameError, ValueError, AssertionError) as error:
             raise Failure(f"[slurm]: {str(error).splitlines()[0]}") from None
-        self.asked, self.known = 0.0, None
+        self.asked = 0.0  # when squeue was asked last
+        self.known: set[str] | None = None  # what it said
 
     def submit(self, trial: Trial) -> str:
         """Puts the trial into the queue; returns the job's id. Failure says what sbatch does not like."""

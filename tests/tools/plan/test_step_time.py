@@ -1,4 +1,4 @@
-"""tools/plan/step_time.py: known coefficients come back, records do not train on themselves, the facts are the public ones.
+"""The model of step times: known coefficients come back, no record trains on itself, the facts are the public ones.
 
 Not covered: whether the public logs are right.
 """

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import train_gpt
+from golf.__main__ import main as golf
 from golf.files import Failure
 from tests.support import ROOT, sweep_tree
 from tools.sweep import engine
@@ -320,7 +321,7 @@ def test_an_unreadable_spec_is_one_line(tmp_path, capsys, monkeypatch, text):
     monkeypatch.chdir(ROOT)
     handler = signal.getsignal(signal.SIGTERM)
     try:
-        assert engine.main([str(path)]) == 1
+        assert golf(["sweep", str(path)]) == 1
     finally:
         signal.signal(signal.SIGTERM, handler)
     assert capsys.readouterr().err.count("\n") == 1

@@ -1,4 +1,4 @@
-"""golf methods: pairs and intervals against scipy, the sweep on stand-ins (tests/support/sweep_tree.py), the page in docs/.
+"""golf methods: pairs and intervals against scipy, the sweep on stand-ins (sweep_tree.py), the page in docs/.
 
 Not covered: real training runs, which take hours.
 """
@@ -22,6 +22,7 @@ import train_gpt
 from golf.files import Failure
 from tests.support import sweep_tree
 from tools.sweep import methods, techniques
+from tools.sweep.spec import arguments
 from tools.sweep.techniques import BEGIN, END, PRESETS
 
 GOOD = {"name": "wide", "what": "w", "source": "s", "public": "p", "off": {"width": 64}, "on": {"width": 128}}
@@ -240,7 +241,7 @@ def test_the_page_in_docs_is_what_the_command_makes(monkeypatch):
     assert techniques.rewrite(page, techniques.markdown(rows, pairs)) == page
     for each in known:  # what turns it on is a config that the script takes
         changes = {key: value for key, value in each.on.items() if key in fields}
-        train_gpt.parse_config(["--preset=pocket", *methods.sweep_spec.arguments(changes)], {})
+        train_gpt.parse_config(["--preset=pocket", *arguments(changes)], {})
 
 
 # ------------------------------------------------------------------------------------------------------------- the runs
