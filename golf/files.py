@@ -3,11 +3,15 @@
 Not covered: shards and artifacts, whose formats belong to golf data and to compress/.
 """
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
+import re
 import sys
 from pathlib import Path
+from typing import BinaryIO
 
 ROOT = Path(__file__).resolve().parent.parent  # of the checkout that these sources are in
 
@@ -69,14 +73,52 @@ def sha256_file(path: Path) -> str:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Replaces `path` by a file that holds `data`; a reader sees the old bytes or the new ones, never a part."""
+    """Replaces `path` by a file that holds `data`; a reader sees the old bytes or the new ones, never a part.
+
+    What writers of the same path left that were killed meanwhile is removed. Raises OSError, which names `path`."""
     path = Path(path)
+    _remove_stale(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
+        with _locked(temporary) as file:
+            file.write(data)
+            file.flush()
+            os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _locked(path: Path) -> BinaryIO:
+    """The file `path`, new and open for writing, with a lock for as long as its writer lives, where the file system has
+    locks.
+
+    Another process may be about to remove a stale file of this name: the lock then comes to nothing, and we begin
+    again."""
+    while True:
+        file = open(path, "wb")
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
+            return file
+        file.close()
+
+
+def _remove_stale(path: Path) -> None:
+    """Removes the temporary files of write_atomic(path) whose writers were killed: nobody has their lock any more."""
+    with contextlib.suppress(OSError):
+        for name in os.listdir(path.parent):
+            if re.fullmatch(rf"\.{re.escape(path.name)}\.\d+", name):
+                _remove_unlocked(path.parent / name)
+
+
+def _remove_unlocked(path: Path) -> None:
+    with contextlib.suppress(OSError):  # it is in use, gone, or not ours
+        with open(os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(file.fileno()).st_uid == os.getuid():
+                path.unlink()
 
 
 def write_json(path: Path, value: dict) -> None:

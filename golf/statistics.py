@@ -1,7 +1,8 @@
 """Uncertainty of a score at fixed weights: how far would bits per byte move on other documents of the same kind?
 
-NOT covered: training noise. Seeds usually move a score more than documents do, and this interval says nothing about
-them. It also takes documents as independent: near-duplicates, and scorers of scope "stream", make it too narrow.
+NOT covered: training noise (tools/claims/proof.py). Seeds usually move a score more than documents do, and this
+interval says nothing about them. It also takes documents as independent: near-duplicates, and scorers of scope
+"stream", make it too narrow.
 """
 
 import math
@@ -51,11 +52,14 @@ def bpb_interval(nats, raw_bytes, confidence=0.95, resamples=RESAMPLES):
     return tuple(float(edge) for edge in np.percentile(drawn, 100 * levels))
 
 
-def ratio_error(nats, raw_bytes):
-    """Standard error of bits per byte over documents [D], by linearisation of the ratio (Cochran 1977, 6.19); NaN for
-    fewer than two."""
-    count = len(nats)
-    if count < 2:
-        return math.nan
-    residual = nats / LN2 - bits_per_byte(nats, raw_bytes) * raw_bytes
-    return float(math.sqrt(count / (count - 1) * (residual ** 2).sum()) / raw_bytes.sum())
+def ratio_variance(totals, sizes):
+    """Variance of the ratio sum(totals) / sum(sizes) over documents [D], two at least, by linearisation (Cochran 1977,
+    6.19); the square of whatever unit the ratio has."""
+    count = len(sizes)
+    residual = totals - totals.sum() / sizes.sum() * sizes
+    return float(count / (count - 1) * (residual**2).sum() / sizes.sum() ** 2)
+
+
+def ratio_error(totals, sizes):
+    """Standard error of the ratio of ratio_variance()."""
+    return math.sqrt(ratio_variance(totals, sizes))

@@ -14,10 +14,9 @@ import sys
 
 import numpy as np
 
+from golf.files import ROOT, Failure
 from golf.tokenizer import Tokenizer
-from scoring import ScoringError
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 CHILD = "import sys; sys.path.insert(0, sys.argv[1]); from scoring import lossless; lossless.child()"
 
 
@@ -26,12 +25,12 @@ def hashes(model_bytes, documents):
     lengths = np.array([len(ids) for ids in documents], dtype="<i8")
     request = b"".join([len(model_bytes).to_bytes(8, "little"), len(documents).to_bytes(8, "little"), model_bytes,
                         lengths.tobytes(), *(ids.astype("<u2").tobytes() for ids in documents)])
-    done = subprocess.run([sys.executable, "-I", "-c", CHILD, ROOT], input=request, cwd=os.sep,
+    done = subprocess.run([sys.executable, "-I", "-c", CHILD, str(ROOT)], input=request, cwd=os.sep,
                           env={"OMP_NUM_THREADS": "1", "LANG": "C.UTF-8"}, capture_output=True)
     lines = done.stdout.decode("ascii", "replace").split()
     if done.returncode != 0 or len(lines) != len(documents):
         reason = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:] or [f"exit status {done.returncode}"]
-        raise ScoringError(f"FAILED (lossless): the decoding process gave no answer: {reason[0]}")
+        raise Failure(f"FAILED (lossless): the decoding process gave no answer: {reason[0]}")
     return lines
 
 
@@ -47,10 +46,10 @@ def child():
 
 
 def check(tokenizer, documents):
-    """Raises ScoringError, naming the document, unless each of `documents` (.id, .text, .tokens with the end symbol)
+    """Raises Failure, naming the document, unless each of `documents` (.id, .text, .tokens with the end symbol)
     comes back."""
     got = hashes(tokenizer.model_bytes, [document.tokens[:-1] for document in documents])
     for document, digest in zip(documents, got):
         if digest != hashlib.sha256(document.text.encode()).hexdigest():
-            raise ScoringError(f"FAILED (lossless): the tokens of document {document.id} do not decode to its "
+            raise Failure(f"FAILED (lossless): the tokens of document {document.id} do not decode to its "
                                "text; the artifact's tokenizer loses information")

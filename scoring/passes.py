@@ -14,7 +14,7 @@ import time
 import numpy as np
 
 from golf.box.box import Box, BoxFailure
-from scoring import ScoringError
+from golf.files import Failure
 from scoring.likelihood import Ledger, token_nats
 
 BOS = 1  # id of the document boundary, and so of the end symbol
@@ -176,14 +176,14 @@ class Boxes:
 
 def score_documents(submission, documents, processes, time_limit, certify, on_phase, on_tokens):
     """Start the boxes and score all documents. Returns (ledger, [box], clock, files that the boxes say they opened);
-    the boxes are gone by then, their fields remain. certify: raises ScoringError if a layer of the boxes is missing."""
+    the boxes are gone by then, their fields remain. certify: raises Failure if a layer of the boxes is missing."""
     count = min(processes or len(gpus()) or cores(), len(documents))
     on_phase("decode", None)
     with Boxes(submission, count, time_limit) as running:
         boxes = working = running.boxes
         missing = [row["layer"] for row in boxes[0].layers if not row["active"]]
         if certify and missing:
-            raise ScoringError(f"not certified: this machine does not grant the box {'; '.join(missing)}; "
+            raise Failure(f"not certified: this machine does not grant the box {'; '.join(missing)}; "
                                "score elsewhere, or without --certify")
         clock = {phase: max(box.clock[phase] for box in boxes) for phase in ("start", "decode", "build")}
         if boxes[0].scope == "stream":

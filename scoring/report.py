@@ -3,8 +3,6 @@
 NOT covered: eval.json, which holds more than the tables (score.py makes it).
 """
 
-import itertools
-
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import (
@@ -121,31 +119,3 @@ def print_report(result, path):
     console.print(escape(f"wrote {path}"), highlight=False, soft_wrap=True)
     print(f"val_bpb: {result['bpb']:.4f}")
     print(f"artifact_bytes: {result['artifact']['bytes']}")
-
-
-def print_comparison(result):
-    """Print the tables of scoring/compare.py, and its sentence."""
-    console = Console()
-    table = Table(title="gain in bpb, old minus new", title_justify="left",
-                  caption="intervals: over documents; ?: others could turn the sign round")
-    for heading in ("slice", "gain", "sign", "95% interval", "documents"):
-        table.add_column(heading, justify="left" if heading in ("slice", "sign") else "right", no_wrap=True)
-    whole = {"gain_bpb": result["gain_bpb"], "interval": result["gain_interval_documents"],
-             "documents": result["documents"]}
-    for name, part in itertools.chain(_by_kind(table, result["slices"]), [("all", whole)]):
-        low, high = part["interval"] or (-1, 1)
-        table.add_row(escape(name), f"{part['gain_bpb']:+.4f}",
-                      ("+" if part["gain_bpb"] > 0 else "-") + (" ?" if low <= 0 <= high else ""),
-                      f"{low:+.4f} .. {high:+.4f}" if part["interval"] else "-", f"{part['documents']:,}")
-    console.print(table)
-    if result["slices_missing"]:
-        console.print(f"no slices by {' and '.join(result['slices_missing'])}: some of these files are of an older "
-                      "scorer, which did not write them; score the artifacts again", highlight=False)
-    for name in ("old", "new"):
-        scores = result[f"{name}_bpb"]
-        console.print(f"{name}: {', '.join(f'{bpb:.4f}' for bpb in scores)}", highlight=False)
-    if model := result["mixed"]:
-        console.print(f"standard error of the gain {model['error_bpb']:.5f} bpb: seeds {model['seed_error_bpb']:.5f}, "
-                      f"documents {model['document_error_bpb']:.5f}, the rest {model['rest_error_bpb']:.5f} "
-                      f"(in squares; {model['degrees']:.1f} degrees of freedom)", highlight=False)
-    console.print(escape(result["sentence"]), highlight=False, soft_wrap=True)

@@ -1,6 +1,6 @@
 """One score: artifact and documents in, the object of eval.json out.
 
-The held-out text, the tokens, the softmax, the byte count and the clock are the scorer's; boxes (box.py) only turn
+The held-out text, the tokens, the softmax, the byte count and the clock are the scorer's; boxes (golf/box/) only turn
 tokens into logits. With scope "none" or "document" the documents are dealt to several boxes in batches of similar
 length; with scope "stream" one box sees all of them in the order of the file. The end of a document (id 1) is a scored
 symbol. A run scores every symbol exactly once or has no score: where a rule needs a number for a failed run, each of
@@ -25,14 +25,44 @@ import numpy as np
 
 from golf import container, slices, statistics, tokenizer_section
 from golf.box.box import Submission, remove_stale
+from golf.files import ROOT, Failure
 from golf.tokenizer import Tokenizer
-from scoring import ScoringError, audits, lossless, reference
+from scoring import audits, lossless, reference
 from scoring.passes import BOS, Document, score_documents
 
 FORMAT = 2  # of eval.json; 1 had slices by source only, under their bare names
 
+# The files of this repository that a score depends on: what runs while scoring, in the scorer's process, in the process
+# that checks the tokenizer, and in the boxes. Not scoring/report.py, which only prints, nor scoring/overhead.py, which
+# only times. tests/scoring/test_sources.py compares this list with the modules that a real score loads.
+SOURCES = (
+    "eval_heldout.py",
+    "golf/__init__.py",
+    "golf/box/__init__.py",
+    "golf/box/box.py",
+    "golf/box/cgroup.py",
+    "golf/box/confine.py",
+    "golf/box/packages.py",
+    "golf/box/protocol.py",
+    "golf/box/worker.py",
+    "golf/case_operators.py",
+    "golf/container.py",
+    "golf/files.py",
+    "golf/slices.py",
+    "golf/statistics.py",
+    "golf/tokenizer.py",
+    "golf/tokenizer_section.py",
+    "scoring/__init__.py",
+    "scoring/audits.py",
+    "scoring/likelihood.py",
+    "scoring/lossless.py",
+    "scoring/passes.py",
+    "scoring/reference.py",
+    "scoring/score.py",
+)
 
-class AuditFailure(ScoringError):
+
+class AuditFailure(Failure):
     """An audit found the score wrong. `.result`: what eval.json would have been."""
 
     def __init__(self, text, result):
@@ -41,21 +71,21 @@ class AuditFailure(ScoringError):
 
 
 def read_artifact(path):
-    """(Submission, Tokenizer, {"name", "bytes", "sha256"}) of a .golf file. Raises ScoringError."""
+    """(Submission, Tokenizer, {"name", "bytes", "sha256"}) of a .golf file. Raises Failure."""
     try:
         with open(path, "rb") as file:
             data = file.read()
     except FileNotFoundError:
-        raise ScoringError(f"no artifact at {path}; make one with: python -m compress pack RUN") from None
+        raise Failure(f"no artifact at {path}; make one with: python -m compress pack RUN") from None
     except OSError as error:
-        raise ScoringError(f"cannot read {path}: {error.strerror}") from None
+        raise Failure(f"cannot read {path}: {error.strerror}") from None
     try:
         sections = container.read(data)
         train_source, decode_source = container.code_unpack(sections["CODE"])
         config = container.config_unpack(sections["CONF"])
         tokenizer = Tokenizer(tokenizer_section.rebuild(sections["TOKN"]))
     except (ValueError, RuntimeError) as error:  # FormatError is the first kind, SentencePiece raises the second
-        raise ScoringError(f"{path} is not a usable artifact: {error}") from None
+        raise Failure(f"{path} is not a usable artifact: {error}") from None
     submission = Submission(train_source, decode_source, config, sections["WGTS"], tokenizer.vocab_size)
     digest = hashlib.sha256(data).hexdigest()
     return submission, tokenizer, {"name": os.path.basename(path), "bytes": len(data), "sha256": digest}
@@ -63,7 +93,7 @@ def read_artifact(path):
 
 def read_documents(data_dir, split):
     """([Document], {"manifest_sha256", "docs_sha256", "split"}) of a split, checked against the manifest. Raises
-    ScoringError."""
+    Failure."""
     manifest_path, name = os.path.join(data_dir, "manifest.json"), f"{split}_docs.jsonl"
     docs_path = os.path.join(data_dir, name)
     try:
@@ -73,18 +103,18 @@ def read_documents(data_dir, split):
             docs_bytes = file.read()
     except OSError as error:
         reason = f"{os.path.basename(error.filename)}: {error.strerror}"
-        raise ScoringError(f"no complete data set in {data_dir} ({reason}); "
+        raise Failure(f"no complete data set in {data_dir} ({reason}); "
                            "build the default one with: golf data embedded") from None
     try:
         entry = json.loads(manifest_bytes)["splits"][split]
         promised = {file["name"]: file["sha256"] for file in entry["files"]}[name]
         totals = entry["documents"], entry["raw_bytes"]
     except (ValueError, KeyError, TypeError):
-        raise ScoringError(f"{manifest_path} says nothing of {name}; "
+        raise Failure(f"{manifest_path} says nothing of {name}; "
                            "build the data set anew with golf data") from None
     docs_sha256 = hashlib.sha256(docs_bytes).hexdigest()
     if docs_sha256 != promised:
-        raise ScoringError(f"{docs_path} is not the file of its manifest (sha256 {docs_sha256[:16]}..., "
+        raise Failure(f"{docs_path} is not the file of its manifest (sha256 {docs_sha256[:16]}..., "
                            f"expected {str(promised)[:16]}...); build the data set anew with golf data")
     documents = []
     for number, line in enumerate(docs_bytes.splitlines(), 1):
@@ -92,11 +122,11 @@ def read_documents(data_dir, split):
             row = json.loads(line)
             documents.append(Document(str(row["id"]), str(row["source"]), row["text"], len(row["text"].encode())))
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise ScoringError(f"{docs_path}, line {number}: not a document (id, source, text)") from None
+            raise Failure(f"{docs_path}, line {number}: not a document (id, source, text)") from None
     if not documents or not sum(document.raw_bytes for document in documents):
-        raise ScoringError(f"{docs_path} holds no text: nothing to score")
+        raise Failure(f"{docs_path} holds no text: nothing to score")
     if totals != (len(documents), sum(document.raw_bytes for document in documents)):
-        raise ScoringError(f"{docs_path} does not hold the number of documents and bytes that {manifest_path} states")
+        raise Failure(f"{docs_path} does not hold the number of documents and bytes that {manifest_path} states")
     manifest_sha256 = hashlib.sha256(manifest_bytes).hexdigest()
     return documents, {"manifest_sha256": manifest_sha256, "docs_sha256": docs_sha256, "split": split}
 
@@ -113,7 +143,7 @@ def score(artifact_path, data_dir, split, processes=None, time_limit=600, certif
     decoding and scoring; `audit`: a level of audits.py; `fresh`: another split to compare with; `seed`: of the audits'
     draws, by default one that nobody knew before.
 
-    on_phase(name, symbols or None) and on_tokens(symbols) report progress. Raises ScoringError with one line; if it is
+    on_phase(name, symbols or None) and on_tokens(symbols) report progress. Raises Failure with one line; if it is
     an AuditFailure, it has the result."""
     begin = time.monotonic()
     remove_stale()
@@ -164,7 +194,7 @@ def score(artifact_path, data_dir, split, processes=None, time_limit=600, certif
                        for name, sha256 in (("manifest.json", part["manifest_sha256"]),
                                             (f"{part['split']}_docs.jsonl", part["docs_sha256"]))})
     if scorer_sha256() != scorer:
-        raise ScoringError(f"FAILED (changed): {os.path.dirname(__file__)} changed while it scored; score again")
+        raise Failure(f"FAILED (changed): the scorer's own sources in {ROOT} changed while it scored; score again")
     clock["total"] = time.monotonic() - begin
     tokens = sum(len(document.tokens) for document in documents)
     result = {
@@ -208,7 +238,7 @@ def summarise(documents, tokenizer, ledger):
 
 
 def check_unchanged(promised):
-    """Raises ScoringError if a file is not the one that was read any more. promised: {path: SHA-256 hex}.
+    """Raises Failure if a file is not the one that was read any more. promised: {path: SHA-256 hex}.
 
     What was scored is what was read, whole and once; but a result must not lie beside a file that it is not of."""
     for path, sha256 in promised.items():
@@ -218,15 +248,14 @@ def check_unchanged(promised):
         except OSError:
             same = False
         if not same:
-            raise ScoringError(f"FAILED (changed): {path} changed while it was scored; score it again")
+            raise Failure(f"FAILED (changed): {path} changed while it was scored; score it again")
 
 
 def scorer_sha256():
-    """One hash over the scorer's own sources."""
-    folder, digest = os.path.dirname(os.path.abspath(__file__)), hashlib.sha256()
-    for name in sorted(name for name in os.listdir(folder) if name.endswith(".py")):
-        with open(os.path.join(folder, name), "rb") as file:
-            data = file.read()
+    """SHA-256 hex over SOURCES: of each file its path, its size and its bytes."""
+    digest = hashlib.sha256()
+    for name in SOURCES:
+        data = (ROOT / name).read_bytes()
         digest.update(f"{name} {len(data)} ".encode() + data)
     return digest.hexdigest()
 

@@ -1,4 +1,7 @@
-"""Set-up that all tests share: threads, signals, hypothesis profile, the option --quick. No fixtures live here."""
+"""Set-up that all tests share: threads, signals, hypothesis profile, the option --quick, the scorer's small world.
+
+Not covered: helpers, which are in tests/support/.
+"""
 
 import os
 import signal
@@ -51,3 +54,11 @@ def pytest_runtest_protocol(item: pytest.Item):
         return (yield)
     finally:
         test_is_running = False
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory):
+    """A tokenizer, a data set and a model for tests of the scorer. A test that changes it must put it back."""
+    from tests.support import scoring_world  # torch, which most tests do without
+
+    return scoring_world.make_world(tmp_path_factory.mktemp("world"))

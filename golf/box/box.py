@@ -30,7 +30,7 @@ import time
 import numpy as np
 
 from golf.box import cgroup, confine, packages, protocol
-from scoring import ScoringError
+from golf.files import Failure
 
 BOX_FILES = ("worker.py", "protocol.py", "confine.py")
 CAPACITY_LOGITS = 1 << 27  # of one call: shared memory of 0.5 GiB, of which only what is used is real
@@ -40,7 +40,7 @@ TAIL_BYTES = 2000
 SCOPES = ("none", "document", "stream")
 
 
-class BoxFailure(ScoringError):
+class BoxFailure(Failure):
     """The box did not keep the protocol. `kind`: crash | hang | flood | not-a-number | shape | claims | protocol."""
 
     def __init__(self, kind, text):
@@ -280,7 +280,7 @@ class Box:
             message = protocol.receive(self._reply, self.deadline)
         except TimeoutError:
             raise BoxFailure("hang", f"no answer within the time limit of {self.time_limit:g} s while {self._stage}; "
-                             "raise it with --time_limit") from None
+                             "raise it with --time-limit") from None
         except EOFError:
             raise self._died() from None
         except protocol.ProtocolError as error:

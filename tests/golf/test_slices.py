@@ -1,13 +1,12 @@
 """golf/slices.py: cutting against counting byte by byte, and that every document and every nat is in one bin."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from golf import slices
+from tests.support import ROOT
 
 symbols = st.lists(st.tuples(st.floats(0, 20), st.integers(1, 700)), min_size=1, max_size=60)
 
@@ -76,7 +75,7 @@ def test_rows_of_the_first_format_give_what_they_can():
 
 
 def test_the_documentation_has_these_bins():
-    text = (Path(__file__).resolve().parent.parent / "docs/audits.md").read_text()
+    text = (ROOT / "docs/audits.md").read_text()
     assert f"raw bytes of the document: {', '.join(slices.BYTE_BINS)} |" in text
     assert f"share of the document's characters: {', '.join(slices.SHARE_BINS)} |" in text
     assert slices.BYTE_BINS == (*(f"{low}-{high - 1}" for low, high in zip((0, *slices.EDGES), slices.EDGES)),

@@ -25,6 +25,7 @@ def test_interval_equals_closed_form_of_a_ratio():
     nats, raw_bytes = corpus(np.random.default_rng(1), 3000)
     bits, ratio = nats / math.log(2), statistics.bits_per_byte(nats, raw_bytes)
     error = math.sqrt(3000 / 2999 * ((bits - ratio * raw_bytes) ** 2).sum()) / raw_bytes.sum()
+    assert statistics.ratio_error(bits, raw_bytes) == pytest.approx(error, rel=1e-12)
     low, high = statistics.bpb_interval(nats, raw_bytes)
     assert low < ratio < high
     assert high - low == pytest.approx(2 * 1.959964 * error, rel=0.06)
@@ -45,7 +46,8 @@ def test_error_of_a_ratio_is_that_of_the_bootstrap():
     nats, raw_bytes = corpus(np.random.default_rng(4), 400)
     draws = np.random.default_rng(5).integers(0, 400, (4000, 400))
     naive = np.std(statistics.bits_per_byte(nats[draws], raw_bytes[draws]))
-    assert statistics.ratio_error(nats, raw_bytes) == pytest.approx(naive, rel=0.05)
+    assert statistics.ratio_error(nats / math.log(2), raw_bytes) == pytest.approx(naive, rel=0.05)
+    assert statistics.ratio_variance(nats / math.log(2), raw_bytes) == pytest.approx(naive**2, rel=0.1)
 
 
 def test_interval_covers_the_truth_about_as_often_as_it_says():

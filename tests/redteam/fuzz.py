@@ -21,11 +21,11 @@ import time
 import brotli
 
 from golf import container, tokenizer_section
-from scoring import ScoringError
+from golf.files import Failure
 from scoring.score import read_artifact
 from tests.redteam.cases import BASE
 from tests.redteam.world import make_texts
-from tests.scoring.test_score import DECODE, train_tokenizer
+from tests.support.scoring_world import DECODE, train_tokenizer
 
 SECONDS = 20  # of one artifact, on a machine that does other things too
 MEMORY_BYTES = 2 << 30
@@ -130,7 +130,7 @@ def fuzz(count, seed=0, folder=None, on_case=lambda: None):
                     json.dumps(submission.config).encode()
                     assert 1 <= tokenizer.vocab_size <= 65536
                     found["accepted"] += 1
-                except ScoringError as error:
+                except Failure as error:
                     found["refused"] += 1
                     if not str(error).isprintable() or len(str(error)) > 1000:
                         tracebacks.append(f"case {number}: message {str(error)[:100]!r}")

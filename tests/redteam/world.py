@@ -15,11 +15,11 @@ import numpy as np
 
 from golf import container, tokenizer_section
 from golf.box import box
+from golf.files import Failure
 from golf.tokenizer import Tokenizer
-from scoring import ScoringError
 from scoring import score as scoring_score
 from tests.redteam.cases import BASE, STORED, Case
-from tests.scoring.test_score import DECODE, train_tokenizer, write_data
+from tests.support.scoring_world import DECODE, train_tokenizer, write_data
 
 WORDS = """the sea was grey and a small boat came slowly towards stone harbour wall where old men mended their nets in
 silence while gulls cried over salt water wind rose from north cold rain fell on roofs of houses lamps were lit early
@@ -95,7 +95,7 @@ class World:
         return str(path)
 
     def score(self, case, fresh):
-        """eval.json's object, with the case's audits. Raises ScoringError."""
+        """eval.json's object, with the case's audits. Raises Failure."""
         return scoring_score.score(self.artifact(case), str(self.data), "dev", processes=1, time_limit=case.seconds,
                                    audit=case.audit, fresh=fresh)
 
@@ -107,7 +107,7 @@ class World:
                 result = self.score(case, fresh)
         except scoring_score.AuditFailure as failure:
             verdict, result = str(failure), failure.result
-        except ScoringError as failure:
+        except Failure as failure:
             verdict = str(failure)
         failed = [row["audit"] for row in result["audits"] if row["verdict"] == "fail"] if result else []
         blind = [row["blind_bpb"] for row in result["audits"] if row["audit"] == "blind"] if result else []

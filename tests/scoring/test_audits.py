@@ -16,8 +16,8 @@ from scoring import audits, reference
 from scoring import score as scoring_score
 from tests.redteam.cases import CHEATS, HONEST
 from tests.redteam.world import World, take_out_landlock
-from tests.scoring.test_score import ADAPTIVE, lanes_of, world  # noqa: F401  (world is a fixture)
 from tests.support import ROOT
+from tests.support.scoring_world import ADAPTIVE, lanes_of
 
 
 @pytest.mark.parametrize("scope", ["document", "stream"])

@@ -20,7 +20,7 @@ from scoring import audits, passes
 from tests.redteam import local
 from tests.redteam.cases import CHEATS, HONEST, STORED
 from tests.redteam.world import World
-from tests.scoring.test_score import SCRIPT, plain_evaluation, world  # noqa: F401  (world is a fixture)
+from tests.support.scoring_world import SCRIPT, plain_evaluation
 
 CLAIMING = SCRIPT + """
 from __main__ import PlainScorer

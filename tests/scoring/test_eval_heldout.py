@@ -11,8 +11,8 @@ import time
 import pytest
 
 import eval_heldout
-from tests.scoring.test_score import SCRIPT, box_processes, plain_evaluation, world, write_data  # noqa: F401  (world is a fixture)
 from tests.support import ROOT
+from tests.support.scoring_world import SCRIPT, box_processes, plain_evaluation, write_data
 
 
 def command(*arguments, **options):

@@ -5,7 +5,6 @@ Not covered: a machine that loses power.
 """
 
 import errno
-import fcntl
 import json
 import os
 import signal
@@ -22,11 +21,12 @@ import pytest
 
 import eval_heldout
 from golf.box import box
-from scoring import ScoringError, likelihood, overhead, passes
+from golf.files import Failure
+from scoring import likelihood, overhead, passes
 from scoring import score as scoring_score
 from tests.redteam import fuzz
-from tests.scoring.test_score import ADAPTIVE, SCRIPT, box_processes, plain_evaluation, world  # noqa: F401  (world is a fixture)
 from tests.support import ROOT
+from tests.support.scoring_world import ADAPTIVE, SCRIPT, box_processes, plain_evaluation
 
 
 def test_mutated_artifacts_end_in_one_line(tmp_path):
@@ -112,15 +112,20 @@ def test_a_disk_that_is_really_full(world, tmp_path):
                               cwd=ROOT, env={**os.environ, "TMPDIR": str(small)})
         return done.returncode, done.stderr
 
-    program = f"{sys.executable} eval_heldout.py"
-    code, text = run(f"{program} {world.artifact()} --data {world.data} --processes 1 --out {small}/eval.json")
+    code, text = run(f"{sys.executable} eval_heldout.py {world.artifact()} --data {world.data} --processes 1 --out {small}/eval.json")
     assert (code, text.count("\n")) == (1, 1) and text.startswith("eval_heldout: No space left on device: ")
-    write = f"import os, eval_heldout\ntry:\n eval_heldout.write_json('{small}/e', ['x' * 10 ** 5])\n" \
+    write = f"import os\nfrom golf import files\ntry:\n files.write_atomic('{small}/e', b'x' * 10 ** 5)\n" \
             f"except OSError as error:\n print(error.filename, os.listdir('{small}'), file=__import__('sys').stderr)"
     assert run(f'{sys.executable} -c "{write}"') == (0, f"{small}/e []\n")
-    scores = sorted(map(str, (ROOT / "records/pocket/0001_baseline/eval").glob("*.json")))
-    assert run(f"{program} compare {scores[0]} {scores[1]} > /dev/full") == (
-        1, "eval_heldout: cannot print: No space left on device\n")
+
+
+def test_what_cannot_be_printed_is_one_line():
+    """A full disk behind standard output; Python must not try again, with a traceback, when it ends."""
+    code = "import eval_heldout\ntry:\n eval_heldout.show({'bpb': 1.0}, print, 'a table')\n" \
+           "except eval_heldout.Failure as error:\n print(error, file=__import__('sys').stderr)"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (0, "cannot print: No space left on device\n")
 
 
 CHANGES = {
@@ -152,45 +157,11 @@ def test_a_file_that_changes_during_the_pass_ends_it(world, monkeypatch, name):
         if name is None:
             assert world.score(artifact)["nats"] == world.score(artifact)["tokens"]
         else:
-            with pytest.raises(ScoringError, match=r"^FAILED \(changed\): .* changed while it (was )?scored"):
+            with pytest.raises(Failure, match=r"^FAILED \(changed\): .* changed while it (was )?scored"):
                 world.score(artifact)
     finally:
         for path, data in before.items():
             path.write_bytes(data)
-
-
-def test_stale_results_of_killed_scorers_are_removed_and_no_others(tmp_path):
-    """Only what has the name of our temporary files, and no lock."""
-    path = str(tmp_path / "eval.json")
-    for name in (".eval.json.123", ".eval.json.456", ".eval.json.note", ".other.json.12", "eval.json"):
-        (tmp_path / name).write_text("{")
-    (tmp_path / ".eval.json.9").symlink_to(tmp_path / "eval.json")
-    with open(tmp_path / ".eval.json.456") as alive:
-        fcntl.flock(alive, fcntl.LOCK_EX)
-        eval_heldout.remove_stale(path)
-        assert sorted(os.listdir(tmp_path)) == [".eval.json.456", ".eval.json.9", ".eval.json.note", ".other.json.12",
-                                                "eval.json"]
-    eval_heldout.remove_stale(path)
-    assert ".eval.json.456" not in os.listdir(tmp_path)
-    eval_heldout.remove_stale(str(tmp_path / "none" / "eval.json"))
-
-
-def test_a_writer_whose_file_is_removed_under_it_begins_again(tmp_path):
-    """It opens the stale file of a dead process with its number, and waits; the one that removes it is done; then the
-    writer's file must be one that others see."""
-    path = tmp_path / f".eval.json.{os.getpid()}"
-    path.write_text("half of an older res")
-    with open(path) as stale:
-        fcntl.flock(stale, fcntl.LOCK_EX)
-        thread = threading.Thread(target=eval_heldout.write_json, args=(str(tmp_path / "eval.json"), {"a": 1}))
-        thread.start()
-        waiting = 0.0
-        while path.stat().st_size and waiting < 60:  # opening it for writing empties it
-            time.sleep(0.01)
-            waiting += 0.01
-        path.unlink()
-    thread.join(60)
-    assert (tmp_path / "eval.json").read_text() == '{"a": 1}\n' and os.listdir(tmp_path) == ["eval.json"]
 
 
 KILLED = """

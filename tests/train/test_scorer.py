@@ -13,7 +13,6 @@ import torch.nn.functional as F
 
 import train_gpt as t
 from golf.box.worker import PlainScorer
-from tests.scoring.test_score import world  # noqa: F401  (a fixture)
 from tests.support import ROOT
 from tests.train.test_model import SMALL, small_model
 
@@ -170,7 +169,7 @@ def test_a_stream_is_repeatable_and_learns():
     assert costs[0][-4] < min(costs[2][-4], costs[3][-4]) < max(costs[2][-4], costs[3][-4]) < costs[4][-4] - 0.01
 
 
-def test_scored_in_the_box_with_audits(world):  # noqa: F811
+def test_scored_in_the_box_with_audits(world):
     """All at once, with a learning rate at which a model of random weights does not blow rounding errors up."""
     config = t.POCKET | dict(vocab_size=300, seq_len=16, num_layers=2, model_dim=16, num_heads=2, num_kv_heads=1)
     config |= TRAINING | COUNTING | dict(score_chunk=16, score_context=17, score_lr=1e-3)

@@ -47,12 +47,12 @@ def bits_of(result: dict) -> list[tuple[str, float, int]]:
 
 
 def standard_error(new: list[float], old: list[float], raw_bytes: list[int]) -> float:
-    """Of the difference in bits per byte of two models over the same documents (ratio estimator, documents random)."""
+    """Of the difference in bits per byte of two models over the same documents, which are taken as drawn."""
     import numpy as np
 
-    difference, size = np.subtract(new, old), np.asarray(raw_bytes, dtype=float)
-    residual = difference - difference.sum() / size.sum() * size
-    return float(np.sqrt(len(size) / (len(size) - 1) * (residual**2).sum()) / size.sum())
+    from golf.statistics import ratio_error
+
+    return ratio_error(np.subtract(new, old), np.asarray(raw_bytes, dtype=float))
 
 
 def step(released: float | None, new: list[float], best: list[float] | None, raw_bytes: list[int],

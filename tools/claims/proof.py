@@ -6,6 +6,8 @@ documents, the same documents for both sides; its seeds are widened by sqrt(n / 
 little (Davison & Hinkley 1997, 3.8). The tail is Student's t, one-sided, with Satterthwaite's degrees of freedom (Welch
 1947): with three seeds a bootstrap has no tail of its own.
 
+Where a side has one seed there is no test, only the gain of these very weights over the documents (fixed_weights).
+
 Not covered: near-duplicates among documents (they make it too sure); scores of scope "stream".
 """
 
@@ -13,9 +15,10 @@ import math
 
 import numpy as np
 
+from golf.statistics import LN2, bits_per_byte, bpb_interval, ratio_variance
+
 RESAMPLES = 4000
 SEED = 20240520
-LN2 = math.log(2)
 
 
 def seed_variance(new: np.ndarray, old: np.ndarray, paired: bool) -> tuple[float, float]:
@@ -27,15 +30,6 @@ def seed_variance(new: np.ndarray, old: np.ndarray, paired: bool) -> tuple[float
     if total == 0:
         return 0.0, len(new) + len(old) - 2
     return float(total), float(total**2 / sum(part**2 / (len(arm) - 1) for part, arm in zip(parts, (new, old))))
-
-
-def document_variance(gain: np.ndarray, raw_bytes: np.ndarray) -> float:
-    """Variance of a ratio sum(gain) / sum(raw_bytes) over documents [D], by its residuals."""
-    count = len(raw_bytes)
-    if count < 2:
-        return 0.0
-    residual = gain - gain.sum() / raw_bytes.sum() * raw_bytes
-    return float(count / (count - 1) * (residual**2).sum() / raw_bytes.sum() ** 2)
 
 
 def bootstrap(new: np.ndarray, old: np.ndarray, raw_bytes: np.ndarray, paired: bool,
@@ -66,7 +60,7 @@ def test(new_nats, old_nats, raw_bytes, paired: bool, margin: float, resamples: 
     by_new, by_old = new.sum(1) / sizes.sum(), old.sum(1) / sizes.sum()
     gain = float(by_old.mean() - by_new.mean())
     from_seeds, df_seeds = seed_variance(by_new, by_old, paired)
-    from_documents = document_variance(old.mean(0) - new.mean(0), sizes)
+    from_documents = ratio_variance(old.mean(0) - new.mean(0), sizes) if len(sizes) > 1 else 0.0
     total = from_seeds + from_documents
     deviations = bootstrap(new, old, sizes, paired, resamples)
     bootstrap_error = float(deviations.std())
@@ -84,6 +78,20 @@ def test(new_nats, old_nats, raw_bytes, paired: bool, margin: float, resamples: 
             "seed_error": math.sqrt(from_seeds), "document_error": math.sqrt(from_documents), "df": df,
             "interval": [gain - half, gain + half],
             "bootstrap_interval": [gain - float(high), gain - float(low)], "p_zero": p_zero, "p": p}
+
+
+def fixed_weights(new_nats, old_nats, raw_bytes, resamples: int = RESAMPLES) -> dict:
+    """The gain of these very weights, where documents alone are drawn: {"new_bpb", "old_bpb", "gain", "interval"}.
+
+    new_nats, old_nats: [S, D] nats, of one seed or more. The interval of 95% is a paired bootstrap over the documents
+    (Koehn 2004), None where there is none: it says nothing of other seeds."""
+    new, old = np.mean(new_nats, axis=0), np.mean(old_nats, axis=0)
+    return {
+        "new_bpb": float(bits_per_byte(new, raw_bytes)),
+        "old_bpb": float(bits_per_byte(old, raw_bytes)),
+        "gain": float(bits_per_byte(old - new, raw_bytes)),
+        "interval": bpb_interval(old - new, raw_bytes, resamples=resamples),
+    }
 
 
 def expected_maximum(count: int) -> float:

@@ -3,8 +3,9 @@
     golf prove records/pocket/0002_trellis_coded records/pocket/0001_baseline
     golf prove runs/a1,runs/a2,runs/a3 runs/b1,runs/b2,runs/b3 [A2 B2 ...]
 
-A and B are records, or lists of scored runs (one per seed). Both must be scored on the same documents. tools/claims/proof.py
-has the statistics; the exit status is 0 if every claim is proven, 3 if one is not, 1 for bad input.
+A and B are records, or lists of folders of scored runs (one per seed). Both must be scored on the same documents.
+tools/claims/proof.py has the statistics; the exit status is 0 if every claim is proven, 3 if one is not, 1 for bad
+input. With one seed on a side nothing can be proven: it then says what holds for these weights, and no more.
 
 Not covered: whether the scores are true (golf check), and training on the held-out text.
 """
@@ -15,7 +16,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from golf import slices
+import numpy as np
+
+from golf import slices, statistics
 from golf.files import ROOT, Failure, explain, read_json
 from tools.claims import proof
 from tools.runs import ledger
@@ -75,6 +78,24 @@ def read_arm(text: str) -> Arm:
     return Arm(name, runs[0]["track"], seeds, machines, scores, peaks, min(steps) / max(steps) if steps else 1.0)
 
 
+def check_side(text: str) -> None:
+    """Failure that says what to give instead if a side is a file, or a folder that holds neither a run nor a record."""
+    for part in text.split(","):
+        if Path(part).is_file():
+            raise Failure(f"{part}: a file; give the folder of its run, where run.json lies beside eval.json, or a "
+                          "record's folder")
+        if Path(part).is_dir() and not any((Path(part) / name).exists() for name in ("run.json", "record.json")):
+            raise Failure(f"{part}: neither a run (run.json) nor a record (record.json); a score alone does not say "
+                          "which script and seed it is of: give the folder of its run")
+
+
+def check_copies(arm: Arm) -> None:
+    """Failure if two seeds of a side are scores of one and the same artifact."""
+    artifacts = [score["artifact"]["sha256"] for score in arm.scores if "artifact" in score]
+    if len(set(artifacts)) < len(artifacts):
+        raise Failure(f"{arm.name}: an artifact is there twice: these are copies of one run, not seeds")
+
+
 def check_documents(arms: list[Arm]) -> None:
     """Failure if not all scores are of the same documents; data sets with other tokenizers may have the same."""
     def documents(score: dict) -> tuple:
@@ -89,12 +110,44 @@ def check_documents(arms: list[Arm]) -> None:
                               "the same data and split")
 
 
+def describe(new: Arm, old: Arm, margin: float) -> dict:
+    """What a claim says of its two sides, whatever comes of it. Failure if they cannot be compared."""
+    for arm in (new, old):
+        check_copies(arm)
+    check_documents([new, old])
+    sizes = np.array([row["raw_bytes"] for row in new.rows[0]], dtype=float)
+    nats = [np.array([[row["nats"] for row in rows] for rows in arm.rows]) for arm in (new, old)]
+    peaks = new.peaks + old.peaks
+    alike = len({*new.machines, *old.machines}) == 1 and max(peaks, default=1.0) < SAME_PEAK * min(peaks, default=1.0)
+    return {
+        "new": new.name,
+        "old": old.name,
+        "track": new.track,
+        "split": new.scores[0]["data"]["split"],
+        "seeds": [len(new.seeds), len(old.seeds)],
+        "new_bpb_by_seed": statistics.bits_per_byte(nats[0], sizes).tolist(),
+        "old_bpb_by_seed": statistics.bits_per_byte(nats[1], sizes).tolist(),
+        "least_share_of_steps": {arm.name: arm.share_of_steps for arm in (new, old)},
+        "same_machine": alike,
+        "documents": len(sizes),
+        "margin": margin,
+        "interval_of_these_weights": proof.fixed_weights(*nats, sizes)["interval"],
+        "slices_missing": slices.missing(*new.rows, *old.rows),
+    }
+
+
+def count_signs(parts: dict) -> dict:
+    """{"slices_counted", "slices_better"}: those of very few documents are not counted."""
+    signs = [part["gain"] > 0 for part in parts.values() if part["documents"] >= slices.MIN_DOCUMENTS]
+    return {"slices_counted": len(signs), "slices_better": sum(signs)}
+
+
 def compare(new: Arm, old: Arm, margin: float, root: Path | None, variants: int | None = None) -> dict:
     """One claim, not yet corrected for the others. root: where the experiment log is (None: look in none)."""
     for arm in (new, old):
         if len(arm.seeds) < 2:
             raise Failure(f"{arm.name}: one seed has no spread: a side needs at least two, a record three")
-    check_documents([new, old])
+    claim = describe(new, old, margin)
     machine_of = dict(zip(old.seeds, old.machines))
     paired = set(new.seeds) == set(old.seeds) and all(
         machine_of[seed] == machine for seed, machine in zip(new.seeds, new.machines))
@@ -107,32 +160,44 @@ def compare(new: Arm, old: Arm, margin: float, root: Path | None, variants: int 
         found = ledger.variants(root, new.track, new.seeds)
         tried, rivals = found["tried"], max(1, found["rivals"])
     luck = proof.expected_maximum(rivals) * result["standard_error"]
-    missing, parts = slices.missing(*a, *b), {}
-    for name, part in ledger.progress(slices.cut(a[0], missing).items(), "slices"):
+    parts = {}
+    for name, part in ledger.progress(slices.cut(a[0], claim["slices_missing"]).items(), "slices"):
         nats = ([part.nats(rows) for rows in side] for side in (a, b))
         found = proof.test(*nats, part.raw_bytes, paired, 0.0, SLICE_RESAMPLES)
         parts[name] = {key: found[key] for key in ("new_bpb", "old_bpb", "gain", "interval", "p")}
         parts[name]["documents"] = len(part.documents)
-    peaks = new.peaks + old.peaks
-    alike = len({*new.machines, *old.machines}) == 1 and max(peaks, default=1.0) < SAME_PEAK * min(peaks, default=1.0)
-    signs = [part["gain"] > 0 for part in parts.values() if part["documents"] >= slices.MIN_DOCUMENTS]
-    return {"new": new.name, "old": old.name, "track": new.track, "split": new.scores[0]["data"]["split"],
-            "seeds": [len(new.seeds), len(old.seeds)], "paired": paired,
-            "least_share_of_steps": {arm.name: arm.share_of_steps for arm in (new, old)}, "same_machine": alike,
-            "documents": len(sizes), "margin": margin, **result,
-            "variants_tried": tried, "rivals": rivals, "luck_of_the_best": luck,
-            "p_of_the_best": min(1.0, rivals * result["p"]), "slices": parts,
-            "slices_missing": missing, "slices_counted": len(signs), "slices_better": sum(signs)}
+    return {**claim, **result, "paired": paired, "variants_tried": tried, "rivals": rivals, "luck_of_the_best": luck,
+            "p_of_the_best": min(1.0, rivals * result["p"]), "slices": parts, **count_signs(parts)}
+
+
+def compare_weights(new: Arm, old: Arm, margin: float) -> dict:
+    """What can be said where a side has one seed: the gain of these very weights, over other documents of the kind.
+
+    A claim without p, which conclude() calls not proven. "interval" is None where there are too few documents."""
+    claim = describe(new, old, margin)
+    sizes = [row["raw_bytes"] for row in new.rows[0]]
+    result = proof.fixed_weights(*([[row["nats"] for row in rows] for rows in arm.rows] for arm in (new, old)), sizes)
+    parts = {}
+    for name, part in slices.cut(new.rows[0], claim["slices_missing"]).items():
+        nats = ([part.nats(rows) for rows in arm.rows] for arm in (new, old))
+        parts[name] = proof.fixed_weights(*nats, part.raw_bytes, SLICE_RESAMPLES)
+        parts[name] |= {"p": None, "documents": len(part.documents)}
+    return {**claim, **result, "p": None, "p_zero": None, "slices": parts, **count_signs(parts)}
 
 
 def conclude(claims: list[dict], alpha: float) -> list[dict]:
     """Adds Holm's p over the claims, the decision, the seeds needed if undecided, and the sentence."""
-    for claim, p in zip(claims, proof.holm([claim["p_of_the_best"] for claim in claims])):
-        claim |= {"alpha": alpha, "p_holm": p}
+    tested = [claim for claim in claims if claim["p"] is not None]
+    for claim, p in zip(tested, proof.holm([claim["p_of_the_best"] for claim in tested])):
+        claim["p_holm"] = p
         claim["proven"] = p <= alpha and claim["gain"] - claim["luck_of_the_best"] > claim["margin"]
-        level = alpha / (claim["rivals"] * len(claims))
+        level = alpha / (claim["rivals"] * len(tested))
         claim["seeds_needed"] = None if claim["proven"] else proof.seeds_needed(claim, level, claim["luck_of_the_best"])
-        claim["sentence"] = sentence(claim)
+    for claim in claims:
+        claim["alpha"] = alpha
+        if claim["p"] is None:
+            claim |= {"p_holm": None, "proven": False, "seeds_needed": None}
+        claim["sentence"] = sentence_of_weights(claim) if claim["p"] is None else sentence(claim)
     return claims
 
 
@@ -151,6 +216,18 @@ def sentence(claim: dict) -> str:
     return f"not proven: {what}; {more}"
 
 
+def sentence_of_weights(claim: dict) -> str:
+    """The one sentence of compare_weights(), which claims no more than the numbers do."""
+    bounds = "no interval"
+    if claim["interval"] is not None:
+        low, high = claim["interval"]
+        doubt = ", other documents could turn it round" if low <= 0 <= high else ""
+        bounds = f"95% {low:+.4f} .. {high:+.4f}{doubt}"
+    what = (f"{claim['new']} against {claim['old']}: gain {claim['gain']:+.4f} bpb on {claim['split']} at these weights "
+            f"({bounds}, {claim['documents']:,} documents); {slices_better(claim)}")
+    return f"not proven: {what}; one seed says nothing of other seeds: give at least two a side"
+
+
 def slices_better(claim: dict) -> str:
     """On how many slices there is a gain; those of very few documents are not counted."""
     return f"{claim['slices_better']} of {claim['slices_counted']} slices gain"
@@ -158,6 +235,12 @@ def slices_better(claim: dict) -> str:
 
 def print_claim(claim: dict) -> None:
     """Tables of one claim."""
+    print_slices(claim)
+    print_tests(claim)
+
+
+def print_slices(claim: dict) -> None:
+    """The table of gains by slice, and what is odd about the scores that it is made of."""
     from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
@@ -169,10 +252,12 @@ def print_claim(claim: dict) -> None:
     for name, part in [*claim["slices"].items(), ("all", claim | {"p": claim["p_zero"]})]:
         if kind != (kind := name.split()[0]):
             table.add_section()
-        low, high = part["interval"]
-        table.add_row(name, f"{part['old_bpb']:.4f}", f"{part['gain']:+.4f}", f"{low:+.4f} .. {high:+.4f}",
-                      f"{part['p']:.2g}", f"{part['documents']:,}", style="bold" if name == "all" else "")
-    table.caption = "p: of a gain of at most 0; length, position: in bytes; non-ascii: share of the characters"
+        table.add_row(name, f"{part['old_bpb']:.4f}", signed_gain(part),
+                      "-" if part["interval"] is None else f"{part['interval'][0]:+.4f} .. {part['interval'][1]:+.4f}",
+                      "-" if part["p"] is None else f"{part['p']:.2g}",
+                      f"{part['documents']:,}", style="bold" if name == "all" else "")
+    table.caption = ("?: the interval holds both signs; p: of a gain of at most 0; length, position: in bytes; "
+                     "non-ascii: share of the characters")
     Console().print(table)
     for name, share in claim["least_share_of_steps"].items():
         if share < EVEN_STEPS:
@@ -181,18 +266,41 @@ def print_claim(claim: dict) -> None:
     if claim["slices_missing"]:
         Console().print(f"no slices by {' and '.join(claim['slices_missing'])}: some scores are of an older scorer, "
                         "which did not write them; score the artifacts again", highlight=False)
+
+
+def signed_gain(part: dict) -> str:
+    """A gain with its sign, and "?" where the interval does not settle the sign."""
+    low, high = part["interval"] or (-1, 1)
+    return f"{part['gain']:+.4f}" + ("?" if low <= 0 <= high else " ")
+
+
+def print_tests(claim: dict) -> None:
+    """The table of what the decision rests on."""
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+
+    rows = [(f"bpb of {name}, by seed", ", ".join(f"{bpb:.4f}" for bpb in claim[f"{name}_bpb_by_seed"]))
+            for name in ("new", "old")]
+    if claim["p"] is not None:
+        tried = "unknown: no log here" if claim["variants_tried"] is None else f"{claim['variants_tried']:,}"
+        rows += [
+            ("standard error from seeds", f"{claim['seed_error']:.5f} bpb, {claim['df']:.1f} degrees of freedom"),
+            ("standard error from documents", f"{claim['document_error']:.5f} bpb"),
+            (f"p, gain <= {claim['margin']:g}", f"{claim['p']:.3g}"),
+            ("standard error, bootstrap of both", f"{claim['bootstrap_error']:.5f} bpb; the larger one counts"),
+            ("variants tried", tried),
+            ("rivals", f"{claim['rivals']} that could have been shown instead"),
+            ("luck of the best of them", f"{claim['luck_of_the_best']:.4f} bpb expected"),
+            ("p over rivals, over claims",
+             f"{claim['p_of_the_best']:.3g}, {claim['p_holm']:.3g} (limit {claim['alpha']:g})"),
+        ]
+    rows += [
+        ("slices", slices_better(claim)),
+        ("machines", "the same" if claim["same_machine"] else "not the same: speed may differ, not the idea"),
+    ]
     table = Table(box=SIMPLE, show_header=False)
-    tried = "unknown: no log here" if claim["variants_tried"] is None else f"{claim['variants_tried']:,}"
-    for row in (("standard error from seeds", f"{claim['seed_error']:.5f} bpb, {claim['df']:.1f} degrees of freedom"),
-                ("standard error from documents", f"{claim['document_error']:.5f} bpb"),
-                (f"p, gain <= {claim['margin']:g}", f"{claim['p']:.3g}"),
-                ("standard error, bootstrap of both", f"{claim['bootstrap_error']:.5f} bpb; the larger one counts"),
-                ("variants tried", tried), ("rivals", f"{claim['rivals']} that could have been shown instead"),
-                ("luck of the best of them", f"{claim['luck_of_the_best']:.4f} bpb expected"),
-                ("p over rivals, over claims", f"{claim['p_of_the_best']:.3g}, {claim['p_holm']:.3g} (limit "
-                                               f"{claim['alpha']:g})"),
-                ("slices", slices_better(claim)),
-                ("machines", "the same" if claim["same_machine"] else "not the same: speed may differ, not the idea")):
+    for row in rows:
         table.add_row(*row)
     Console().print(table)
 
@@ -218,9 +326,16 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("give pairs: A B, or A B A2 B2 for two claims")
     try:
         ledger.sync(ROOT)
+        for side in options.sides:
+            check_side(side)
         arms = [read_arm(side) for side in options.sides]
-        claims = conclude([compare(new, old, options.margin, ROOT, options.rivals)
-                           for new, old in zip(arms[::2], arms[1::2])], options.alpha)
+        claims = []
+        for new, old in zip(arms[::2], arms[1::2]):
+            if min(len(new.seeds), len(old.seeds)) < 2:
+                claims.append(compare_weights(new, old, options.margin))
+            else:
+                claims.append(compare(new, old, options.margin, ROOT, options.rivals))
+        conclude(claims, options.alpha)
     except (Failure, OSError) as error:
         return explain("golf prove", error)
     for claim in claims:
