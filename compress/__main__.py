@@ -1,5 +1,8 @@
 """python -m compress {pack,size,code,inspect,unpack,verify,bench}: makes a .golf file of a run, and looks into one.
 
+Files may be a stranger's: what they hold is decoded in a child with bounded memory and time (compress/bounded.py), and
+code in them runs in the scorer's box alone (compress/verify.py).
+
 Exit status: 0 done; 1 a check failed or the input is bad (one line on stderr says what); 2 wrong usage. With --json the
 last line on stdout is one JSON object.
 """
@@ -12,9 +15,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from compress import report
-from compress.sizes import CAP_BYTES, size_report, tensor_rows
+from compress import bounded, report
+from compress.sizes import CAP_BYTES, size_report
 from golf import container
+from golf.foreign import terminal
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -26,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
         where = str(getattr(options, "file", ""))
-        print(f"compress {options.name}: {text if where in text else f'{where}: {text}'}", file=sys.stderr)
+        print(f"compress {options.name}: {terminal(text if where in text else f'{where}: {text}')}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"compress {options.name}: interrupted", file=sys.stderr)
@@ -55,7 +59,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         "--measure",
         type=Path,
         metavar="DATA_DIR",
-        help="then measure the loss of packing on the dev split, with the file's own code",
+        help="then measure the loss of packing on the dev split, with the file's own code in the box",
     )
     command = add("size", size, "Bytes by section and the headroom; exit 1 if the file is over the cap.")
     command.add_argument("file", type=Path, metavar="FILE")
@@ -73,15 +77,15 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     command = add(
         "unpack",
         unpack,
-        "Write train_gpt.py, decode.py, config.json, tokenizer.model and weights.pt. Runs the "
-        "file's own decoder: only for files you trust.",
+        "Write train_gpt.py, decode.py, config.json, tokenizer.model and weights.pt. The file's own decoder and script "
+        "run in the scorer's box.",
     )
     command.add_argument("file", type=Path, metavar="FILE")
     command.add_argument("folder", type=Path, metavar="DIR", help="new or empty")
     command = add(
         "verify",
         check,
-        "Decode the file in a fresh process and load its model. Runs the file's own code: only for files you trust.",
+        "Decode the file and load its model. The file's own code runs in the scorer's box.",
     )
     command.add_argument("file", type=Path, metavar="FILE")
     command.add_argument("--env", action="store_true", help="print the versions it was checked with")
@@ -93,13 +97,15 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def pack(options) -> int:
-    from compress.pack import measure_packed, pack_run
+    from compress.pack import pack_run
 
     with report.Reporter() as reporter:
         result = pack_run(options.run, options.out, options.track, reporter, reporter.say)
     for warning in result["warnings"]:
-        print(f"compress pack: warning: {warning}", file=sys.stderr)
+        print(f"compress pack: warning: {terminal(warning)}", file=sys.stderr)
     if options.measure:
+        from compress.lab.measure import measure_packed
+
         with report.Reporter() as reporter:
             result["measured"] = measure_packed(options.run, result, options.measure, reporter)
     if options.json:
@@ -118,16 +124,17 @@ def size(options) -> int:
         report.print_sections(result)
     if result["headroom_bytes"] < 0:
         over = f"{-result['headroom_bytes']:,} bytes over the cap of {result['cap_bytes']:,} ({result['track']})"
-        print(f"compress size: {options.file}: {over}", file=sys.stderr)
+        print(f"compress size: {terminal(str(options.file))}: {over}", file=sys.stderr)
         return 1
     return 0
 
 
 def code(options) -> int:
-    from compress.pack import code_section, minified
+    from compress.minify import code_section, minified_script
 
-    count = len(code_section(minified(options.file.read_text(encoding="utf-8"))))
-    print(json.dumps({"code_bytes": count}) if options.json else f"{options.file}: {count:,} bytes with the decoder")
+    count = len(code_section(minified_script(options.file.read_text(encoding="utf-8"))))
+    line = f"{terminal(str(options.file))}: {count:,} bytes with the decoder"
+    print(json.dumps({"code_bytes": count}) if options.json else line)
     return 0
 
 
@@ -139,38 +146,26 @@ def size_of(sections: dict[str, bytes], track: str | None) -> dict:
 
 
 def inspect(options) -> int:
-    from compress.sizes import step_rows, weights_bound
-
-    run = options.file if options.file.is_dir() else None
-    file = run / "model.golf" if run else options.file
-    result, losses = {}, None
+    run = options.file.resolve() if options.file.is_dir() else None
+    file = options.file / "model.golf" if run else options.file
     if not run or file.is_file():
-        try:
-            payload = container.read(file.read_bytes())
-            tensors = tensor_rows(payload["WGTS"])
-            result = {"artifact": str(file), **size_of(payload, None), "tensors": tensors}
-            result["weights_bound"] = weights_bound(payload["WGTS"])
-        except ValueError as error:
-            if not run:
-                raise
-            print(f"compress inspect: {file} is left out: {error}", file=sys.stderr)
-    if run:
-        from compress.checkpoint import load_checkpoint, load_statistics
-        from compress.lab.spread import predicted_losses, spread
-
-        model = load_checkpoint(run).model
-        statistics = load_statistics(run, model)
-        if statistics is None:
-            raise ValueError(f"{run}: no statistics.pt, so nothing is known about its sensitivities")
-        result["spread"] = spread(model, statistics)
-        if "artifact" in result:
-            losses = result["predicted_losses"] = predicted_losses(payload["WGTS"], model, statistics)
+        found = bounded.call(
+            "compress.lab.inspection:inspect", file=str(file.resolve()), run=None if run is None else str(run)
+        )
+    else:
+        found = bounded.call("compress.lab.inspection:inspect", file=None, run=str(run))
+    if "left_out" in found:
+        print(f"compress inspect: {terminal(f'{file} is left out: ' + found.pop('left_out'))}", file=sys.stderr)
+    steps = found.pop("steps", None)
+    result = found
+    if "tensors" in found:
+        result = {"artifact": str(file), **size_of(container.read(file.read_bytes()), None), **found}
     if options.plot:
-        if "artifact" not in result:
+        if steps is None:
             raise ValueError(f"{file} cannot be read, so there are no steps to draw; pack the run first")
         from compress.lab.plot import plot_steps
 
-        plot_steps(step_rows(payload["WGTS"]), losses, options.plot)
+        plot_steps(steps, result.get("predicted_losses"), options.plot)
     print(json.dumps(result)) if options.json else report.print_inspect(result)
     return 0
 
@@ -192,24 +187,23 @@ def bench(options) -> int:
 
 
 def unpack(options) -> int:
-    from compress.verify import save_weights, unpack_into
+    from compress.verify import unpack_into
 
     data, folder = options.file.read_bytes(), options.folder
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} exists and is not an empty folder; name a new one")
+    container.read(data)  # before anything is made
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         unpack_into(data, temporary)
-        save_weights(temporary)
-        for extra in (temporary / "weights.bin", temporary / "__pycache__"):
-            shutil.rmtree(extra) if extra.is_dir() else extra.unlink(missing_ok=True)
         temporary.chmod(0o755)  # mkdtemp makes it private
         os.replace(temporary, folder)  # takes the place of an empty folder too
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     files = sorted(path.name for path in folder.iterdir())
-    print(json.dumps({"folder": str(folder), "files": files}) if options.json else f"{folder}: {', '.join(files)}")
+    line = terminal(f"{folder}: {', '.join(files)}")
+    print(json.dumps({"folder": str(folder), "files": files}) if options.json else line)
     return 0
 
 
@@ -217,24 +211,12 @@ def check(options) -> int:
     from compress.verify import verify
 
     data = options.file.read_bytes()
-    result = verify(data)
-    tensors = [
-        {"name": name, "sha256": digest, "shape": result["shapes"][name][1:]}
-        for name, digest in result["hashes"].items()
-    ]
+    result = {"artifact": str(options.file), "artifact_bytes": len(data), **verify(data)}
     if options.json:
-        print(
-            json.dumps(
-                {
-                    "artifact": str(options.file),
-                    "artifact_bytes": len(data),
-                    "tensors": tensors,
-                    "versions": result["versions"],
-                }
-            )
-        )
+        print(json.dumps(result))
         return 0
-    print(f"{options.file}: {len(data):,} bytes, {len(tensors)} tensors decode and load into the model")
+    count = len(result["tensors"])
+    print(f"{terminal(str(options.file))}: {len(data):,} bytes, {count} tensors decode and load into the model")
     if options.env:
         report.print_rows(
             [{"with": key, "version": value} for key, value in result["versions"].items()], {"with": "", "version": ""}

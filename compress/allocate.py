@@ -12,6 +12,7 @@ Not covered: rounding (compress/gptq.py), turning the dial (compress/pack.py).
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -129,6 +130,13 @@ def allocate(weight: torch.Tensor, known: Sensitivity | None, embedding: bool, p
     )
 
 
+class Cost(NamedTuple):
+    """What a dial costs, by forecast."""
+
+    bits: float
+    nats: float  # per token; nan where no loss is known
+
+
 class Forecast:
     """Rate and distortion of a trellis on Gaussian numbers: what a dial will cost, before anything is rounded.
 
@@ -152,16 +160,35 @@ class Forecast:
         parts = [slice(at, at + 64) for at in range(0, codes.shape[1], 64)]
         self.rates = torch.tensor([_rate(codes[:, part], bits[:, part]) for part in parts], dtype=torch.float64)
 
-    def __call__(self, profile: torch.Tensor, dial: float) -> tuple[float, float]:
-        """(bits, loss in nats per token) of what a sum of profiles covers; the loss is nan where none is known."""
+    def __call__(self, profile: torch.Tensor, dial: float) -> Cost:
+        """Of what a sum of profiles covers."""
         octave = torch.arange(profile.shape[1], dtype=torch.float64) / BINS - REACH - math.log2(dial)
         place = ((octave - self.LOWEST) * 2).clamp(0, len(self.octaves) - 1)
         low = place.floor().long().clamp(max=len(self.octaves) - 2)
         part = place - low
-        bits, square_error = ((1 - part) * y[low] + part * y[low + 1] for y in (self.rates, self.distortion))
+        bits = (1 - part) * self.rates[low] + part * self.rates[low + 1]
         bits = bits + (octave - self.HIGHEST).clamp(min=0)
+        square_error = (1 - part) * self.distortion[low] + part * self.distortion[low + 1]
         square_error = square_error * torch.exp2(2 * (octave - self.LOWEST).clamp(max=0))
-        return (profile[0] @ bits).item(), 0.5 * dial**2 * (profile[1] @ square_error).item()
+        return Cost((profile[0] @ bits).item(), 0.5 * dial**2 * (profile[1] @ square_error).item())
+
+
+class ModelForecast:
+    """The forecast of a model's matrices, together and one by one."""
+
+    def __init__(self, trellis: list[int], profiles: dict[str, torch.Tensor]):
+        """profiles: name of a matrix -> its profile."""
+        self.forecast = Forecast(trellis)
+        self.profiles = profiles
+        self.whole = sum(profiles.values()) if profiles else torch.zeros(2, 1, dtype=torch.float64)
+
+    def __call__(self, dial: float) -> Cost:
+        """Of all matrices."""
+        return self.forecast(self.whole, dial)
+
+    def of(self, name: str, dial: float) -> Cost:
+        """Of one matrix."""
+        return self.forecast(self.profiles[name], dial)
 
 
 def profile(weight: torch.Tensor, steps: Allocation) -> torch.Tensor:

@@ -54,14 +54,23 @@ def load_checkpoint(run: Path) -> Checkpoint:
         raise RunError(f"{path}: the model holds no tensors")
     model = {}
     for name, tensor in value["model"].items():
+        if not isinstance(name, str):
+            raise RunError(f"{path}: a tensor is named {name!r}, which is not text")
         if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
             kind = str(tensor.dtype) if isinstance(tensor, torch.Tensor) else type(tensor).__name__
             raise RunError(f"{path}: {name} is {kind}; only floating-point tensors can be packed")
-        bad = int((~torch.isfinite(tensor)).sum())
+        if not _is_dense(tensor):
+            raise RunError(f"{path}: {name} is sparse or has no values; only dense tensors can be packed")
+        weights = tensor.detach().float().contiguous()
+        bad = int((~torch.isfinite(weights)).sum())
         if bad:
-            raise RunError(f"{path}: {name} holds {bad} NaN or infinite values of {tensor.numel()}; training diverged")
-        model[name] = tensor.detach().float().contiguous()
-    tokenizer = bytes(value["tokenizer"].to(torch.uint8).tolist())
+            raise RunError(
+                f"{path}: {name} holds {bad} NaN or infinite values of {tensor.numel()}, as float32; training diverged"
+            )
+        model[name] = weights
+    if value["tokenizer"].dtype != torch.uint8 or value["tokenizer"].ndim != 1 or not _is_dense(value["tokenizer"]):
+        raise RunError(f"{path}: the tokenizer is not a row of bytes")
+    tokenizer = value["tokenizer"].numpy().tobytes()
     bytes_per_token = value.get("bytes_per_token")
     if bytes_per_token is not None and not (isinstance(bytes_per_token, float) and 0 < bytes_per_token < math.inf):
         raise RunError(f"{path}: bytes_per_token is {bytes_per_token!r}, not a positive number")
@@ -76,18 +85,18 @@ def load_statistics(run: Path, model: dict[str, torch.Tensor]) -> Statistics | N
     value = _load(path, f"{path}: no such file")
     _check_fields(path, value, {"tokens": int, "linear": dict, "taps": dict, "embedding": dict})
     for tap, hessian in value["taps"].items():
-        if not isinstance(hessian, torch.Tensor) or hessian.ndim != 2 or not torch.isfinite(hessian).all():
+        if not _is_finite(hessian) or hessian.ndim != 2:
             raise RunError(f"{path}: tap {tap} is not a finite [in, in] matrix")
     for name, entry in value["linear"].items():
         if name not in model:
             raise RunError(f"{path}: {name} is not in the checkpoint; the two files are of different runs")
         tap = entry.get("tap") if isinstance(entry, dict) else None
-        hessian, columns = value["taps"].get(tap), model[name].shape[-1:].numel()
+        hessian = value["taps"].get(tap) if isinstance(tap, str) else None
+        columns = model[name].shape[-1:].numel()
         if hessian is None or hessian.shape != (columns, columns):
             raise RunError(f"{path}: tap {tap} of {name} is missing or not [{columns}, {columns}]")
-        _check_moment(
-            path, f"output_gradient of {name}", entry.get("output_gradient"), (model[name].numel() // columns,)
-        )
+        rows = model[name].numel() // max(1, columns)
+        _check_moment(path, f"output_gradient of {name}", entry.get("output_gradient"), (rows,))
     for name, entry in value["embedding"].items():
         if name not in model or model[name].ndim != 2 or not isinstance(entry, dict):
             raise RunError(f"{path}: {name} is no matrix of the checkpoint; the two files are of different runs")
@@ -110,9 +119,21 @@ def _load(path: Path, missing: str) -> dict:
     return value
 
 
+def _is_dense(tensor: torch.Tensor) -> bool:
+    """Whether a tensor has a value in memory for each place; meta and sparse ones have not."""
+    return tensor.device.type == "cpu" and tensor.layout == torch.strided
+
+
 def _check_moment(path: Path, what: str, value, shape: tuple[int, ...]) -> None:
-    if not isinstance(value, torch.Tensor) or value.shape != shape or not torch.isfinite(value).all():
+    if not _is_finite(value) or value.shape != shape:
         raise RunError(f"{path}: {what} is missing, not finite or not of shape {list(shape)}")
+
+
+def _is_finite(value) -> bool:
+    """Whether a value is a tensor of finite floating-point numbers."""
+    if not isinstance(value, torch.Tensor) or not _is_dense(value) or not value.is_floating_point():
+        return False
+    return bool(torch.isfinite(value.double()).all())
 
 
 def _check_fields(path: Path, value: dict, fields: dict[str, type]) -> None:

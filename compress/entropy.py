@@ -16,100 +16,133 @@ import brotli
 import numpy as np
 
 from compress import decode
+from compress.codes import Matrix, QuantisedModel, Vector
 from compress.decode import BITS, COLUMNS, GRID, LOWEST, MAGNITUDES, PRIORS, REFRESH, ROWS, STEPS, TOKENS, UNIT, VECTORS
 from compress.trellis import trellis_bits
 
 FORMAT = b"\2"
 FACTOR_RANGE = 14  # of rows and columns, in thirds of an octave: GRID begins 15 below its unit
 SIDE_RANGE = TOKENS // 2 - 1  # largest number of the side information; steps within +-40 keep to it
+COUNTED_STEPS = 256  # at a time: a bound on memory
 WEIGHTS_PER_LANE = 4000  # a lane costs a byte or so; fewer lanes make decoding slower
 
 
 @dataclass(frozen=True)
-class Matrix:
-    """Integer codes and the exponents of their steps, in quarter octaves: 2^((base + rows + columns) / 4)."""
+class Layout:
+    """The tensors in the order of the file."""
 
-    shape: tuple[int, ...]
-    codes: np.ndarray  # int32 [R, C]
-    base: int
-    rows: np.ndarray  # int [R], within +-40
-    columns: np.ndarray  # int [C], within +-40
+    lanes: int
+    matrices: dict[str, Matrix]
+    vectors: dict[str, Vector]
 
 
 @dataclass(frozen=True)
-class Vector:
-    """(codes + centre) * 2^exponent."""
+class Symbols:
+    """What the decoder takes from the stream, step by step, an item a lane; and the plain bits in its order."""
 
-    shape: tuple[int, ...]
-    codes: np.ndarray  # int32, flat
-    exponent: int
-    centre: int
+    contexts: list[np.ndarray]  # which frequency table
+    tokens: list[np.ndarray]
+    plain: list[np.ndarray]  # uint8, one bit each
 
 
-def encode_weights(
-    tensors: dict[str, Matrix | Vector],
-    trellis: list[int],
-    scales: list[float],
-    restart: int,
-    progress: Callable[[int, int], None] = lambda done, total: None,
-) -> bytes:
-    """The payload. trellis: next state by 2 * state + parity; scales: float32 steps at exponents 0 to 3.
+@dataclass(frozen=True)
+class Encoded:
+    """A model as bytes, together with all that reports of these bytes need."""
+
+    model: QuantisedModel
+    layout: Layout
+    tables: bytes  # frequencies, as rans_table of the decoder reads them
+    payload: bytes  # WGTS
+
+
+def encode_weights(model: QuantisedModel, progress: Callable[[int, int], None] = lambda done, total: None) -> Encoded:
+    """The WGTS payload of a model.
 
     Calls progress(symbol rows coded, rows in all). Raises ValueError if a code or step is out of range.
     """
-    lanes, matrices, vectors = layout(tensors)
-    contexts, tokens, plain = symbols(matrices, vectors, lanes, trellis, restart)
-    tables = frequencies(contexts, tokens)
-    bits = np.concatenate([*plain, np.zeros(0, np.uint8)])
-    carried = np.zeros(16 * lanes, np.uint8)
+    order = layout(model.tensors)
+    coded = symbols(order, model)
+    tables = frequencies(coded)
+    bits = np.concatenate([*coded.plain, np.zeros(0, np.uint8)])
+    carried = np.zeros(16 * order.lanes, np.uint8)
     carried[: bits.size] = bits[: carried.size]
     states = np.packbits(carried).view("<u2").astype(np.uint64) | 1 << 16
-    words = rans(states, contexts, tokens, decode.rans_table(tables), progress)
-    head = [lanes, words.size, restart, trellis, [float(np.float32(scale)) for scale in scales]]
-    head.append([[name, matrix.base, magnitudes(matrix)[2], *matrix.shape] for name, matrix in matrices])
-    head.append([[name, vector.exponent, vector.centre, *vector.shape] for name, vector in vectors])
+    words = rans(states, coded, decode.rans_table(tables), progress)
+    scales = [float(np.float32(scale)) for scale in model.scales]
+    head = [order.lanes, words.size, model.restart, model.trellis, scales]
+    head.append([[name, matrix.base, magnitudes(matrix)[2], *matrix.shape] for name, matrix in order.matrices.items()])
+    head.append([[name, vector.exponent, vector.centre, *vector.shape] for name, vector in order.vectors.items()])
     text = json.dumps(head, separators=(",", ":"), ensure_ascii=False).encode() + b"\0" + tables
     packed = brotli.compress(text, quality=11, lgwin=24)
     if len(text) > decode.MAX_HEAD_BYTES:
         raise ValueError(f"{len(text):,} bytes of names, shapes and frequencies; at most {decode.MAX_HEAD_BYTES:,}")
     stream = states.astype("<u4").tobytes() + words.astype("<u2").tobytes()
-    return FORMAT + len(packed).to_bytes(3, "little") + packed + stream + np.packbits(bits[carried.size :]).tobytes()
+    tail = np.packbits(bits[carried.size :]).tobytes()
+    payload = FORMAT + len(packed).to_bytes(3, "little") + packed + stream + tail
+    return Encoded(model, order, tables, payload)
 
 
-def read_head(payload: bytes) -> tuple[list, bytes]:
-    """(the JSON list, the frequency tables) at the head of a well-formed payload."""
-    text, _, tables = brotli.decompress(payload[4 : 4 + int.from_bytes(payload[1:4], "little")]).partition(b"\0")
-    return json.loads(text), tables
+def read_weights(payload: bytes) -> Encoded:
+    """The model and the tables in a payload that encode_weights wrote, or another encoder of weight format 2.
+
+    Raises ValueError, one line, on anything malformed.
+    """
+    try:
+        return _read(payload)
+    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        if str(error).startswith("WGTS: "):
+            raise
+        raise ValueError("WGTS: malformed") from None  # a library's words would tell a user nothing
 
 
-def layout(tensors: dict[str, Matrix | Vector]):
-    """(lanes, matrices, vectors), the latter as (name, tensor) in the order of the file: tallest matrices first."""
-    matrices = [(name, tensor) for name, tensor in tensors.items() if isinstance(tensor, Matrix)]
-    vectors = [(name, tensor) for name, tensor in tensors.items() if isinstance(tensor, Vector)]
-    matrices.sort(key=lambda item: -item[1].codes.shape[0])  # as many rows: side by side
-    weights = sum(matrix.codes.size for _, matrix in matrices)
-    widest = max((matrix.codes.shape[1] for _, matrix in matrices), default=1)
+def _read(payload: bytes) -> Encoded:
+    tensors = decode.read_codes(payload)
+    head_end = 4 + int.from_bytes(payload[1:4], "little")
+    text, _, tables = brotli.decompress(payload[4:head_end]).partition(b"\0")  # its size was checked by read_codes
+    lanes, _, restart, trellis, scales, matrix_entries, vector_entries = json.loads(text)
+    matrices = {}
+    for name, base, _, *shape in matrix_entries:
+        _, codes, _, steps, columns, _ = tensors[name]
+        matrices[name] = Matrix(tuple(shape), codes, base, steps - base, columns)
+    vectors = {}
+    for name, exponent, centre, *shape in vector_entries:
+        values = tensors[name][-1].astype(np.float64)
+        codes = np.ldexp(values, -exponent).astype(np.int64) - centre
+        vectors[name] = Vector(tuple(shape), codes, exponent, centre)
+    model = QuantisedModel(matrices | vectors, trellis, restart, np.array(scales, np.float32))
+    return Encoded(model, Layout(lanes, matrices, vectors), tables, payload)
+
+
+def layout(tensors: dict[str, Matrix | Vector]) -> Layout:
+    """The order that this encoder chooses: tallest matrices first, so that those of one height lie side by side."""
+    matrices = {name: tensor for name, tensor in tensors.items() if isinstance(tensor, Matrix)}
+    vectors = {name: tensor for name, tensor in tensors.items() if isinstance(tensor, Vector)}
+    matrices = dict(sorted(matrices.items(), key=lambda item: -item[1].codes.shape[0]))
+    weights = sum(matrix.codes.size for matrix in matrices.values())
+    widest = max((matrix.codes.shape[1] for matrix in matrices.values()), default=1)
     lanes = max(widest, 32 * round(weights / WEIGHTS_PER_LANE / 32), 1)
     if lanes > decode.MAX_LANES:
         raise ValueError(f"a matrix of {widest:,} columns; at most {decode.MAX_LANES:,}")
-    return lanes, matrices, vectors
+    return Layout(lanes, matrices, vectors)
 
 
-def groups_of(matrices: list[tuple[str, Matrix]], lanes: int) -> list[list[tuple[str, Matrix]]]:
+def groups_of(order: Layout) -> list[dict[str, Matrix]]:
     """Neighbours with as many rows stand side by side while the lanes last."""
-    groups, width = [], 0
-    for name, matrix in matrices:
+    groups: list[dict[str, Matrix]] = []
+    height, width = 0, 0  # of the last group
+    for name, matrix in order.matrices.items():
         rows, columns = matrix.codes.shape
-        if not groups or groups[-1][0][1].codes.shape[0] != rows or width + columns > lanes:
-            groups.append([])
-            width = 0
-        groups[-1].append((name, matrix))
+        if not groups or height != rows or width + columns > order.lanes:
+            groups.append({})
+            height, width = rows, 0
+        groups[-1][name] = matrix
         width += columns
     return groups
 
 
-def symbols(matrices, vectors, lanes, trellis, restart):
-    """(contexts, tokens, plain bits): for each step of the decoder two arrays, an item a lane; bits in its order."""
+def symbols(order: Layout, model: QuantisedModel) -> Symbols:
+    """The symbols of the tensors in `order`; the trellis is the model's."""
+    lanes = order.lanes
     contexts, tokens, plain = [], [], []
 
     def side(context: int, values: np.ndarray):
@@ -119,30 +152,29 @@ def symbols(matrices, vectors, lanes, trellis, restart):
             tokens.append(values[at : at + lanes])
             contexts.append(np.full(tokens[-1].size, context))
 
-    for group in groups_of(matrices, lanes):
-        codes = np.concatenate([matrix.codes for _, matrix in group], 1)
-        factors, priors, centres = zip(*(magnitudes(matrix) for _, matrix in group), strict=True)
-        rows = np.stack([matrix.rows for _, matrix in group]).astype(np.int64)
-        columns = np.concatenate([matrix.columns for _, matrix in group]).astype(np.int64)
+    for group in map(dict.values, groups_of(order)):
+        codes = np.concatenate([matrix.codes for matrix in group], 1)
+        factors, priors, centres = zip(*map(magnitudes, group), strict=True)
+        rows = np.stack([matrix.rows for matrix in group]).astype(np.int64)
+        columns = np.concatenate([matrix.columns for matrix in group]).astype(np.int64)
         side(STEPS, rows)
         side(ROWS, np.stack(factors) + 3 * rows // 4)
         side(COLUMNS, columns)
-        widths = [matrix.codes.shape[1] for _, matrix in group]
+        widths = [matrix.codes.shape[1] for matrix in group]
         side(PRIORS, np.concatenate(priors) + 3 * columns // 4 - np.repeat(centres, widths))
-        size = np.abs(codes)
-        token = tokens_of(size)
+        token = tokens_of(np.abs(codes)).astype(np.uint8)  # a large model has 10^8 of them
         wide = np.stack(factors).repeat(widths, 0).T
-        context = levels(token, wide, np.concatenate(priors)) * 2 + trellis_bits(codes, trellis, restart)
-        contexts += list(context)
+        context = 2 * levels(token, wide, np.concatenate(priors)) + trellis_bits(codes, model.trellis, model.restart)
+        contexts += list(context.astype(np.uint8))
         tokens += list(token)
         plain += plain_bits(codes, token)
-    for _, vector in vectors:
+    for vector in order.vectors.values():
         token = tokens_of(np.abs(vector.codes))
         for at in range(0, token.size, lanes):
             tokens.append(token[at : at + lanes])
             contexts.append(np.full(tokens[-1].size, VECTORS))
         plain += plain_bits(vector.codes, token)
-    return contexts, tokens, plain
+    return Symbols(contexts, tokens, plain)
 
 
 def tokens_of(size: np.ndarray) -> np.ndarray:
@@ -184,12 +216,20 @@ def levels(token: np.ndarray, factors: np.ndarray, priors: np.ndarray) -> np.nda
     return np.clip(level.repeat(REFRESH, 0)[:rows] + factors, 0, MAGNITUDES - 1)
 
 
-def frequencies(contexts: list[np.ndarray], tokens: list[np.ndarray]) -> bytes:
+def counts_of(coded: Symbols) -> np.ndarray:
+    """How often each token occurs in each context: int64 [VECTORS + 1, TOKENS]."""
+    counts = np.zeros((VECTORS + 1) * TOKENS, np.int64)
+    for at in range(0, len(coded.contexts), COUNTED_STEPS):
+        steps = slice(at, at + COUNTED_STEPS)
+        context = np.concatenate(coded.contexts[steps]).astype(np.int64)
+        token = np.concatenate(coded.tokens[steps])
+        counts += np.bincount(context * TOKENS + token, minlength=counts.size)
+    return counts.reshape(VECTORS + 1, TOKENS)
+
+
+def frequencies(coded: Symbols) -> bytes:
     """Tables for rans_table: for each context chances out of 256, each given that no token before it came."""
-    joined = np.concatenate([*contexts, np.zeros(0, np.int64)]) * TOKENS
-    joined += np.concatenate([*tokens, np.zeros(0, np.int64)])
-    counts = np.bincount(joined, minlength=(VECTORS + 1) * TOKENS).reshape(-1, TOKENS)
-    return b"".join(_chances(row) for row in counts)
+    return b"".join(map(_chances, counts_of(coded)))
 
 
 def _chances(counts: np.ndarray) -> bytes:
@@ -214,7 +254,7 @@ def costs(table: np.ndarray) -> np.ndarray:
     return result
 
 
-def rans(states, contexts, tokens, table, progress) -> np.ndarray:
+def rans(states: np.ndarray, coded: Symbols, table: np.ndarray, progress: Callable[[int, int], None]) -> np.ndarray:
     """Codes all steps backwards from `states` (uint64, changed in place), returns the words in the decoder's order."""
     slots = table.reshape(-1, 4096)
     frequency, start = np.zeros((2, len(slots), TOKENS), np.uint64)
@@ -224,13 +264,16 @@ def rans(states, contexts, tokens, table, progress) -> np.ndarray:
         start[context, slot[first] >> 24] = first
     twelve, sixteen, twenty = (np.uint64(n) for n in (12, 16, 20))
     words = []
-    for index in range(len(contexts) - 1, -1, -1):
-        context, token = contexts[index], tokens[index]
-        x, f = states[: context.size], frequency[context, token]
+    steps = len(coded.contexts)
+    for index in range(steps - 1, -1, -1):
+        context = coded.contexts[index]
+        token = coded.tokens[index]
+        x = states[: context.size]
+        f = frequency[context, token]
         high = x >= f << twenty
         words.append((x[high] & np.uint64(65535)).astype(np.uint16))
         x[high] >>= sixteen
         states[: context.size] = (x // f << twelve) + x % f + start[context, token]
         if not index % 256:
-            progress(len(contexts) - index, len(contexts))
+            progress(steps - index, steps)
     return np.concatenate([*words[::-1], np.zeros(0, np.uint16)])

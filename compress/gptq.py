@@ -9,6 +9,7 @@ All arithmetic but the Viterbi search is float64. Not covered: choosing the step
 Hessians (the training script).
 """
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -81,7 +82,7 @@ def _gptq_group(group: list[Target], trellis: list[int], restart: int, progress)
     length = min(restart, max(len(target.weight) for target in group))
     chunks = [-(-len(target.weight) // length) for target in group]
     starts = [sum(chunks[:index]) for index in range(len(group) + 1)]
-    slices = [slice(start, stop) for start, stop in zip(starts, starts[1:])]
+    slices = [slice(start, stop) for start, stop in itertools.pairwise(starts)]
     remaining = torch.zeros(columns, starts[-1], length, dtype=torch.float64)
     scales = torch.ones(starts[-1] * length, dtype=torch.float64)
     factors = torch.stack([target.factor.double() for target in group])

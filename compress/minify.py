@@ -13,10 +13,15 @@ Not covered: code that reads its own source text or local names through frames; 
 
 import ast
 import contextlib
+from pathlib import Path
 
 import python_minifier
 from python_minifier.expression_printer import ExpressionPrinter
 from python_minifier.f_string import OuterFString
+
+from golf import container
+
+DECODER = Path(__file__).with_name("decode.py")
 
 # Decorators that read no annotations. Any other one may, so annotations under it stay.
 HARMLESS = set(
@@ -47,6 +52,19 @@ def minify(source: str) -> str:
             hoist_literals=False,  # the compressor shares repeated literals at less cost
             convert_posargs_to_args=False,  # f(a, /, **rest) may be called with a keyword a
         )
+
+
+def minified_script(source: str) -> str:
+    """A training script as it is packed. Raises ValueError, one line, if it is not Python."""
+    try:
+        return minify(source)
+    except SyntaxError as error:
+        raise ValueError(f"the training script is not Python: line {error.lineno}: {error.msg}") from None
+
+
+def code_section(script: str) -> bytes:
+    """The CODE payload: a script that is minified already, and the decoder."""
+    return container.code_pack(script, minify(DECODER.read_text(encoding="utf-8")))
 
 
 def blockers(source: str) -> list[str]:

@@ -4,15 +4,16 @@ Not covered: how integers become bytes (compress/entropy.py), which dial fills t
 """
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from compress.allocate import Allocation, Parts, allocate, sensitivity
+from compress.allocate import Allocation, ModelForecast, Parts, allocate, profile, sensitivity
 from compress.checkpoint import Statistics
-from compress.entropy import Matrix, Vector
+from compress.codes import Matrix, QuantisedModel, Vector
 from compress.gptq import DAMPING, Target, gptq
 from compress.trellis import RESTART, trellis_bits, trellis_table
 
@@ -37,6 +38,11 @@ class Plan:
         weight = self.model[name].flatten(0, -2)
         known = self.matrices[name].known
         return weight if known is None else torch.where(known.hessian.diagonal() > 0, weight, 0)
+
+    def forecast(self) -> ModelForecast:
+        """What its matrices cost at any dial. It takes a second or two, so build it once and hand it on."""
+        profiles = {name: profile(self.weight(name), steps) for name, steps in self.matrices.items()}
+        return ModelForecast(self.trellis, profiles)
 
 
 def make_plan(
@@ -69,9 +75,14 @@ def is_matrix(tensor: torch.Tensor) -> bool:
     return tensor.ndim >= 2 and min(tensor.shape[-1], tensor.shape[:-1].numel()) >= MIN_SIDE
 
 
+def type_of(name: str) -> str:
+    """The tensor's name without its layer: blocks.*.mlp.up.weight."""
+    return re.sub(r"\b\d+\b", "*", name)
+
+
 def quantise(
     plan: Plan, dial: float, progress: Callable[[int, int], None] = lambda done, total: None
-) -> dict[str, Matrix | Vector]:
+) -> QuantisedModel:
     """Every tensor of the model in its stored form; calls progress(weights done, weights in all).
 
     Raises ValueError naming a tensor that the format cannot hold.
@@ -87,18 +98,19 @@ def quantise(
     codes = dict(
         zip(plan.matrices, gptq(targets, plan.trellis, RESTART, lambda done: progress(done, total)), strict=True)
     )
-    result = {}
+    tensors = {}
     for name, tensor in plan.model.items():
         if name in codes:
             steps = plan.matrices[name]
-            rows, columns = steps.rows.numpy(), steps.columns.numpy()
-            result[name] = Matrix(tuple(tensor.shape), codes[name].numpy(), steps.base, rows, columns)
+            rows = steps.rows.numpy()
+            columns = steps.columns.numpy()
+            tensors[name] = Matrix(tuple(tensor.shape), codes[name].numpy(), steps.base, rows, columns)
         else:
             try:
-                result[name] = fixed_point(tensor)
+                tensors[name] = fixed_point(tensor)
             except ValueError as error:
                 raise ValueError(f"{name}: {error}") from None
-    return result
+    return QuantisedModel(tensors, plan.trellis, RESTART, scales_of(dial))
 
 
 def fixed_point(tensor: torch.Tensor) -> Vector:
@@ -122,15 +134,31 @@ def scales_of(dial: float) -> np.ndarray:
     return (dial * np.exp2(np.arange(4) / 4)).astype(np.float32)
 
 
-def decoded(tensor: Matrix | Vector, trellis: list[int], scales: np.ndarray) -> torch.Tensor:
-    """The float32 tensor that a decoder must give, bit for bit. Raises ValueError if a value is not finite."""
-    if isinstance(tensor, Vector):
-        values = np.ldexp((tensor.codes + tensor.centre).astype(np.float32), tensor.exponent)
-    else:
-        bits = trellis_bits(tensor.codes, trellis, RESTART)
-        exponents = tensor.base + tensor.rows[:, None] + tensor.columns
-        integers = (2 * tensor.codes - bits * np.sign(tensor.codes)).astype(np.float32)
-        values = np.ldexp(integers * scales[exponents & 3], exponents >> 2)
-    if not np.isfinite(values).all():
-        raise ValueError("values too large for float32; rescale the model")
-    return torch.from_numpy(values.reshape(tensor.shape))
+def decoded(model: QuantisedModel) -> dict[str, torch.Tensor]:
+    """The float32 tensors that a decoder must give, bit for bit.
+
+    Raises ValueError naming a tensor of which a value is not finite.
+    """
+    result = {}
+    for name, tensor in model.tensors.items():
+        if isinstance(tensor, Matrix):
+            values = matrix_values(tensor, model)
+        else:
+            values = vector_values(tensor)
+        if not np.isfinite(values).all():
+            raise ValueError(f"{name}: values too large for float32; rescale the model")
+        result[name] = torch.from_numpy(values.reshape(tensor.shape))
+    return result
+
+
+def matrix_values(matrix: Matrix, model: QuantisedModel) -> np.ndarray:
+    """float32 [R, C]: the integers of the codes under the model's trellis, times their steps."""
+    bits = trellis_bits(matrix.codes, model.trellis, model.restart)
+    exponents = matrix.base + matrix.rows[:, None] + matrix.columns
+    integers = (2 * matrix.codes - bits * np.sign(matrix.codes)).astype(np.float32)
+    return np.ldexp(integers * model.scales[exponents & 3], exponents >> 2)
+
+
+def vector_values(vector: Vector) -> np.ndarray:
+    """float32, flat."""
+    return np.ldexp((vector.codes + vector.centre).astype(np.float32), vector.exponent)

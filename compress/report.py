@@ -9,18 +9,22 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
+
+from golf.foreign import terminal
 
 LINE_SECONDS = 5  # between two lines of progress where there is no terminal
 
 
 def print_sections(report: dict) -> None:
     """Bytes and share of each section, the headroom, and the count by the public challenge's rule."""
-    table = Table(title=f"{report['artifact']}, track {report['track']}", title_justify="left")
+    title = terminal(f"{report['artifact']}, track {report['track']}")
+    table = Table(title=Text(title), title_justify="left")
     for column in ("section", "bytes", "of the file"):
         table.add_column(column, justify="left" if column == "section" else "right")
     total, cap, rule = report["artifact_bytes"], report["cap_bytes"], report["public_rule"]
     for tag, length in report["sections"].items():
-        table.add_row(tag, f"{length:,}", f"{length / total:.1%}")
+        table.add_row(Text(terminal(tag)), f"{length:,}", f"{length / total:.1%}")
     table.add_section()
     table.add_row("file", f"{total:,}", "100.0%")
     table.add_row("cap", f"{cap:,}", f"{cap / total:.1%}")
@@ -97,23 +101,26 @@ def print_bench(result: dict) -> None:
     print_rows(parts, {"part": "", "bits_per_weight_lost": "+.3f"}, "our coder without a part, at KL 0.008")
     console = _console()
     if result["extrapolated"]:
-        console.print(f"beyond the rates measured (extrapolated): {', '.join(result['extrapolated'])}")
+        names = terminal(", ".join(result["extrapolated"]))
+        console.print(Text(f"beyond the rates measured (extrapolated): {names}"))
     console.print(f"decoding: {result['decode_seconds_per_million']:.3f} s per million weights")
 
 
 def print_rows(rows: list[dict], columns: dict[str, str], title: str | None = None) -> None:
     """A table of dicts. columns: key -> format specification of its numbers ("" for text)."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=Text(terminal(title)) if title else None, title_justify="left")
     for key, spec in columns.items():
-        table.add_column(key.replace("_", " "), justify="right" if spec else "left", no_wrap=not spec)
+        table.add_column(Text(key.replace("_", " ")), justify="right" if spec else "left", no_wrap=not spec)
     for row in rows:
         cells = ((row[key], spec) for key, spec in columns.items())
-        table.add_row(*("-" if value is None else _text(value, spec) for value, spec in cells))
+        table.add_row(*(Text("-" if value is None else _text(value, spec)) for value, spec in cells))
     _console().print(table)
 
 
 def _text(value, spec: str) -> str:
-    return "x".join(map(str, value)) or "scalar" if isinstance(value, list) else format(value, spec)
+    if isinstance(value, list):
+        return terminal("x".join(map(str, value)) or "scalar")
+    return format(value, spec) if spec else terminal(value)
 
 
 def _console() -> Console:
@@ -127,7 +134,7 @@ class Reporter:
     def __init__(self):
         self.console = Console(stderr=True)
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             TimeElapsedColumn(),
             TextColumn("eta"),
@@ -145,15 +152,15 @@ class Reporter:
 
     def say(self, line: str) -> None:
         """One line on stderr, above the bars."""
-        self.console.print(line, highlight=False)
+        self.console.print(Text(terminal(line)), highlight=False)
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """`done` of `total` units of `stage` are behind us."""
         now = time.monotonic()
         if stage not in self.tasks:
-            self.tasks[stage], self.started[stage] = self.bar.add_task(stage), now
+            self.tasks[stage], self.started[stage] = self.bar.add_task(terminal(stage)), now
         self.bar.update(self.tasks[stage], completed=done, total=total)
         if self.bar.disable and done < total and now - self.printed >= LINE_SECONDS:
             eta = (now - self.started[stage]) / done * (total - done) if done else float("nan")
-            print(f"{stage}: {done / max(1, total):.0%}, eta {eta:.0f} s", file=sys.stderr, flush=True)
+            print(f"{terminal(stage)}: {done / max(1, total):.0%}, eta {eta:.0f} s", file=sys.stderr, flush=True)
             self.printed = now

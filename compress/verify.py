@@ -1,119 +1,173 @@
-"""Checks an artifact from its bytes alone, in a fresh process: scripts import, weights decode, the model takes them.
+"""Checks an artifact from its bytes alone, in the scorer's box: weights decode, scripts import, the model takes them.
 
-NOT a security boundary: it runs the artifact's own code with your rights. Files you do not trust belong in the
-scorer's box.
-Not covered: the score, and whether it keeps to any rule but its format.
+An artifact holds code, and a checkpoint brings a script that may be a stranger's. So all of it runs in the box
+(golf/box), for `verify`, for `unpack` and for the packer's own check alike, with limits on memory and time. What the
+box may import is what an artifact may import when it is scored.
+
+Not covered: the score, and whether the artifact keeps to any rule but its format. Where the system has no namespaces,
+Landlock and seccomp (macOS), the box has fewer layers (golf/box/confine.py says what each one leaves open).
 """
 
 import hashlib
 import json
-import subprocess
-import sys
-import tempfile
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from compress.decode import MAX_WEIGHTS
 from golf import tokenizer_section
+from golf.box import packages
+from golf.box.box import Box, BoxFailure, Submission, remove_stale
 from golf.container import code_unpack, config_unpack, read
+from golf.foreign import terminal
 
-TIMEOUT_SECONDS = 600
+PROGRAM = Path(__file__).with_name("decode_in_box.py")
+MEMORY_BYTES = 2 << 30  # private memory of the box, torch's 0.2 GB included
+SECONDS = 60.0  # from the first line of the artifact's code to its model
+# The packer knows how much it packed, and its file is worth a longer wait.
+CHECK_SECONDS = 600.0
+CHECK_BYTES_PER_WEIGHT = 24  # decoded and loaded: codes, bits, values, the model's own copy
+# What a decoder may hand over, and the bytes of a number.
+DTYPES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
+MAX_DECODED_BYTES = 4 * MAX_WEIGHTS  # of all tensors together
 
-# Runs as `python -I -c` in a folder that holds the unpacked files. Prints one JSON line.
-CHILD = """
-import hashlib, json, os, platform, sys
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-sys.path.insert(0, os.getcwd())
-stage = "importing its libraries"
-try:
-    import brotli, numpy, torch
-    stage = "importing decode.py"
-    import decode
-    stage = "decoding the weights"
-    with open("weights.bin", "rb") as file:
-        weights = decode.decode_weights(file.read())
-    if sys.argv[1:] == ["save"]:
-        torch.save(weights, "weights.pt")
-        print("{}")
-        sys.exit()
-    hashes = {name: hashlib.sha256(tensor.numpy().tobytes()).hexdigest() for name, tensor in weights.items()}
-    shapes = {name: [str(tensor.dtype), *tensor.shape] for name, tensor in weights.items()}
-    stage = "importing train_gpt.py"
-    import train_gpt
-    stage = "building the model"
-    with open("config.json", encoding="utf-8") as file:
-        model = train_gpt.build_model(train_gpt.Config(**json.load(file)))
-    stage = "loading the weights into the model"
-    model.load_state_dict(weights, strict=True)
-    result = {"hashes": hashes, "shapes": shapes, "versions": {
-        "python": platform.python_version(), "torch": torch.__version__, "numpy": numpy.__version__,
-        "brotli": brotli.__version__, "machine": platform.platform()}}
-except Exception as error:
-    result = {"error": f"{stage}: {type(error).__name__}: {' '.join(str(error).split())[:300]}"}
-print("\\n" + json.dumps(result))
-"""
+
+@dataclass(frozen=True)
+class DecodedTensor:
+    """A tensor as the artifact's decoder gives it, as bytes: nothing here was unpickled."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    data: bytearray
+
+    def sha256(self) -> str:
+        return hashlib.sha256(self.data).hexdigest()
+
+    def torch(self) -> torch.Tensor:
+        """The same as a tensor, over the same memory."""
+        dtype = getattr(torch, self.dtype)
+        if not self.data:
+            return torch.empty(self.shape, dtype=dtype)
+        return torch.frombuffer(self.data, dtype=dtype).view(self.shape)
+
+
+class ArtifactRun:
+    """An artifact's decoder and script in the box: iterate over it for the tensors; afterwards `versions` is set."""
+
+    def __init__(self, data: bytes, seconds: float = SECONDS, memory_bytes: int = MEMORY_BYTES):
+        """Raises ValueError if a section is malformed."""
+        self.submission, self.tokenizer = submission_of(data)
+        self.seconds = seconds
+        self.memory_bytes = memory_bytes
+        self.versions: dict[str, str] = {}
+
+    def __iter__(self) -> Iterator[DecodedTensor]:
+        """Raises ValueError, one line, on anything that goes wrong, with the stage at which it did."""
+        remove_stale()
+        try:
+            box = Box(self.submission, 1, self.seconds, memory_bytes=self.memory_bytes, program=PROGRAM)
+            try:
+                yield from self._tensors(box)
+            finally:
+                box.kill()
+                box.close()
+        except BoxFailure as error:
+            raise ValueError(explain(error, self.seconds)) from None
+
+    def _tensors(self, box: Box) -> Iterator[DecodedTensor]:
+        answers = box.results()
+        left = MAX_DECODED_BYTES
+        for answer in answers:
+            if "tensor" in answer:
+                tensor = receive_tensor(answer, answers, box, left)
+                left -= len(tensor.data)
+                yield tensor
+            elif isinstance(answer.get("versions"), dict):
+                self.versions = {str(key): str(value) for key, value in answer["versions"].items()}
+        if not self.versions:
+            raise BoxFailure("protocol", "the box ended before the model stood")
+
+
+def receive_tensor(head: dict, answers: Iterator[dict], box: Box, left: int) -> DecodedTensor:
+    """The tensor that an answer announces, taken from the pieces that follow. Nothing that the box says is believed."""
+    name, dtype, shape = head["tensor"], head.get("dtype"), head.get("shape")
+    if not isinstance(name, str) or not isinstance(dtype, str) or dtype not in DTYPES:
+        raise BoxFailure("shape", f"the decoder gives a tensor of type {dtype!r}; use one of {', '.join(DTYPES)}")
+    if not isinstance(shape, list) or not all(type(side) is int and side >= 0 for side in shape):
+        raise BoxFailure("shape", f"the decoder gives a tensor of shape {shape!r}")
+    size = math.prod(shape) * DTYPES[dtype]
+    if size > left:
+        raise BoxFailure("shape", f"the decoder gives more than {MAX_DECODED_BYTES:,} bytes of numbers")
+    data = bytearray()
+    while len(data) < size:
+        piece = box.shared(next(answers, {}).get("bytes"))
+        if not piece or len(data) + len(piece) > size:
+            raise BoxFailure("shape", f"the decoder gives {len(data) + len(piece):,} bytes of {size:,} of a tensor")
+        data += piece
+    return DecodedTensor(name, dtype, tuple(shape), data)
+
+
+def submission_of(data: bytes) -> tuple[Submission, bytes]:
+    """(what the box needs of an artifact, its tokenizer.model). Raises ValueError if a section is malformed."""
+    sections = read(data)
+    train_source, decode_source = code_unpack(sections["CODE"])
+    tokenizer = tokenizer_section.rebuild(sections["TOKN"])
+    vocab_size = len(tokenizer_section.piece_bytes(tokenizer))
+    config = config_unpack(sections["CONF"])
+    return Submission(train_source, decode_source, config, sections["WGTS"], vocab_size), tokenizer
+
+
+def explain(error: BoxFailure, seconds: float) -> str:
+    """What to tell a user about a box that failed: one line."""
+    if error.kind == "hang":
+        return f"no result within {seconds:g} s: this artifact is no good, or the machine is too busy"
+    text = terminal(str(error).removeprefix(f"FAILED ({error.kind}): "))
+    if "ModuleNotFoundError" in text:
+        text += f"; an artifact may import {', '.join(packages.ALLOWED)} and the standard library, here as when scored"
+    return text
+
+
+def verify(data: bytes, seconds: float = SECONDS) -> dict:
+    """{"tensors": [{"name", "sha256", "dtype", "shape"}], "versions": {...}} of an artifact.
+
+    Raises ValueError, one line, with the stage that failed.
+    """
+    run = ArtifactRun(data, seconds)
+    tensors = [
+        {"name": tensor.name, "sha256": tensor.sha256(), "dtype": tensor.dtype, "shape": list(tensor.shape)}
+        for tensor in run
+    ]
+    return {"tensors": tensors, "versions": run.versions}
 
 
 def unpack_into(data: bytes, folder: Path) -> None:
-    """Writes what the scorer hands to an artifact: train_gpt.py, decode.py, config.json, tokenizer.model, weights.bin.
+    """Writes train_gpt.py, decode.py, config.json, tokenizer.model and weights.pt of an artifact into a folder.
 
-    Raises ValueError if a section is malformed.
+    Raises ValueError, one line, with the stage that failed.
     """
-    sections = read(data)
-    train_source, decode_source = code_unpack(sections["CODE"])
-    files = {
-        "train_gpt.py": train_source.encode(),
-        "decode.py": decode_source.encode(),
-        "config.json": json.dumps(config_unpack(sections["CONF"]), ensure_ascii=False).encode(),
-        "tokenizer.model": tokenizer_section.rebuild(sections["TOKN"]),
-        "weights.bin": sections["WGTS"],
-    }
-    for name, content in files.items():
-        (folder / name).write_bytes(content)
+    run = ArtifactRun(data)
+    submission = run.submission
+    (folder / "train_gpt.py").write_text(submission.train_source, encoding="utf-8", newline="")
+    (folder / "decode.py").write_text(submission.decode_source, encoding="utf-8", newline="")
+    (folder / "config.json").write_text(json.dumps(submission.config, ensure_ascii=False), encoding="utf-8")
+    (folder / "tokenizer.model").write_bytes(run.tokenizer)
+    torch.save({tensor.name: tensor.torch() for tensor in run}, folder / "weights.pt")
 
 
-def verify(data: bytes) -> dict:
-    """{"hashes": {tensor: sha256 of its bytes}, "shapes": {tensor: [dtype, *shape]}, "versions": {...}} of an artifact.
-
-    Raises ValueError with the stage that failed.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        unpack_into(data, Path(folder))
-        return _run_child(folder)
-
-
-def save_weights(folder: Path) -> None:
-    """Decodes weights.bin in an unpacked folder with the artifact's own decoder, to weights.pt. Raises ValueError."""
-    _run_child(folder, "save")
-
-
-def _run_child(folder: str | Path, *arguments: str) -> dict:
-    try:
-        done = subprocess.run(
-            [sys.executable, "-I", "-c", CHILD, *arguments],
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=TIMEOUT_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise ValueError(f"decoding took more than {TIMEOUT_SECONDS} s") from None
-    try:
-        result = json.loads(done.stdout.decode(errors="replace").splitlines()[-1])
-    except (IndexError, ValueError):
-        raise ValueError(f"the fresh process ended with exit status {done.returncode} and no result") from None
-    if "error" in result:
-        raise ValueError(result["error"])
-    return result
-
-
-def compare(result: dict, tensors: dict[str, torch.Tensor]) -> None:
-    """Raises ValueError naming a tensor unless `verify` gave exactly these, bit for bit."""
-    for name in sorted(result["hashes"].keys() | tensors.keys()):
-        if name not in result["hashes"] or name not in tensors:
-            raise ValueError(f"{name} is {'missing from' if name in tensors else 'unexpected in'} the decoded file")
-        tensor = tensors[name]
-        same_shape = result["shapes"][name] == [str(tensor.dtype), *tensor.shape]
-        if not same_shape or result["hashes"][name] != hashlib.sha256(tensor.numpy().tobytes()).hexdigest():
-            raise ValueError(f"{name} decodes to other values than were packed")
+def check_packed(data: bytes, expected: dict[str, torch.Tensor]) -> None:
+    """Raises ValueError naming a tensor unless an artifact decodes to exactly these, bit for bit, and loads."""
+    weights = sum(tensor.numel() for tensor in expected.values())
+    missing = dict(expected)
+    for tensor in ArtifactRun(data, CHECK_SECONDS, MEMORY_BYTES + CHECK_BYTES_PER_WEIGHT * weights):
+        due = missing.pop(tensor.name, None)
+        if due is None:
+            raise ValueError(f"{tensor.name} is unexpected in the decoded file")
+        same_type = tensor.dtype == str(due.dtype).removeprefix("torch.") and tensor.shape == tuple(due.shape)
+        if not same_type or tensor.data != due.contiguous().numpy().tobytes():
+            raise ValueError(f"{tensor.name} decodes to other values than were packed")
+    if missing:
+        raise ValueError(f"{min(missing)} is missing from the decoded file")

@@ -1,8 +1,7 @@
 """The .golf file: magic, section table, four payloads, checksum (docs/format.md, container version 1).
 
 Shared by the packer and the scorer, so it holds what both must agree on: the container, the CODE and CONF payloads,
-and the compression of texts (PPMd var. I, Shkarin 2002; older files: brotli) with a bound on what comes out. Standard
-library, brotli and pyppmd only.
+and the compression of texts (PPMd var. I, Shkarin 2002; older files: brotli) with a bound on what comes out.
 
 Not covered: what TOKN holds (golf/tokenizer_section.py) and what WGTS holds (the decoder that travels in CODE). The
 checksum finds accidents, not malice: a file with a right checksum can still hold any code.
@@ -16,6 +15,8 @@ from pathlib import Path
 
 import brotli
 import pyppmd
+
+from golf.files import write_atomic
 
 MAGIC = b"GOLF"
 VERSION = 1
@@ -74,14 +75,8 @@ def read(data: bytes) -> dict[str, bytes]:
 
 
 def write(path: str | os.PathLike, sections: dict[str, bytes]) -> None:
-    """Writes the file under a temporary name in the same folder, then renames: a reader sees all of it or none."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(to_bytes(sections))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Writes the file at once: a reader sees all of it or none."""
+    write_atomic(Path(path), to_bytes(sections))
 
 
 def compress(text: bytes) -> bytes:

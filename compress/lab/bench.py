@@ -16,7 +16,7 @@ Not covered: the peers themselves (compress/lab/peers.py), pictures (compress/la
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,16 +25,14 @@ import numpy as np
 import torch
 
 from compress import decode
-from compress.allocate import Forecast, Parts, profile
+from compress.allocate import Parts
 from compress.checkpoint import Checkpoint, Statistics, load_checkpoint, load_statistics
 from compress.decode import STEPS
-from compress.entropy import Matrix, Vector, encode_weights, frequencies, layout, magnitudes, rans, symbols
-from compress.lab.measure import dev_shard, measure_sets
+from compress.entropy import Encoded, Layout, Symbols, encode_weights, frequencies, magnitudes, rans, symbols
+from compress.lab.measure import dev_text, measure_sets
 from compress.lab.peers import Rows, coded_size, coders, int8_rows, matrix_names, sdclip, streams
-from compress.minify import minify
-from compress.pack import DECODER, type_of
-from compress.quantise import STATES, Plan, decoded, make_plan, quantise, scales_of
-from compress.trellis import RESTART
+from compress.minify import DECODER, minify
+from compress.quantise import STATES, Plan, decoded, make_plan, quantise, type_of
 from golf import container, tokenizer_section
 
 LEVELS = (0.0025, 0.008, 0.015, 0.03)  # KL in bits per byte at which coders are compared
@@ -83,13 +81,13 @@ def bench(run: Path, data: Path, progress: Progress = lambda stage, done, total:
     statistics = load_statistics(run, checkpoint.model)
     if statistics is None:
         raise ValueError(f"{run}: no statistics.pt, so the coders cannot be compared; take another run")
-    _, bytes_per_token = dev_shard(data, checkpoint.tokenizer)
+    bytes_per_token = dev_text(data, checkpoint.tokenizer, TOKENS).bytes_per_token
     nats = [rate * bytes_per_token * math.log(2) for rate in RATES]
     entries = list(own_points(checkpoint, statistics, nats, progress))
     entries += int8_points(checkpoint)
     entries += gptq_points(checkpoint, statistics, data, progress)
-    measured = measure_sets(checkpoint, [weights for _, weights in entries], data, TOKENS, progress)
-    points = [replace(point, **result) for (point, _), result in zip(entries, measured, strict=True)]
+    measured = measure_sets(checkpoint, [entry.weights for entry in entries], data, TOKENS, progress)
+    points = [replace(entry.point, **result) for entry, result in zip(entries, measured, strict=True)]
     weights = sum(tensor.numel() for tensor in checkpoint.model.values())
     return {"run": str(run), "weights": weights, "tokens": TOKENS} | summary(points, weights)
 
@@ -139,106 +137,122 @@ def other_bytes(checkpoint: Checkpoint, decoder: str = "") -> int:
     return sum(map(len, parts)) + container.OVERHEAD_BYTES
 
 
-def own_points(checkpoint: Checkpoint, statistics: Statistics, nats: list[float], progress: Progress):
-    """(point, weights) of this coder, whole and with each part off, at dials whose forecast loss is that of `nats`."""
+@dataclass(frozen=True)
+class Entry:
+    """A point that is still without its loss, and the tensors that decide it."""
+
+    point: Point
+    weights: dict[str, torch.Tensor]
+
+
+def own_points(
+    checkpoint: Checkpoint, statistics: Statistics, nats: list[float], progress: Progress
+) -> Iterator[Entry]:
+    """This coder, whole and with each part off, at dials whose forecast loss is that of `nats`."""
     outside = other_bytes(checkpoint, minify(DECODER.read_text(encoding="utf-8")))
     count = sum(tensor.numel() for tensor in checkpoint.model.values())
-    variants = {"": (STATES, Parts())} | PARTS
-    for number, (off, (states, parts)) in enumerate(variants.items()):
+    variants = {"ours": (STATES, Parts())}
+    variants |= {f"ours, no {part}": variant for part, variant in PARTS.items()}
+    done = 0
+    for name, (states, parts) in variants.items():
         plan = make_plan(checkpoint.model, statistics, states, parts)
-        for index, dial in enumerate(dials(plan, nats)):
-            progress("our coder", number * len(nats) + index, len(variants) * len(nats))
+        for dial in dials(plan, nats):
+            progress("our coder", done, len(variants) * len(nats))
+            done += 1
             started = time.perf_counter()
-            tensors = quantise(plan, dial)
-            rounded = time.perf_counter()
-            payload = encode_weights(tensors, plan.trellis, scales_of(dial).tolist(), RESTART)
-            coded = time.perf_counter()
-            weights = {name: decoded(tensor, plan.trellis, scales_of(dial)) for name, tensor in tensors.items()}
-            times = []
-            for _ in range(1 if off else 3):
-                begin = time.process_time()  # one core's, whatever else runs
-                result = decode.decode_weights(payload)
-                times.append(time.process_time() - begin)
-            if not all(torch.equal(result[name], value) for name, value in weights.items()):
-                raise ValueError("the decoder does not give back what was coded")
+            model = quantise(plan, dial)
+            rounding_seconds = time.perf_counter() - started
+            encoded = encode_weights(model)
+            encode_seconds = time.perf_counter() - started
+            weights = decoded(model)
+            decode_seconds = min(decode_time(encoded, weights) for _ in range(3 if name == "ours" else 1))
+            size = len(encoded.payload)
+            yield Entry(Point(name, outside + size, 8 * size / count, encode_seconds, decode_seconds), weights)
+            if name != "ours":
+                continue
+            for part, size in (("contexts", without_contexts(encoded)), ("side", without_side(encoded))):
+                point = Point(f"ours, no {part}", outside + size, 8 * size / count, rounding_seconds, None)
+                yield Entry(point, weights)
 
-            def point(off, size, encode_seconds, decode_seconds):
-                name = f"ours, no {off}" if off else "ours"
-                return Point(name, outside + size, 8 * size / count, encode_seconds, decode_seconds)
 
-            yield point(off, len(payload), coded - started, min(times)), weights
-            if not off:
-                for part, size in (
-                    ("contexts", without_contexts(tensors, plan.trellis, len(payload))),
-                    ("side", without_side(tensors, plan.trellis, payload)),
-                ):
-                    yield point(part, size, rounded - started, None), weights
+def decode_time(encoded: Encoded, weights: dict[str, torch.Tensor]) -> float:
+    """Seconds of one core, whatever else runs. Raises ValueError unless the decoder gives these weights."""
+    started = time.process_time()
+    result = decode.decode_weights(encoded.payload)
+    seconds = time.process_time() - started
+    if not all(torch.equal(result[name], value) for name, value in weights.items()):
+        raise ValueError("the decoder does not give back what was coded")
+    return seconds
 
 
 def dials(plan: Plan, nats: list[float]) -> list[float]:
     """Dials at which the forecast loss of the matrices is this many nats per token."""
-    forecast, whole = Forecast(plan.trellis), sum(profile(plan.weight(name), s) for name, s in plan.matrices.items())
+    forecast = plan.forecast()
     result = []
     for target in nats:
         low, high = -60.0, 40.0
         for _ in range(50):
             middle = (low + high) / 2
-            low, high = (middle, high) if forecast(whole, 2.0**middle)[1] < target else (low, middle)
+            if forecast(2.0**middle).nats < target:
+                low = middle
+            else:
+                high = middle
         result.append(2.0**low)
     return result
 
 
-def without_contexts(tensors: dict[str, Matrix | Vector], trellis: list[int], size: int) -> int:
-    """Bytes of a payload of `size` bytes if codes had one table for each quantiser and no magnitudes were sent."""
-    lanes, matrices, vectors = layout(tensors)
-    contexts, tokens, _ = symbols(matrices, vectors, lanes, trellis, RESTART)
-    plain = [np.where(context < STEPS, context & 1, context) for context in contexts]
-    sent = [index for index, context in enumerate(plain) if context[0] not in (STEPS + 1, STEPS + 3)]
-    few = [[items[index] for index in sent] for items in (plain, tokens)]
-    return size - stream_size(contexts, tokens, lanes) + stream_size(*few, lanes)
+def without_contexts(encoded: Encoded) -> int:
+    """Bytes of a payload if codes had one table for each quantiser and no magnitudes were sent."""
+    coded = symbols(encoded.layout, encoded.model)
+    contexts, tokens = [], []
+    for context, token in zip(coded.contexts, coded.tokens, strict=True):
+        plain = np.where(context < STEPS, context & 1, context)
+        if plain[0] not in (STEPS + 1, STEPS + 3):
+            contexts.append(plain)
+            tokens.append(token)
+    few = Symbols(contexts, tokens, coded.plain)
+    lanes = encoded.layout.lanes
+    return len(encoded.payload) - stream_size(coded, lanes) + stream_size(few, lanes)
 
 
-def without_side(tensors: dict[str, Matrix | Vector], trellis: list[int], payload: bytes) -> int:
+def without_side(encoded: Encoded) -> int:
     """Bytes of a payload if steps and magnitudes of matrices, and other tensors as fp16, went through brotli."""
-    lanes, matrices, vectors = layout(tensors)
-    contexts, tokens, plain = symbols(matrices, vectors, lanes, trellis, RESTART)
-    sent = [index for index, context in enumerate(contexts) if context[0] < STEPS]
-    few = [[items[index] for index in sent] for items in (contexts, tokens)]
+    order = encoded.layout
+    coded = symbols(order, encoded.model)
+    sent = [index for index, context in enumerate(coded.contexts) if context[0] < STEPS]
+    few = Symbols([coded.contexts[index] for index in sent], [coded.tokens[index] for index in sent], coded.plain)
     parts = []
-    for _, matrix in matrices:
+    for matrix in order.matrices.values():
         rows, priors, _ = magnitudes(matrix)
         parts += [values.astype(np.int8).tobytes() for values in (matrix.rows, rows, matrix.columns, priors)]
-    for _, vector in vectors:
+    for vector in order.vectors.values():
         values = np.ldexp((vector.codes + vector.centre).astype(np.float64), vector.exponent)
         parts.append(values.astype("<f2").tobytes())
-    signs = sum(bits.size for bits in symbols([], vectors, lanes, trellis, RESTART)[2]) / 8
-    size = len(payload) - stream_size(contexts, tokens, lanes) + stream_size(*few, lanes) - round(signs)
+    vectors_alone = symbols(Layout(order.lanes, {}, order.vectors), encoded.model)
+    signs = sum(bits.size for bits in vectors_alone.plain) / 8
+    size = len(encoded.payload) - stream_size(coded, order.lanes) + stream_size(few, order.lanes) - round(signs)
     return size + len(brotli.compress(b"".join(parts), quality=11, lgwin=24))
 
 
-def stream_size(contexts: list[np.ndarray], tokens: list[np.ndarray], lanes: int) -> int:
+def stream_size(coded: Symbols, lanes: int) -> int:
     """Bytes of words and of frequency tables (through brotli)."""
-    tables = frequencies(contexts, tokens)
-    words = rans(np.full(lanes, 1 << 16, np.uint64), contexts, tokens, decode.rans_table(tables), lambda *_: None)
+    tables = frequencies(coded)
+    words = rans(np.full(lanes, 1 << 16, np.uint64), coded, decode.rans_table(tables), lambda *_: None)
     return 2 * words.size + len(brotli.compress(tables, quality=11))
 
 
-def int8_points(checkpoint: Checkpoint) -> list[tuple[Point, dict]]:
-    """(point, weights) of the public baseline, with fewer levels for smaller files."""
-    return [
-        entry
-        for levels in INT8_LEVELS
-        for entry in peer_points(
-            checkpoint,
-            {name: int8_rows(checkpoint.model[name].flatten(0, -2), levels) for name in matrix_names(checkpoint.model)},
-            {"int8+zlib": "zlib"},
-            0.0,
-        )
-    ]
+def int8_points(checkpoint: Checkpoint) -> list[Entry]:
+    """The public baseline, with fewer levels for smaller files."""
+    model = checkpoint.model
+    result = []
+    for levels in INT8_LEVELS:
+        rows = {name: int8_rows(model[name].flatten(0, -2), levels) for name in matrix_names(model)}
+        result += peer_points(checkpoint, rows, {"int8+zlib": "zlib"}, 0.0)
+    return result
 
 
-def gptq_points(checkpoint: Checkpoint, statistics: Statistics, data: Path, progress: Progress) -> list:
-    """(point, weights) of GPTQ with tuned steps under each archiver but zlib."""
+def gptq_points(checkpoint: Checkpoint, statistics: Statistics, data: Path, progress: Progress) -> list[Entry]:
+    """GPTQ with tuned steps under each archiver but zlib."""
     chosen = tuned_steps(checkpoint, statistics, data, progress)
     result = []
     for number, steps in enumerate(chosen):
@@ -251,18 +265,22 @@ def gptq_points(checkpoint: Checkpoint, statistics: Statistics, data: Path, prog
     return result
 
 
-def peer_points(checkpoint: Checkpoint, rows: dict[str, Rows], names: dict[str, str], seconds: float) -> list:
-    """(point, weights) of quantised matrices under archivers. names: of the curve -> of the archiver."""
+def peer_points(checkpoint: Checkpoint, rows: dict[str, Rows], names: dict[str, str], seconds: float) -> list[Entry]:
+    """Quantised matrices under archivers. names: of the curve -> of the archiver; seconds: that quantising took."""
     weights = {
         name: rows[name].values(tensor.shape) if name in rows else tensor.half().float()
         for name, tensor in checkpoint.model.items()
     }
-    found, outside, result = coders(), other_bytes(checkpoint), []
+    found = coders()
+    outside = other_bytes(checkpoint)
     count = sum(tensor.numel() for tensor in checkpoint.model.values())
+    result = []
     for name, coder in names.items():
         coded = coded_size(found[coder], checkpoint.model, rows)
-        size, times = coded["bytes"], (seconds + coded["encode_seconds"], coded["decode_seconds"])
-        result.append((Point(name, outside + size, 8 * size / count, *times), weights))
+        size = coded["bytes"]
+        encode_seconds = seconds + coded["encode_seconds"]
+        point = Point(name, outside + size, 8 * size / count, encode_seconds, coded["decode_seconds"])
+        result.append(Entry(point, weights))
     return result
 
 

@@ -1,74 +1,68 @@
 """What packing cost, on held-out text: KL of the packed model from the unquantised one, change in bits per byte.
 
 KL(unquantised || packed) per byte tracks the rise of the loss with far less noise than the difference of two losses.
-Runs the artifact's own script and decoder in a fresh process, as `compress verify` does: only for files you trust.
-This is the one part of the package that reads data, and only to report on a file that is already packed.
+The script that is measured may be a stranger's, so it runs in the scorer's box (golf/box).
 
 Not covered: the score (eval_heldout.py): windows here are cut from the shard without regard to documents.
 """
 
 import json
 import math
-import subprocess
-import sys
+import os
 import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from compress.checkpoint import Checkpoint
-from compress.verify import unpack_into
+from compress.checkpoint import Checkpoint, load_checkpoint
+from compress.pack import predicted_rise
+from compress.quantise import is_matrix, type_of
+from compress.verify import explain, submission_of
+from golf import tokenizer_section
+from golf.box.box import Box, BoxFailure, Submission, remove_stale
+from golf.files import Failure
+from golf.shards import read_shard
 
 TOKENS = 32_768
-TIMEOUT_SECONDS = 3600
+SECONDS = 3600.0
+PROGRAM = Path(__file__).with_name("measure_in_box.py")
 
-# Runs as `python -I -c` in the folder of the unpacked files; arguments: shard, tokens. Prints one JSON line.
-CHILD = """
-import json, math, os, sys
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-sys.path.insert(0, os.getcwd())
-import numpy, torch, train_gpt
-shard, count = sys.argv[1], int(sys.argv[2])
-header = numpy.fromfile(shard, "<i4", 256)
-if header[0] != 20240520 or header[1] != 1:
-    sys.exit("not a shard of tokens")
-tokens = torch.from_numpy(numpy.fromfile(shard, "<u2", count + 1, offset=1024).astype(numpy.int64))
-whole = torch.load("whole.pt", weights_only=True)
-with open("config.json", encoding="utf-8") as file:
-    config = train_gpt.Config(**json.load(file))
-with open("groups.json", encoding="utf-8") as file:
-    groups = json.load(file)
-changes = {}
-if groups:
-    import decode
-    with open("weights.bin", "rb") as file:
-        packed = decode.decode_weights(file.read())
-    changes = {group: {name: packed[name] for name in names} for group, names in groups.items()}
-for file in sorted(file for file in os.listdir() if file.startswith("set_")):
-    changes[file] = torch.load(file, weights_only=True, mmap=True)
-model = train_gpt.build_model(config).eval()
-length = min(getattr(config, "seq_len", 512), len(tokens) - 1)
-rows = (len(tokens) - 1) // length
-x, y = tokens[: rows * length].view(rows, length), tokens[1 : rows * length + 1].view(rows, length)
-size = max(1, 4096 // length)
-zeros = dict.fromkeys(changes, 0.0)
-sums = {"tokens": rows * length, "loss": 0.0, "packed_loss": zeros, "kl": dict(zeros)}
-with torch.inference_mode():
-    for at in range(0, rows, size):
-        def logs(weights):
-            model.load_state_dict(weights, strict=True)
-            return model(x[at : at + size]).double().log_softmax(-1)
-        reference = logs(whole)
-        target = y[at : at + size, :, None]
-        sums["loss"] -= reference.gather(-1, target).sum().item()
-        share = reference.exp()
-        for group, changed in changes.items():
-            other = logs({**whole, **changed})
-            sums["kl"][group] += (share * (reference - other)).sum().item()
-            sums["packed_loss"][group] -= other.gather(-1, target).sum().item()
-        print(min(rows, at + size), rows, flush=True)
-print(json.dumps(sums))
-"""
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class DevText:
+    """The beginning of a dev split."""
+
+    tokens: np.ndarray  # int64 [T + 1]
+    bytes_per_token: float  # of the whole split
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Over `tokens` tokens, in nats; the lists have an item for each set of changed tensors."""
+
+    tokens: int
+    loss: float
+    packed_loss: list[float]
+    kl: list[float]
+
+
+def measure_packed(
+    run: str | Path, report: dict, data: str | Path, progress: Progress = lambda stage, done, total: None
+) -> dict:
+    """What `measure` gives for a file just packed, by type of matrix, plus "predicted": the rise of bpb that K-FAC
+    gives for the actual errors, which is what "kl" should be. report: of pack_run. Raises ValueError."""
+    model = load_checkpoint(Path(run)).model
+    groups: dict[str, list[str]] = {}
+    for name, tensor in model.items():
+        groups.setdefault(type_of(name) if is_matrix(tensor) else "vectors", []).append(name)
+    measured = measure(Path(report["artifact"]).read_bytes(), model, groups, Path(data), progress=progress)
+    predicted = predicted_rise(report["types"], measured["bytes_per_token"])
+    return measured | {"predicted": math.nan if predicted is None else predicted}
 
 
 def measure(
@@ -77,7 +71,7 @@ def measure(
     groups: dict[str, list[str]],
     data: Path,
     tokens: int = TOKENS,
-    progress=lambda stage, done, total: None,
+    progress: Progress = lambda stage, done, total: None,
 ) -> dict:
     """KL and losses on the first tokens of the dev split of a data folder.
 
@@ -85,22 +79,18 @@ def measure(
     {"tokens", "bytes_per_token", "bpb", "packed_bpb", "kl" (bits per byte), "group_kl": {group: nats per token}}.
     Raises ValueError if the folder is not one that golf data wrote, or the artifact's script fails.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        unpack_into(artifact, Path(folder))
-        shard, bytes_per_token = dev_shard(Path(data), (Path(folder) / "tokenizer.model").read_bytes())
-        torch.save(model, Path(folder) / "whole.pt")
-        (Path(folder) / "groups.json").write_text(json.dumps({"all": sorted(model), **groups}), encoding="utf-8")
-        sums = _run(folder, shard, tokens, progress)
-    nats = 1 / sums["tokens"]
-    bits_per_byte = nats / bytes_per_token / math.log(2)
-    kl = sums["kl"]
+    submission, tokenizer = submission_of(artifact)
+    text = dev_text(data, tokenizer, tokens)
+    sums = _run(submission, text, model, [sorted(model), *groups.values()], [], progress)
+    nats = 1 / sums.tokens
+    bits_per_byte = nats / text.bytes_per_token / math.log(2)
     return {
-        "tokens": sums["tokens"],
-        "bytes_per_token": bytes_per_token,
-        "bpb": sums["loss"] * bits_per_byte,
-        "packed_bpb": sums["packed_loss"]["all"] * bits_per_byte,
-        "kl": kl.pop("all") * bits_per_byte,
-        "group_kl": {group: value * nats for group, value in kl.items()},
+        "tokens": sums.tokens,
+        "bytes_per_token": text.bytes_per_token,
+        "bpb": sums.loss * bits_per_byte,
+        "packed_bpb": sums.packed_loss[0] * bits_per_byte,
+        "kl": sums.kl[0] * bits_per_byte,
+        "group_kl": {group: value * nats for group, value in zip(groups, sums.kl[1:], strict=True)},
     }
 
 
@@ -109,60 +99,85 @@ def measure_sets(
     sets: list[dict[str, torch.Tensor]],
     data: Path,
     tokens: int = TOKENS,
-    progress=lambda stage, done, total: None,
+    progress: Progress = lambda stage, done, total: None,
 ) -> list[dict]:
     """{"kl", "bpb"} in bits per byte for every set of tensors that takes the place of the checkpoint's, in one process.
 
     Reads the dev split as `measure` does, through the checkpoint's own script. Raises ValueError.
     """
-    shard, bytes_per_token = dev_shard(Path(data), checkpoint.tokenizer)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder)
-        (path / "train_gpt.py").write_text(checkpoint.source, encoding="utf-8")
-        (path / "config.json").write_text(json.dumps(checkpoint.config), encoding="utf-8")
-        (path / "groups.json").write_text("{}", encoding="utf-8")
-        torch.save(checkpoint.model, path / "whole.pt")
-        for number, tensors in enumerate(sets):
-            torch.save(tensors, path / f"set_{number:06}")
-        sums = _run(folder, shard, tokens, progress)
-    scale = 1 / (sums["tokens"] * bytes_per_token * math.log(2))
-    return [{"kl": sums["kl"][key] * scale, "bpb": sums["packed_loss"][key] * scale} for key in sorted(sums["kl"])]
+    text = dev_text(data, checkpoint.tokenizer, tokens)
+    vocab_size = len(tokenizer_section.piece_bytes(checkpoint.tokenizer))
+    submission = Submission(checkpoint.source, "", checkpoint.config, b"", vocab_size)
+    sums = _run(submission, text, checkpoint.model, [], sets, progress)
+    scale = 1 / (sums.tokens * text.bytes_per_token * math.log(2))
+    return [{"kl": kl * scale, "bpb": loss * scale} for kl, loss in zip(sums.kl, sums.packed_loss, strict=True)]
 
 
-def dev_shard(data: Path, tokenizer: bytes) -> tuple[str, float]:
-    """(first shard of the dev split, raw bytes per token) of a data folder. Raises ValueError if it is none, or has
+def dev_text(data: Path, tokenizer: bytes, tokens: int) -> DevText:
+    """The first tokens of the dev split of a data folder and one more. Raises ValueError if it is none, or has
     another tokenizer than this one: ids would be read that mean something else."""
     own = data / "tokenizer.model"
     if own.exists() and own.read_bytes() != tokenizer:
         raise ValueError(f"{data} has another tokenizer than the model: name the data that it was trained on")
     try:
         split = json.loads((data / "manifest.json").read_text(encoding="utf-8"))["splits"]["dev"]
-        shard = (data / next(file["name"] for file in split["files"] if file["name"].endswith(".bin"))).resolve()
-        shard.stat()
-        return str(shard), split["raw_bytes"] / split["tokens"]
-    except (OSError, KeyError, TypeError, ValueError, StopIteration):
+        name = next(file["name"] for file in split["files"] if file["name"].endswith(".bin"))
+        bytes_per_token = split["raw_bytes"] / split["tokens"]
+    except (OSError, KeyError, TypeError, ValueError, ArithmeticError, StopIteration):
         raise ValueError(f"{data}: no dev split with a manifest; make it with golf data") from None
+    try:
+        shard = read_shard(data / name)
+    except Failure as error:
+        raise ValueError(str(error)) from None
+    if len(shard) < 2:
+        raise ValueError(f"{data / name}: no text to measure on")
+    return DevText(shard[: tokens + 1].astype(np.int64), bytes_per_token)
 
 
-def _run(folder: str, shard: str, tokens: int, progress) -> dict:
-    errors = Path(folder) / "stderr"
-    with errors.open("wb") as stderr:
-        child = subprocess.Popen(
-            [sys.executable, "-I", "-c", CHILD, shard, str(tokens)],
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-        )
-        with child:
+def _run(
+    submission: Submission,
+    text: DevText,
+    model: dict[str, torch.Tensor],
+    groups: list[list[str]],
+    sets: list[dict[str, torch.Tensor]],
+    progress: Progress,
+) -> Sums:
+    remove_stale()
+    memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 4 // 5
+    with tempfile.TemporaryDirectory() as folder:
+        np.save(Path(folder) / "tokens.npy", text.tokens)
+        (Path(folder) / "groups.json").write_text(json.dumps(groups), encoding="utf-8")
+        torch.save(model, Path(folder) / "whole.pt")
+        for number, tensors in enumerate(sets):
+            torch.save(tensors, Path(folder) / f"changed_{number:06}.pt")
+        try:
+            threads = torch.get_num_threads()
+            box = Box(submission, threads, SECONDS, memory_bytes=memory_bytes, program=PROGRAM, folder=folder)
             try:
-                for line in child.stdout:
-                    if line.startswith(b"{"):
-                        child.wait(TIMEOUT_SECONDS)
-                        return json.loads(line)
-                    done, total = map(int, line.split())
-                    progress("measuring", done, total)
+                return _sums(box, len(groups) + len(sets), progress)
             finally:
-                child.kill()
-    lines = errors.read_text(errors="replace").strip().splitlines() or [f"exit status {child.returncode}"]
-    raise ValueError(f"measuring failed in the artifact's own script: {lines[-1][:300]}")
+                box.kill()
+                box.close()
+        except BoxFailure as error:
+            raise ValueError(f"measuring failed in the artifact's own script: {explain(error, SECONDS)}") from None
+
+
+def _sums(box: Box, count: int, progress: Progress) -> Sums:
+    """What the program answers in the end. Nothing that the box says is believed beyond its form."""
+    for answer in box.results():
+        done, total, found = answer.get("done"), answer.get("total"), answer.get("sums")
+        if type(done) is int and type(total) is int:
+            progress("measuring", done, total)
+        if isinstance(found, dict):
+            try:
+                sums = Sums(
+                    int(found["tokens"]),
+                    float(found["loss"]),
+                    [float(value) for value in found["packed_loss"]],
+                    [float(value) for value in found["kl"]],
+                )
+            except (KeyError, TypeError, ValueError, OverflowError):
+                break
+            if sums.tokens > 0 and len(sums.packed_loss) == len(sums.kl) == count:
+                return sums
+    raise BoxFailure("protocol", "the box sent no sums of losses")

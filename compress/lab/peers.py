@@ -28,8 +28,7 @@ import zstandard
 
 from compress.checkpoint import Statistics
 from compress.gptq import Target, descending, gptq, inverse_factor
-from compress.pack import type_of
-from compress.quantise import is_matrix
+from compress.quantise import is_matrix, type_of
 
 PERCENTILE = 0.9999984
 Progress = Callable[[int, int], None]
@@ -76,9 +75,7 @@ def sdclip(
         targets.append(Target(weight, scales[-1].double() / 2, columns, order, factor))
     total = sum(target.weight.numel() for target in targets)
     codes = gptq(targets, [0, 0], max([1, *(len(target.weight) for target in targets)]), lambda n: progress(n, total))
-    return {
-        name: Rows(code.numpy(), scale.numpy()) for name, code, scale in zip(steps, codes, scales, strict=True)
-    }
+    return {name: Rows(code.numpy(), scale.numpy()) for name, code, scale in zip(steps, codes, scales, strict=True)}
 
 
 def streams(model: dict[str, torch.Tensor], matrices: dict[str, Rows], similar: bool = False) -> dict[str, bytes]:

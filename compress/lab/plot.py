@@ -1,37 +1,46 @@
 """Pictures of the benchmark and of a packed model, as PNG.
 
-Not covered: the numbers (compress/lab/bench.py, compress/sizes.py).
+Not covered: the numbers (compress/lab/bench.py, compress/rates.py).
 """
 
-import os
+import io
 from pathlib import Path
 
 import numpy as np
 
-PARTS_STYLE = "ours, no "
+from golf.files import write_atomic
+from golf.foreign import terminal
+
+WIDEST_LOSS = 0.2  # KL in bits per byte: coders that break down would squeeze the rest
 
 
 def plot_curves(result: dict, path: Path) -> None:
-    """KL against bytes of every coder in a result of compress.bench.bench; ours with a part off in the second panel."""
-    figure, axes = _figure(1, 2, (13, 5.5), sharey=True)
+    """KL against bytes of every coder in a result of compress.lab.bench; ours with a part off in the second panel."""
+    figure, (coders, parts) = _figure(1, 2, (13, 5.5), sharey=True)
     names = list(dict.fromkeys(point["coder"] for point in result["points"]))
-    for axis, shown in zip(axes, ([n for n in names if PARTS_STYLE not in n], [n for n in names if n[:4] == "ours"])):
-        for name in shown:
-            points = sorted((p for p in result["points"] if p["coder"] == name), key=lambda point: point["bytes"])
-            size, loss = [point["bytes"] / 1000 for point in points], [point["kl"] for point in points]
-            style = {"color": "black", "linewidth": 2.5} if name == "ours" else {"linewidth": 1.3}
-            axis.plot(size, loss, marker="o", markersize=3.5, label=name, **style)
-        axis.axhline(0.008, color="gray", linewidth=0.8, linestyle=":")
-        axis.set(yscale="log", xlabel="bytes of the whole file, thousands")
-        axis.grid(alpha=0.25)
-        axis.legend(fontsize=8)
-    axes[0].set(ylabel="KL from the unquantised model, bits per byte", title=Path(result["run"]).name)
-    axes[1].set(title="our coder, a part off at a time")
+    _curves(coders, result["points"], [name for name in names if not name.startswith("ours, no ")])
+    _curves(parts, result["points"], [name for name in names if name.startswith("ours")])
+    coders.set(ylabel="KL from the unquantised model, bits per byte")
+    coders.set_title(terminal(Path(result["run"]).name), parse_math=False)
+    parts.set(title="our coder, a part off at a time")
     widest = max(point["bytes"] / 1000 for point in result["points"] if point["coder"].startswith("gptq"))
-    for axis in axes:
-        axis.set_xlim(right=1.05 * widest)  # and coders that break down would squeeze the rest
-        axis.set_ylim(top=min(axis.get_ylim()[1], 0.2))
+    for axis in (coders, parts):
+        axis.set_xlim(right=1.05 * widest)
+        axis.set_ylim(top=min(axis.get_ylim()[1], WIDEST_LOSS))
     _save(figure, path)
+
+
+def _curves(axis, points: list[dict], names: list[str]) -> None:
+    for name in names:
+        curve = sorted((point for point in points if point["coder"] == name), key=lambda point: point["bytes"])
+        sizes = [point["bytes"] / 1000 for point in curve]
+        losses = [point["kl"] for point in curve]
+        style = {"color": "black", "linewidth": 2.5} if name == "ours" else {"linewidth": 1.3}
+        axis.plot(sizes, losses, marker="o", markersize=3.5, label=name, **style)
+    axis.axhline(0.008, color="gray", linewidth=0.8, linestyle=":")
+    axis.set(yscale="log", xlabel="bytes of the whole file, thousands")
+    axis.grid(alpha=0.25)
+    axis.legend(fontsize=8)
 
 
 def plot_steps(tensors: list[dict], losses: list[dict] | None, path: Path) -> None:
@@ -39,17 +48,12 @@ def plot_steps(tensors: list[dict], losses: list[dict] | None, path: Path) -> No
 
     tensors: {"name", "row_octaves", "column_octaves"} each; losses: {"name", "loss"} in nats per token.
     """
-    figure, axes = _figure(1, 3 if losses else 2, (15 if losses else 11, 1.5 + 0.28 * len(tensors)), sharey=True)
+    panels = 3 if losses else 2
+    figure, axes = _figure(1, panels, (5 * panels, 1.5 + 0.28 * len(tensors)), sharey=True)
+    _quartiles(axes[0], [row["row_octaves"] for row in tensors], "steps of rows")
+    _quartiles(axes[1], [row["column_octaves"] for row in tensors], "factors of columns")
     places = np.arange(len(tensors))
-    for axis, key, title in zip(axes, ("row_octaves", "column_octaves"), ("steps of rows", "factors of columns")):
-        for place, row in zip(places, tensors):
-            low, first, median, third, high = np.percentile(row[key], (0, 25, 50, 75, 100))
-            axis.plot((low, high), (place, place), color="gray", linewidth=1)
-            axis.plot((first, third), (place, place), color="black", linewidth=5)
-            axis.plot(median, place, "|", color="red", markersize=10)
-        axis.set(xlabel=f"{title}, log2: quartiles and extremes")
-        axis.grid(alpha=0.25, axis="x")
-    axes[0].set_yticks(places, [row["name"] for row in tensors], fontsize=8)
+    axes[0].set_yticks(places, [terminal(row["name"]) for row in tensors], fontsize=8, parse_math=False)
     axes[0].invert_yaxis()
     if losses:
         found = {row["name"]: row["loss"] for row in losses}
@@ -58,6 +62,16 @@ def plot_steps(tensors: list[dict], losses: list[dict] | None, path: Path) -> No
         axes[2].locator_params(axis="x", nbins=4)
         axes[2].grid(alpha=0.25, axis="x")
     _save(figure, path)
+
+
+def _quartiles(axis, rows: list[list[float]], title: str) -> None:
+    for place, values in enumerate(rows):
+        low, first, median, third, high = np.percentile(values, (0, 25, 50, 75, 100))
+        axis.plot((low, high), (place, place), color="gray", linewidth=1)
+        axis.plot((first, third), (place, place), color="black", linewidth=5)
+        axis.plot(median, place, "|", color="red", markersize=10)
+    axis.set(xlabel=f"{title}, log2: quartiles and extremes")
+    axis.grid(alpha=0.25, axis="x")
 
 
 def _figure(rows: int, columns: int, size: tuple[float, float], **options):
@@ -72,11 +86,10 @@ def _figure(rows: int, columns: int, size: tuple[float, float], **options):
 def _save(figure, path: Path) -> None:
     import matplotlib.pyplot as plt
 
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.png")
+    picture = io.BytesIO()
     try:
         figure.tight_layout()
-        figure.savefig(temporary, dpi=110)
-        os.replace(temporary, path)
+        figure.savefig(picture, format="png", dpi=110)
     finally:
-        temporary.unlink(missing_ok=True)
         plt.close(figure)
+    write_atomic(path, picture.getvalue())

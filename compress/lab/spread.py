@@ -14,7 +14,6 @@ import torch
 
 from compress.allocate import GRADIENT_FLOOR, GRADIENT_POWER, Sensitivity, allocate, sensitivity
 from compress.checkpoint import Statistics
-from compress.decode import decode_weights
 from compress.quantise import is_matrix
 
 
@@ -63,9 +62,12 @@ def spread(model: dict[str, torch.Tensor], statistics: Statistics) -> dict:
     return {"matrices": matrices, **totals, "tensors": am_gm_bits(costs, counts)}
 
 
-def predicted_losses(payload: bytes, model: dict[str, torch.Tensor], statistics: Statistics) -> list[dict]:
-    """{"name", "loss"} of every matrix with statistics: nats per token that K-FAC gives for the errors of a payload."""
-    weights, result = decode_weights(payload), []
+def predicted_losses(
+    weights: dict[str, torch.Tensor], model: dict[str, torch.Tensor], statistics: Statistics
+) -> list[dict]:
+    """{"name", "loss"} of every matrix with statistics: nats per token that K-FAC gives for the errors of decoded
+    weights. Raises ValueError if they are those of another model."""
+    result = []
     for name, tensor in model.items():
         known = sensitivity(name, statistics) if is_matrix(tensor) else None
         if known is None:

@@ -62,10 +62,12 @@ class Submission:
 class Box:
     """One running box. Call load() once, then start/logits/commit; always kill() and then close()."""
 
-    def __init__(self, submission, threads, time_limit, gpu=None, memory_bytes=None, gpu_fraction=1.0):
+    def __init__(self, submission, threads, time_limit, gpu=None, memory_bytes=None, gpu_fraction=1.0, program=None,
+                 folder=None):
         """Start the interpreter with `threads` CPU threads; `time_limit` seconds from now everything must be done.
         memory_bytes: limit on its private memory (with a GPU only where the kernel grants a control group);
-        gpu_fraction: of the GPU's memory."""
+        gpu_fraction: of the GPU's memory. program: path of a program of the kit's that the box runs in the place of
+        load() and what follows it: call results() alone. folder: its files are moved beside the artifact's."""
         self.vocab_size = submission.vocab_size
         self.capacity = CAPACITY_LOGITS // self.vocab_size  # tokens of one call
         self.time_limit = time_limit
@@ -81,9 +83,9 @@ class Box:
                 shared = protocol.memory_bytes(self.capacity, self.vocab_size)  # counts for whoever touches it first
                 name = os.path.basename(self.directory)
                 self.group = cgroup.make(name, memory_bytes + shared, confine.MAX_PROCESSES)
-            self._write_files(submission)
+            self._write_files(submission, program, folder)
             self._make_memory()
-            self._launch(threads, gpu, memory_bytes, gpu_fraction)
+            self._launch(threads, gpu, memory_bytes, gpu_fraction, program is not None)
         except BaseException:
             if self.group is not None:
                 cgroup.remove(self.group)
@@ -91,12 +93,16 @@ class Box:
             os.close(self._lock)
             raise
 
-    def _write_files(self, submission):
+    def _write_files(self, submission, program, folder):
         self.work = os.path.join(self.directory, "work")
         os.mkdir(self.work)
         here = os.path.dirname(os.path.abspath(__file__))
         for name in BOX_FILES:
             shutil.copyfile(os.path.join(here, name), os.path.join(self.directory, name))
+        if program is not None:
+            shutil.copyfile(program, os.path.join(self.directory, protocol.PROGRAM))
+        for name in os.listdir(folder) if folder is not None else ():
+            shutil.move(os.path.join(folder, name), self.work)
         files = {"train_gpt.py": submission.train_source.encode(), "decode.py": submission.decode_source.encode(),
                  "config.json": json.dumps(submission.config).encode(), "weights.bin": submission.weights}
         for name, data in files.items():
@@ -114,11 +120,11 @@ class Box:
             with tempfile.TemporaryFile(dir=self.directory) as file:
                 self.memory_fd = os.dup(file.fileno())
             os.ftruncate(self.memory_fd, size)
-        buffer = mmap.mmap(self.memory_fd, size)
-        views = protocol.memory_views(np, buffer, self.capacity, self.vocab_size)
+        self._buffer = mmap.mmap(self.memory_fd, size)
+        views = protocol.memory_views(np, self._buffer, self.capacity, self.vocab_size)
         self._tokens, self._logits, self._claims = views
 
-    def _launch(self, threads, gpu, memory_bytes, gpu_fraction):
+    def _launch(self, threads, gpu, memory_bytes, gpu_fraction, program):
         command_in, self._command = os.pipe()
         self._reply, reply_out = os.pipe()
         self._output, output_in = os.pipe()
@@ -126,7 +132,7 @@ class Box:
                    "capacity": self.capacity, "vocab_size": self.vocab_size, "threads": threads,
                    "cpu_seconds": int((self.time_limit + 60) * (os.cpu_count() or 1)),
                    "memory_bytes": memory_bytes if gpu is None else None, "processes": gpu is not None,
-                   "group": self.group, "gpu_fraction": gpu_fraction,
+                   "group": self.group, "gpu_fraction": gpu_fraction, "program": program,
                    "close": [command_in, reply_out, self.memory_fd], **packages.importable()}
         environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8",
                        "HOME": self.work, "TMPDIR": self.work,
@@ -164,9 +170,7 @@ class Box:
     def load(self):
         """Wait until the model stands. Sets layers, scope, chunk, device and clock (seconds: start, decode, build)."""
         begin = time.monotonic()
-        self._stage = "starting the interpreter"
-        layers = self._receive("hello").get("layers")
-        self.layers = [{"layer": layer, "active": active, "note": note} for layer, active, note in layers]
+        self._hello()
         started = time.monotonic()
         self._stage = "importing the scripts and decoding the weights"
         self._receive("decoded")
@@ -182,6 +186,32 @@ class Box:
         if type(self.chunk) is not int or not 1 <= self.chunk <= self.capacity:
             raise BoxFailure("protocol", f"the script's Scorer has chunk {_printable(repr(self.chunk))}; "
                              f"use an integer from 1 to {self.capacity:,} (at a vocabulary of {self.vocab_size:,})")
+
+    def results(self):
+        """Yield what the box's `program` answers, one dict after the other; it waits until the next one is asked for.
+
+        What lies in shared memory with an answer is read by shared(). An answer may name the `stage` that begins."""
+        self._hello()
+        self.deadline = time.monotonic() + self.time_limit  # the interpreter's start is not the artifact's
+        while True:
+            answer = self._receive("result")
+            if answer.get("last") is True:
+                return
+            if "stage" in answer:
+                self._stage = _printable(str(answer["stage"]))
+            yield answer
+            self._send("next")
+
+    def shared(self, size):
+        """A copy of the first `size` bytes of shared memory; raises BoxFailure if it has not as many."""
+        if type(size) is not int or not 0 <= size <= len(self._buffer):
+            raise BoxFailure("shape", f"the box speaks of {_printable(repr(size))} bytes of shared memory")
+        return self._buffer[:size]
+
+    def _hello(self):
+        self._stage = "starting the interpreter"
+        layers = self._receive("hello").get("layers")
+        self.layers = [{"layer": layer, "active": active, "note": note} for layer, active, note in layers]
 
     def set_threads(self, count):
         """Let the box use `count` CPU threads from now on."""
@@ -257,7 +287,7 @@ class Box:
             os.close(fd)
         if not self._drainer.is_alive():  # else a process that left the session still holds the pipe
             os.close(self._output)
-        del self._tokens, self._logits, self._claims
+        del self._tokens, self._logits, self._claims, self._buffer
         if self.group is not None:
             cgroup.remove(self.group)
         _remove_tree(self.directory)

@@ -15,6 +15,8 @@ the place of the rows `capacity` float64 log-probabilities.
     committed {}                        -
     threads {count}                     -        (scope "stream": one box works, so it gets all cores)
     files {}                            files    {files}: paths opened outside libraries and the box, as the box says
+    next {}                             result   {...}: of a program of the kit's that runs in the place of a scorer;
+                                                 the first one comes unasked, `last` ends them
                                         error    {stage, error}: instead of any reply; the box then ends
 
 A chunk's tokens [lanes, length] lie in shared memory when `chunk` is sent. `committed` follows when the scorer has
@@ -30,6 +32,7 @@ import os
 import select
 import time
 
+PROGRAM = "program.py"  # in the box's own directory
 MAX_FRAME = 1 << 16  # bytes; no message of the protocol comes near it
 
 

@@ -12,12 +12,17 @@ With `Scorer.claims = True` the rows stay here until the chunk is committed, for
 too much to hand over: the scorer gets the log-probability of each token, and single rows that it asks for afterwards.
 Such a score is audited, not constructed (docs/audits.md).
 
+Other work on an artifact runs here as well: with the option `program` the worker runs a program of the kit's in the
+place of all that. Its function `run(memory)` (uint8 array: the shared memory) yields dicts, which the other side
+gets one by one; `stage` in one says what begins, for the message if it fails.
+
 NOT covered: once the artifact is imported it can change anything in this process. What is sent before that (`hello`) is
 the worker's own; the scorer takes nothing after it on trust.
 """
 
 import contextlib
 import importlib
+import importlib.util
 import json
 import mmap
 import os
@@ -148,6 +153,25 @@ class Worker:
             elif message["op"] == "files":
                 self.send("files", files=[path[:200] for path in self.watch.files])
 
+    def run_program(self):
+        """Run the kit's program beside the artifact's files and send what it yields."""
+        import numpy
+        import torch
+
+        torch.set_num_threads(self.options["threads"])
+        here = os.path.dirname(os.path.abspath(__file__))
+        spec = importlib.util.spec_from_file_location("program", os.path.join(here, self.protocol.PROGRAM))
+        program = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(program)
+        sys.path.insert(0, os.getcwd())
+        size = self.protocol.memory_bytes(self.options["capacity"], self.options["vocab_size"])
+        memory = numpy.frombuffer(mmap.mmap(self.options["memory_fd"], size), numpy.uint8)
+        for answer in program.run(memory):
+            self.stage = answer.get("stage", self.stage)
+            self.send("result", **answer)
+            self.protocol.receive(self.options["command_fd"])
+        self.send("result", last=True)
+
     def answer(self, tokens, logit_memory, claim_memory):
         """Write the logits for tokens [B, C] into shared memory, or what is claimed of them; returns their shape, and
         writes nothing if it is not [B, C, V]."""
@@ -183,8 +207,11 @@ def main():
     worker.send("hello", layers=layers)
     watch.log_files()
     try:
-        worker.load()
-        worker.serve()
+        if options["program"]:
+            worker.run_program()
+        else:
+            worker.load()
+            worker.serve()
     except BaseException as error:  # SystemExit and KeyboardInterrupt of the artifact too
         text = " ".join(f"{type(error).__name__}: {error}".split())[:500]
         worker.send("error", stage=worker.stage, error=text)

@@ -8,10 +8,10 @@ import torch
 
 from compress.allocate import STEP_RANGE, Forecast, Parts, Sensitivity, allocate, profile, sensitivity
 from compress.checkpoint import Statistics
-from compress.quantise import decoded, fixed_point, make_plan, quantise, scales_of
-from compress.sizes import entropy_bits
+from compress.quantise import decoded, make_plan, quantise
+from compress.rates import entropy_bits
 from compress.trellis import trellis_table
-from tests.compress.test_gptq import correlated
+from tests.support.packed import correlated
 
 FLAT = Parts(column=False, row=False)
 
@@ -103,8 +103,9 @@ def test_sensitivity_is_none_where_nothing_is_known():
 
 def run(model, stats, dial, parts=Parts()):
     plan = make_plan(model, stats, parts=parts)
-    tensors = quantise(plan, dial)
-    outputs = {name: decoded(tensor, plan.trellis, scales_of(dial)) for name, tensor in tensors.items()}
+    quantised = quantise(plan, dial)
+    tensors = quantised.tensors
+    outputs = decoded(quantised)
     bits = 0.0
     for name in plan.matrices:  # each column with its own entropy: what contexts approach
         bits += sum(entropy_bits(column) for column in tensors[name].codes.T) * len(tensors[name].codes)
@@ -162,16 +163,3 @@ def test_every_part_of_the_allocation_lowers_the_loss_at_equal_bits():
     best = loss_at(Parts())
     for parts in (Parts(tensor=False), Parts(column=False), Parts(row=False)):
         assert loss_at(parts) > best + 0.1, parts
-
-
-def test_vectors_are_stored_to_a_percent_and_short_ones_better():
-    generator = torch.Generator().manual_seed(8)
-    for size in (3, 96, 1000):
-        for scale in (1e-20, 1.0, 1e20):
-            tensor = scale * (1 + 0.2 * torch.randn(size, generator=generator))
-            error = (decoded(fixed_point(tensor), [0, 0], scales_of(1.0)) - tensor).abs().max() / scale
-            assert error <= 2.0**-8 if size > 16 else error <= 2.0**-12
-    scalar = torch.tensor(-1.2345)
-    assert abs(decoded(fixed_point(scalar), [0, 0], scales_of(1.0)) - scalar) < 2e-4
-    assert decoded(fixed_point(torch.zeros(0, 3)), [0, 0], scales_of(1.0)).shape == (0, 3)
-    assert (decoded(fixed_point(torch.zeros(5)), [0, 0], scales_of(1.0)) == 0).all()

@@ -16,15 +16,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compress import decode
+from compress.codes import Matrix, Vector
 from compress.decode import decode_weights
-from compress.entropy import Matrix, Vector, encode_weights
 from compress.minify import minify
 from compress.trellis import trellis_table
 from golf.container import code_unpack, read
+from tests.support import ROOT
+from tests.support.packed import encoded
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = ROOT / "tests/golden"
 SOURCE = Path(decode.__file__).read_text()
-SCALES = [1.0, 1.25, 1.5, 1.75]
 
 
 def small_tensors(seed=0):
@@ -50,7 +51,7 @@ def small_tensors(seed=0):
 
 
 def small_payload(seed=0, states=8):
-    return encode_weights(small_tensors(seed), trellis_table(states), SCALES, 16)
+    return encoded(small_tensors(seed), trellis_table(states), 16).payload
 
 
 def naive_decode(payload):
@@ -219,14 +220,14 @@ def test_decoder_is_small_and_self_contained():
 def test_same_bits_without_vector_instructions_and_with_other_thread_counts(threads):
     """Decisions are integer ones and a weight is one rounded product, so nothing about the machine can matter."""
     code = (
-        "import sys, hashlib, torch; from compress.container import read; from compress.decode import decode_weights;"
+        "import sys, hashlib, torch; from golf.container import read; from compress.decode import decode_weights;"
         "torch.set_num_threads(int(sys.argv[2]));"
         "w = decode_weights(read(open(sys.argv[1], 'rb').read())['WGTS']);"
         "print(hashlib.sha256(b''.join(w[n].numpy().tobytes() for n in sorted(w))).hexdigest())"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, GOLDEN / "tiny.golf", str(threads)],
-        cwd=GOLDEN.parent.parent,
+        cwd=ROOT,
         env={
             "ATEN_CPU_CAPABILITY": "default",
             "NPY_DISABLE_CPU_FEATURES": "AVX2 FMA3",

@@ -1,6 +1,7 @@
 """The entropy coder: exact round trips, its size against constriction and against the entropy, its tables."""
 
 import math
+from dataclasses import replace
 
 import constriction
 import numpy as np
@@ -9,29 +10,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compress import decode
+from compress.codes import Matrix, QuantisedModel, Vector
 from compress.decode import LOWEST, TOKENS, VECTORS, rans_table, read_codes
 from compress.entropy import (
-    Matrix,
-    Vector,
+    Symbols,
     costs,
-    encode_weights,
     frequencies,
     groups_of,
     layout,
     magnitudes,
-    read_head,
+    read_weights,
     symbols,
     tokens_of,
 )
-from compress.sizes import entropy_bits, tensor_rows
+from compress.rates import entropy_bits
 from compress.trellis import RESTART, trellis_table
+from tests.support.packed import SCALES, encoded
 
-SCALES = [1.0, 1.25, 1.5, 1.75]
 TRELLIS = trellis_table(8)
 
 
-def encoded(tensors, trellis=TRELLIS, restart=RESTART):
-    return encode_weights(tensors, trellis, SCALES, restart)
+def payload_of(tensors, trellis=TRELLIS, restart=RESTART):
+    return encoded(tensors, trellis, restart).payload
 
 
 def matrix(codes, seed=0):
@@ -74,7 +74,7 @@ def test_round_trip(specification, states, restart, seed):
     rng = np.random.default_rng(seed)
     tensors = {f"é{i}": matrix(codes_of(shape, kind, rng), seed) for i, (shape, kind) in enumerate(specification)}
     tensors["v"] = Vector((5,), np.array([0, -1, 2**23 - 1, -300, 15], np.int32), -40, -7)
-    payload = encoded(tensors, trellis_table(states), restart)
+    payload = payload_of(tensors, trellis_table(states), restart)
     stored = read_codes(payload)
     assert set(stored) == set(tensors)
     for name, tensor in tensors.items():
@@ -90,7 +90,7 @@ def test_round_trip(specification, states, restart, seed):
 def test_codes_that_do_not_fit_are_refused():
     for code in (2**23, -(2**23)):
         with pytest.raises(ValueError, match="23 bits"):
-            encoded({"a": matrix(np.full((2, 2), code))})
+            payload_of({"a": matrix(np.full((2, 2), code))})
 
 
 def test_tokens_split_a_code_into_what_the_decoder_joins():
@@ -105,16 +105,17 @@ def test_tokens_split_a_code_into_what_the_decoder_joins():
 def test_any_order_of_the_tensors_gives_the_same_tensors():
     rng = np.random.default_rng(3)
     tensors = {str(i): matrix(codes_of((10 + i % 2, 6), "laplace", rng), i) for i in range(7)}
-    expected = read_codes(encoded(tensors))
-    stored = read_codes(encoded(dict(reversed(tensors.items()))))
+    expected = read_codes(payload_of(tensors))
+    stored = read_codes(payload_of(dict(reversed(tensors.items()))))
     assert all(np.array_equal(stored[name][-1], expected[name][-1]) for name in tensors)
 
 
 def parts_of(tensors):
-    lanes, matrices, vectors = layout(tensors)
-    contexts, tokens, plain = symbols(matrices, vectors, lanes, TRELLIS, RESTART)
-    table = rans_table(frequencies(contexts, tokens))
-    return lanes, np.concatenate(contexts), np.concatenate(tokens), sum(part.size for part in plain), table
+    order = layout(tensors)
+    coded = symbols(order, QuantisedModel(tensors, TRELLIS, RESTART, SCALES))
+    contexts = np.concatenate(coded.contexts).astype(int)
+    tokens = np.concatenate(coded.tokens)
+    return order.lanes, contexts, tokens, sum(part.size for part in coded.plain), rans_table(frequencies(coded))
 
 
 def test_stream_is_as_small_as_constrictions():
@@ -122,7 +123,7 @@ def test_stream_is_as_small_as_constrictions():
     rng = np.random.default_rng(4)
     spread = np.exp(rng.normal(size=256))
     tensors = {"a": matrix(np.round(rng.normal(size=(1500, 256)) * spread), 1)}
-    payload = encoded(tensors)
+    payload = payload_of(tensors)
     lanes, contexts, tokens, plain, table = parts_of(tensors)
     head = 4 + int.from_bytes(payload[1:4], "little")
     coder = constriction.stream.stack.AnsCoder()
@@ -144,10 +145,12 @@ def test_ternary_and_binary_weights_cost_their_entropy(share):
     rng = np.random.default_rng(5)
     codes = rng.choice([-1, 0, 1], (1024, 512), p=[share, 1 - 2 * share, share])
     zero = np.zeros(1024, int), np.zeros(512, int)
-    bits = 8 * len(encoded({"w": Matrix(codes.shape, codes.astype(np.int32), 0, *zero)}, trellis_table(1))) / codes.size
+    bits = (
+        8 * len(payload_of({"w": Matrix(codes.shape, codes.astype(np.int32), 0, *zero)}, trellis_table(1))) / codes.size
+    )
     assert bits < 1.02 * entropy_bits(codes)
     signs = rng.choice([-1, 1], (1024, 512))
-    bits = 8 * len(encoded({"w": Matrix(signs.shape, signs.astype(np.int32), 0, *zero)}, trellis_table(1)))
+    bits = 8 * len(payload_of({"w": Matrix(signs.shape, signs.astype(np.int32), 0, *zero)}, trellis_table(1)))
     assert bits < 1.02 * signs.size
 
 
@@ -157,7 +160,7 @@ def test_frequencies_follow_the_counts():
     contexts = [rng.integers(0, VECTORS + 1, 20_000)]
     tokens = [np.minimum(rng.geometric(1 / (1 + contexts[0] / 4)) - 1, TOKENS - 1)]
     tokens[0][:3] = TOKENS - 1
-    table = rans_table(frequencies(contexts, tokens))
+    table = rans_table(frequencies(Symbols(contexts, tokens, [])))
     cost, ideal = costs(table)[contexts[0], tokens[0]].sum(), 0.0
     for context in range(VECTORS + 1):
         counts = np.bincount(tokens[0][contexts[0] == context])
@@ -173,7 +176,7 @@ def test_contexts_help_where_columns_and_rows_differ():
     sizes = np.exp(0.8 * rng.normal(size=(400, 1))) * np.exp(0.8 * rng.normal(size=300)) * 2
     codes = np.round(rng.normal(size=(400, 300)) * sizes)
     zero = np.zeros(400, int), np.zeros(300, int)
-    payload = encoded({"w": Matrix(codes.shape, codes.astype(np.int32), 0, *zero)}, trellis_table(1))
+    payload = payload_of({"w": Matrix(codes.shape, codes.astype(np.int32), 0, *zero)}, trellis_table(1))
     edges = (np.abs(codes)[..., None] + [-0.5, 0.5]) / sizes[..., None] / math.sqrt(2)
     chance = np.vectorize(math.erf)(edges)
     known = -np.log2(np.maximum((chance[..., 1] - chance[..., 0]) / 2, 1e-12)).mean()
@@ -190,28 +193,29 @@ def test_magnitudes_stay_in_range_for_any_steps():
 
 def test_matrices_of_one_height_share_lanes():
     tensors = {str(i): matrix(np.zeros((rows, 10))) for i, rows in enumerate([5, 9, 5, 5, 9])}
-    _, matrices, _ = layout(tensors)
-    assert [[name for name, _ in group] for group in groups_of(matrices, 20)] == [["1", "4"], ["0", "2"], ["3"]]
+    order = replace(layout(tensors), lanes=20)
+    assert [list(group) for group in groups_of(order)] == [["1", "4"], ["0", "2"], ["3"]]
 
 
-def test_rows_of_the_report_add_up_to_the_payload():
+def test_reading_gives_back_what_was_encoded():
+    """Model, order and tables of a payload are those that the encoder had at hand."""
     rng = np.random.default_rng(9)
-    tensors = {str(i): matrix(codes_of((200, 90), "mixed", rng), i) for i in range(3)}
-    tensors["v"] = Vector((300,), rng.integers(-99, 99, 300).astype(np.int32), 0, 5)
-    payload = encoded(tensors)
-    rows = {row["name"]: row for row in tensor_rows(payload)}
-    head, _ = read_head(payload)
-    whole = (
-        4
-        + int.from_bytes(payload[1:4], "little")
-        + head[0]
-        + sum(r["code_bytes"] + r["side_bytes"] for r in rows.values())
-    )
-    assert abs(whole - len(payload)) < 0.002 * len(payload)
-    codes = tensors["1"].codes
-    counts = np.unique(codes, return_counts=True)[1] / codes.size
-    assert rows["1"]["entropy"] == pytest.approx(-sum(c * math.log2(c) for c in counts))
-    assert rows["1"]["largest_code"] == abs(codes).max() and rows["v"]["side_bytes"] == 0
-    assert rows["1"]["bits_per_weight"] == pytest.approx(
-        8 * (rows["1"]["code_bytes"] + rows["1"]["side_bytes"]) / codes.size
-    )
+    tensors = {str(i): matrix(codes_of((20 + i, 9), "mixed", rng), i) for i in range(3)}
+    tensors["v"] = Vector((300,), rng.integers(-99, 99, 300).astype(np.int32), -3, 5)
+    written = encoded(tensors, TRELLIS, RESTART)
+    read = read_weights(written.payload)
+    assert read.tables == written.tables and read.layout.lanes == written.layout.lanes
+    assert (read.model.trellis, read.model.restart) == (TRELLIS, RESTART)
+    assert np.array_equal(read.model.scales, SCALES)
+    assert list(read.layout.matrices) == list(written.layout.matrices)
+    for name, tensor in tensors.items():
+        stored = read.model.tensors[name]
+        assert type(stored) is type(tensor) and stored.shape == tensor.shape
+        assert np.array_equal(stored.codes, tensor.codes)
+        if name == "v":
+            assert (stored.exponent, stored.centre) == (tensor.exponent, tensor.centre)
+        else:
+            assert stored.base == tensor.base
+            assert np.array_equal(stored.rows, tensor.rows) and np.array_equal(stored.columns, tensor.columns)
+    with pytest.raises(ValueError, match="WGTS: "):
+        read_weights(written.payload[:-3])

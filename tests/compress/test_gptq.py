@@ -8,16 +8,9 @@ import torch
 
 from compress.gptq import BLOCK, DAMPING, Target, descending, gptq, inverse_factor
 from compress.trellis import Viterbi, trellis_bits, trellis_table
+from tests.support.packed import correlated
 
 TRELLIS, UNIFORM = trellis_table(8), trellis_table(1)
-
-
-def correlated(rows, columns, generator, rank=None):
-    """E[x x^T] of inputs with a decaying spectrum: [columns, columns]."""
-    inputs = torch.randn(rows, rank or columns, generator=generator, dtype=torch.float64)
-    mixed = inputs @ torch.randn(rank or columns, columns, generator=generator, dtype=torch.float64)
-    mixed *= torch.linspace(0.1, 2, columns, dtype=torch.float64)
-    return mixed.T @ mixed / rows
 
 
 def target(rows, columns, seed=0, rank=None, step=0.3):

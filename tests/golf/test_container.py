@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 import struct
-from pathlib import Path
 
 import brotli
 import pyppmd
@@ -27,8 +26,9 @@ from golf.container import (
     to_bytes,
     write,
 )
+from tests.support import ROOT
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = ROOT / "tests/golden"
 SMALL = {"CODE": b"code", "CONF": b"", "TOKN": b"\0\xff", "WGTS": b"weights!"}
 payloads = st.fixed_dictionaries({tag: st.binary(max_size=300) for tag in TAGS})
 

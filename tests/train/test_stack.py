@@ -21,7 +21,7 @@ from compress.decode import decode_weights
 from compress.pack import pack_run
 from compress.quantise import is_matrix
 from golf import container
-from tests.compress.test_pack import TOKENIZER
+from tests.support.packed import TOKENIZER
 from tests.train.test_model import ALL, SMALL, packed_tokens, small_model
 from tests.train.test_run import arguments, make_tokens, write_shard
 
