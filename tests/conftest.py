@@ -24,7 +24,7 @@ settings.load_profile("kit")
 
 # Programs that take seconds only to start (Python imports torch), or that compile.
 SLOW_PROGRAMS = ("python", "g++", "c++", "clang")
-test_is_running = False
+in_a_test = False
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -38,7 +38,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def skip_slow_programs(event: str, arguments: tuple) -> None:
     """An audit hook: skips the running test when it, or a fixture of its, starts a slow program."""
-    if test_is_running and event == "subprocess.Popen":
+    if in_a_test and event == "subprocess.Popen":
         executable, words = arguments[:2]
         program = Path(os.fsdecode(executable or words[0])).name
         if program.startswith(SLOW_PROGRAMS):
@@ -48,12 +48,12 @@ def skip_slow_programs(event: str, arguments: tuple) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item):
     """Keeps what pytest and its plugins start themselves out of skip_slow_programs."""
-    global test_is_running
-    test_is_running = True
+    global in_a_test
+    in_a_test = True
     try:
         return (yield)
     finally:
-        test_is_running = False
+        in_a_test = False
 
 
 @pytest.fixture(scope="session")

@@ -15,8 +15,8 @@ import zstandard
 
 from golf.files import Failure
 from golf.tokenizer import Tokenizer
-from tests.golf.test_tokenizer import prose
 from tests.support import ROOT
+from tests.support.texts import prose
 from tools.data import build, cli
 
 
