@@ -5,23 +5,41 @@ PYTHON ?= python3
 BUDGET ?= 120
 VENV := .venv
 PY := $(VENV)/bin/python
+GOLF := $(VENV)/bin/golf
+PIP := $(PY) -m pip install --disable-pip-version-check -c constraints.txt
+
+# One worker a core, up to eight. A file's tests stay with one worker, which makes what they share once.
+PYTEST := $(PY) -m pytest -n auto --maxprocesses 8 --dist loadfile --timeout 900 --durations 10
+EXTRA := redteam or browser or slurm or long
 
 # OpenMP threads that spin while they wait would take the second core from whatever else runs on it.
 OMP_WAIT_POLICY ?= passive
 export OMP_WAIT_POLICY
 
-.PHONY: help run test site venv redteam fuzz hook
+.PHONY: help run smoke quick test test-all redteam fuzz site hook venv
 .DELETE_ON_ERROR:
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
 	@echo "Variables: BUDGET=$(BUDGET) (seconds of training), PYTHON=$(PYTHON) (makes $(VENV); 3.11 or newer)"
 
 run: $(VENV)/.run ## set up, then train for BUDGET seconds, pack and score the pocket model
-	$(PY) -m golf run --budget $(BUDGET)
+	$(GOLF) run --budget $(BUDGET)
 
-test: $(VENV)/.test ## set up, then run all tests (under 10 minutes on two cores)
-	$(PY) -m pytest tests --timeout=600 --durations=10
+smoke: $(VENV)/.run ## set up, then a first score of a tiny model: two minutes after installing
+	$(GOLF) smoke
+
+quick: $(VENV)/.test ## style, types, and the tests that start no Python (under a minute)
+	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+	$(PY) -m mypy
+	$(PYTEST) --quick -m "not (slow or $(EXTRA))"
+
+test: $(VENV)/.test ## the tests to run before a commit (about 6 minutes on two cores)
+	$(PYTEST) -m "not ($(EXTRA))"
+
+test-all: $(VENV)/.test ## all tests: also the red team, a browser, Slurm and the long ones
+	$(PYTEST)
 
 redteam: $(VENV)/.test ## score artifacts that cheat, and honest ones that look odd (under 10 minutes)
 	$(PY) -m tests.redteam
@@ -30,10 +48,10 @@ fuzz: $(VENV)/.test ## 10,000 mutated artifacts through the scorer's reader
 	$(PY) -m tests.redteam.fuzz
 
 site: $(VENV)/.run ## write the leaderboard as pages for a browser: site/index.html
-	$(PY) -m golf board --site
+	$(GOLF) board --site
 
 hook: $(VENV)/.run ## from now on, git push checks the records that are pushed
-	$(PY) -m golf check --install_hook
+	$(GOLF) check --install-hook
 
 venv: $(VENV)/.run $(VENV)/.test ## only make .venv and install what run and test need
 
@@ -44,10 +62,12 @@ $(VENV)/.made:
 	@$(PYTHON) -m venv $(VENV) || { echo "make: $(PYTHON) cannot make a virtual environment (on Debian or Ubuntu: apt-get install python3-venv)" >&2; exit 1; }
 	@touch $@
 
-$(VENV)/.run: $(VENV)/.made requirements.txt
-	$(PY) -m pip install --disable-pip-version-check -r requirements.txt
+# The repository is installed as it lies here (-e), for the golf command; its dependencies are requirements.txt.
+$(VENV)/.run: $(VENV)/.made requirements.txt constraints.txt pyproject.toml
+	$(PIP) -r requirements.txt
+	$(PIP) --no-deps -e .
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.run tests/requirements.txt
-	$(PY) -m pip install --disable-pip-version-check -r tests/requirements.txt
+	$(PIP) -r tests/requirements.txt
 	@touch $@

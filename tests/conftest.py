@@ -1,4 +1,4 @@
-"""Set-up that all tests share: import path, threads, hypothesis profile, and the fixture of the scorer's small world.
+"""Set-up that all tests share: threads, signals, hypothesis profile, the option --quick, the scorer's small world.
 
 Not covered: helpers, which are in tests/support/.
 """
@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as in the Makefile; read when torch is first imported
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # a worker has a core; programs that it starts inherit this
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job: programs under test would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -20,6 +21,39 @@ from hypothesis import settings  # noqa: E402
 # No deadline: a timing never decides a test. In CI the examples are fixed, so that a red run can be repeated.
 settings.register_profile("kit", deadline=None, derandomize="CI" in os.environ)
 settings.load_profile("kit")
+
+# Programs that take seconds only to start (Python imports torch), or that compile.
+SLOW_PROGRAMS = ("python", "g++", "c++", "clang")
+in_a_test = False
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--quick", action="store_true", help="skip a test as soon as it starts Python or a C++ compiler")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--quick"):
+        sys.addaudithook(skip_slow_programs)
+
+
+def skip_slow_programs(event: str, arguments: tuple) -> None:
+    """An audit hook: skips the running test when it, or a fixture of its, starts a slow program."""
+    if in_a_test and event == "subprocess.Popen":
+        executable, words = arguments[:2]
+        program = Path(os.fsdecode(executable or words[0])).name
+        if program.startswith(SLOW_PROGRAMS):
+            pytest.skip(f"starts {program}, which --quick leaves to `make test`")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item):
+    """Keeps what pytest and its plugins start themselves out of skip_slow_programs."""
+    global in_a_test
+    in_a_test = True
+    try:
+        return (yield)
+    finally:
+        in_a_test = False
 
 
 @pytest.fixture(scope="session")

@@ -37,6 +37,7 @@ class Row:
 
 
 TORCH = frozenset({"torch"})
+BESIDE = frozenset({"train_gpt", "decode", "torch"})
 LAB = frozenset({"compress.lab"})
 GOLF = {"golf", "torch", "numpy", "scipy", "brotli", "pyppmd", "sentencepiece", "rich"}
 COMPRESS = {"golf", "compress", "torch", "numpy", "brotli", "rich", "python_minifier"}
@@ -48,11 +49,13 @@ PAGES = {"jinja2", "markupsafe", "markdown_it"}
 # The first row whose pattern matches a file holds for it, so the most special ones stand first.
 TABLE = [
     Row("train_gpt.py", {"torch", "numpy", "triton"}),
-    # These travel alone: the decoder inside the artifact, the other three into the box, beside the artifact's files.
+    # These travel alone: the decoder inside the artifact, the other three into the box.
     Row("compress/decode.py", {"torch", "numpy", "brotli", "zstandard"}),
     Row("golf/box/worker.py", {"protocol", "confine", "torch", "numpy"}),
     Row("golf/box/protocol.py", set()),
     Row("golf/box/confine.py", set()),
+    # Programs for the box: they run beside an artifact's script and decoder, and import those.
+    Row("compress/*_in_box.py", {"train_gpt", "decode", "torch", "numpy", "brotli"}, in_functions=BESIDE),
     Row("golf/__main__.py", {"golf"}),
     Row("golf/*.py", GOLF, in_functions=TORCH),
     Row("compress/__main__.py", COMPRESS | LAB),

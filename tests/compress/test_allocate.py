@@ -148,6 +148,7 @@ def test_forecast_is_the_uniform_quantisers_formula_at_high_rates():
     assert bits / weight.numel() == pytest.approx(0.5 * math.log2(2 * math.pi * math.e) - math.log2(width), abs=0.1)
 
 
+@pytest.mark.slow
 def test_every_part_of_the_allocation_lowers_the_loss_at_equal_bits():
     model, stats = two_matrices()
 

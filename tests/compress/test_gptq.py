@@ -74,6 +74,7 @@ def quadratic(matrix, hessian, codes, table, restart):
     return float((error @ hessian * error).sum())
 
 
+@pytest.mark.slow
 def test_feedback_lowers_the_loss_and_the_trellis_lowers_it_further():
     """At one step: rounding without feedback, GPTQ without a trellis, GPTQ with one."""
     matrix, hessian = target(400, 96, 1, step=0.02)

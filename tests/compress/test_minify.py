@@ -360,6 +360,7 @@ def test_output_is_python_3_11():
             quotes.pop()
 
 
+@pytest.mark.slow
 def test_minifying_is_repeatable_and_pays():
     for name in ("compress/decode.py", "golf/container.py", "train_gpt.py"):
         if (ROOT / name).exists():

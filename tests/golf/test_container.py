@@ -157,6 +157,7 @@ def test_decompress_is_bounded(make, data, limit):
             decompress(stream, limit)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [0, 1, 5, 2000, 1_200_000])
 def test_ppmd_is_pyppmd_with_the_settings_of_the_format(size):
     """The longest text fills the model's memory, after which it begins anew."""
@@ -190,6 +191,7 @@ TEXT = b"".join(b"def f%d(x): return x * %d\n" % (index, index * index) for inde
 MARKED = compress(TEXT)
 
 
+@pytest.mark.slow
 def test_every_damage_of_a_ppmd_stream_is_refused(monkeypatch):
     """It has one spelling only, so a changed bit is seen even if the text is the same."""
     monkeypatch.setattr(pyppmd, "Ppmd8Decoder", Watched)

@@ -2,7 +2,6 @@
 input.
 """
 
-import random
 import re
 
 import brotli
@@ -15,18 +14,8 @@ from hypothesis import strategies as st
 from golf import case_operators
 from golf import tokenizer_section as model_format
 from golf.tokenizer import Tokenizer
+from tests.support.texts import prose
 from tools.data.build import train_tokenizer
-
-
-def prose(seed: int, words: int) -> str:
-    """Deterministic text with English-like repetition: Zipf-distributed words of random syllables, in sentences."""
-    shared = random.Random(7)
-    syllables = [c + v + e for c in "bdfglmnprst" for v in "aeiou" for e in ("", "n", "st")]
-    lexicon = ["".join(shared.choices(syllables, k=shared.randint(1, 3))) for _ in range(2000)]
-    weights = [1 / (rank + 1) for rank in range(len(lexicon))]
-    chosen = random.Random(seed).choices(lexicon, weights, k=words)
-    sentences = [" ".join(chosen[i : i + 11]).capitalize() + "." for i in range(0, words, 11)]
-    return "\n\n".join(" ".join(sentences[i : i + 5]) for i in range(0, len(sentences), 5))
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +33,7 @@ STRANGE = ["\u2581", "\0", "<0x41>", "<s>", "</s>", "<unk>", "<pad>", "e\u0301",
            "iP", " A", "\x11", "\x12", "\x13"]  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(max_examples=400)
 @given(st.lists(st.one_of(st.sampled_from(STRANGE), st.text(max_size=8)), max_size=12).map("".join))
 @example("")
@@ -169,6 +159,7 @@ def test_canonical_keeps_pieces_and_drops_the_normaliser(tmp_path, texts):
     assert model_format.rebuild(model_format.serialise(model)) == tokenizer.model_bytes
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(st.lists(st.text(alphabet=st.characters(exclude_characters="\0", codec="utf-8"), min_size=1), max_size=20))
 def test_any_list_of_pieces_survives_the_payload(pieces):
@@ -217,6 +208,7 @@ def test_garbage_is_a_value_error_of_one_line(data):
             assert "\n" not in str(error)
 
 
+@pytest.mark.slow
 def test_damaged_payloads_are_value_errors(tokenizer):
     payload = model_format.serialise(tokenizer.model_bytes)
     for cut in range(0, len(payload), 37):

@@ -1,11 +1,11 @@
 """The GPU path of train_gpt.py as far as a machine without GPU can check it.
 
 Triton kernels run in Triton's interpreter against float64 formulas, and a change of one term must be noticed; they are
-compiled for sm_90 within limits on registers, spills and shared memory, and so are, on demand, the kernels that
-torch.compile generates. The choice of attention is held against stand-ins of FlashAttention, the sharded step against
-one process on a world of eight ranks, and the guard against a simulated GPU. With a GPU, kernels and attention are also
-held against plain torch on it. Not covered: speed, races, NCCL. docs/gpu.md lists what a first person with a GPU
-should run.
+compiled for sm_90 within limits on registers, spills and shared memory, and so are, in `make test-all`, the kernels
+that torch.compile generates. The choice of attention is held against stand-ins of FlashAttention, the sharded step
+against one process on a world of eight ranks, and the guard against a simulated GPU. With a GPU, kernels and attention
+are also held against plain torch on it. Not covered: speed, races, NCCL. docs/gpu.md lists what a first person with a
+GPU should run.
 """
 
 import contextlib
@@ -28,6 +28,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 import train_gpt as t
 from compress.minify import minify
+from tests.support import ROOT
 from tests.train.test_model import SMALL, TUNED, run_steps, small_model
 
 SCRIPT = Path(t.__file__)
@@ -37,7 +38,7 @@ CPU = torch.device("cpu")
 def checks(cache: Path, *arguments, interpret: bool = False) -> dict:
     pytest.importorskip("triton", reason="Triton has no wheel for this platform")
     done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("kernel_checks.py")), *map(str, arguments)],
+        [sys.executable, str(ROOT / "tests/support/kernel_checks.py"), *map(str, arguments)],
         env=os.environ | {"TRITON_INTERPRET": str(int(interpret)), "TRITON_CACHE_DIR": str(cache)},
         capture_output=True,
         text=True,
@@ -137,13 +138,10 @@ def test_kernels_compile_for_sm_90_within_limits(tmp_path):
         assert graph["written"] == names and graph["float32"] < 64 * 2048, found["graphs"]
 
 
-ON_DEMAND = "INDUCTOR_SM90=1 python -m pytest -s tests/train/test_kernels.py -k inductor"
-
-
-@pytest.mark.skipif("INDUCTOR_SM90" not in os.environ, reason=f"takes minutes, needs g++; to run it: {ON_DEMAND}")
+@pytest.mark.long
 def test_what_inductor_generates_compiles_for_sm_90(tmp_path):
     done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("inductor_checks.py"))],
+        [sys.executable, str(ROOT / "tests/support/inductor_checks.py")],
         env=os.environ | {"TRITON_CACHE_DIR": str(tmp_path), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)},
         capture_output=True,
         text=True,

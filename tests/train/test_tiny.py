@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 
+import filelock
 import numpy as np
 import pytest
 import torch
@@ -31,8 +32,10 @@ def command(*arguments, code=0):
 
 @pytest.fixture(scope="module")
 def embedded():
-    """The embedded corpus, built (downloaded, cleaned, deduplicated) unless it is there."""
-    command("-m", "golf", "data", "embedded")
+    """The embedded corpus, built (downloaded, cleaned, deduplicated) unless it is there; by one process at a time."""
+    (ROOT / "data").mkdir(exist_ok=True)
+    with filelock.FileLock(ROOT / "data" / ".embedded.lock"):
+        command("-m", "golf", "data", "embedded")
     return ROOT / "data" / "embedded"
 
 

@@ -95,6 +95,7 @@ def test_streams_without_parts_have_the_size_of_their_entropy(run):
     assert abs(bench.without_side(encoded) - size) < 1500
 
 
+@pytest.mark.slow
 def test_bench_from_the_command_line(run, tmp_path, capfd, monkeypatch):
     monkeypatch.setattr(bench, "TOKENS", 512)
     monkeypatch.setattr(bench, "TUNING_TOKENS", 256)

@@ -48,6 +48,7 @@ def test_the_bootstrap_is_the_naive_loop():
     assert np.quantile(ours, [0.05, 0.95]) == pytest.approx(np.quantile(gains, [0.05, 0.95]) - estimate, abs=0.0015)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("paired, interaction, shared", [(False, 0.0, 0.0), (False, 0.1, 0.0), (True, 0.1, 0.02)])
 def test_false_positives_keep_to_the_level_with_seeds_and_documents_random(paired, interaction, shared):
     rng, found, naive = np.random.default_rng(8), [], []
@@ -66,6 +67,7 @@ def test_false_positives_keep_to_the_level_with_seeds_and_documents_random(paire
         assert np.mean(naive) > 0.12  # what a test over seeds alone would claim
 
 
+@pytest.mark.slow
 def test_real_gains_are_found_and_pairing_helps_where_seeds_agree():
     rng = np.random.default_rng(9)
     rates = {}

@@ -16,9 +16,9 @@ import zstandard
 from golf.__main__ import main as golf
 from golf.shards import read_shard
 from golf.tokenizer import Tokenizer
-from tests.golf.test_tokenizer import prose
 from tests.support import ROOT
-from tools.data import build
+from tests.support.texts import prose
+from tools.data import build, cli
 from tools.data.embedded import Document
 
 

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from golf.tokenizer import Tokenizer
-from tests.golf.test_tokenizer import prose
 from tests.support import ROOT
+from tests.support.texts import prose
 from tools.data.build import train_tokenizer
 
 REPOSITORY = "willdepueoai/parameter-golf"

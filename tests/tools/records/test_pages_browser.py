@@ -20,6 +20,7 @@ import pytest
 from tests.support.site_records import family
 from tools.records import pages
 
+pytestmark = pytest.mark.browser
 PATIENCE = 300_000  # milliseconds: a machine that is busy is not a page that is broken
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 PAGES = (

@@ -10,6 +10,8 @@ import pytest
 from tests.support import slurm_cluster, sweep_tree
 from tests.support.sweep_tree import wait_for
 
+pytestmark = pytest.mark.slurm
+
 
 @pytest.fixture
 def slurm():
