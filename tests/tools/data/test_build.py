@@ -18,7 +18,7 @@ from golf.shards import read_shard
 from golf.tokenizer import Tokenizer
 from tests.support import ROOT
 from tests.support.texts import prose
-from tools.data import build, cli
+from tools.data import build
 from tools.data.embedded import Document
 
 
