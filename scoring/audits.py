@@ -20,7 +20,6 @@ import functools
 import math
 
 import numpy as np
-import scipy.stats
 
 from scoring import passes, reference
 
@@ -376,7 +375,9 @@ def signed_noise(deltas, drift_bpb):
     moved = deltas[np.abs(deltas) > EQUAL]
     if not len(moved) or -drift_bpb < MIN_DRIFT:
         return None
-    p = scipy.stats.binomtest(int((moved < 0).sum()), len(moved), 0.5, alternative="greater").pvalue
+    from scipy.stats import binomtest  # takes a second to import, and most scores do without
+
+    p = binomtest(int((moved < 0).sum()), len(moved), 0.5, alternative="greater").pvalue
     if p >= SIGN_LEVEL:
         return None
     return (

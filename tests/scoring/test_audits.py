@@ -56,9 +56,10 @@ def test_honest_adaptive_scorer_equals_counting_and_passes_and_is_told_apart(wor
     assert rows["twice"]["tolerance_nats"] == 1e-3  # exact on a CPU
 
 
-def test_a_records_script_that_peeks_one_token_ahead_fails(world, tmp_path):
+def test_a_records_script_that_peeks_one_token_ahead_fails(world, monkeypatch, tmp_path):
     """The artifact of a record, scored here on a little text: as it is it passes; with one line of its script changed,
     so that attention sees one more token, it fails, though these weights do not even gain by it."""
+    monkeypatch.setitem(audits.LEVELS, "quick", (40, 0.1, 4))  # it peeks at every symbol
     record = sorted((ROOT / "records").glob("*/*/*.golf"))[0]
     sections = container.read(record.read_bytes())
     script, decoder = container.code_unpack(sections["CODE"])
