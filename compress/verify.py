@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from compress.bounded import MEMORY_BYTES
 from compress.decode import MAX_WEIGHTS
 from golf import tokenizer_section
 from golf.box import packages
@@ -25,7 +26,6 @@ from golf.container import code_unpack, config_unpack, read
 from golf.foreign import terminal
 
 PROGRAM = Path(__file__).with_name("decode_in_box.py")
-MEMORY_BYTES = 2 << 30  # private memory of the box, torch's 0.2 GB included
 SECONDS = 60.0  # from the first line of the artifact's code to its model
 # The packer knows how much it packed, and its file is worth a longer wait.
 CHECK_SECONDS = 600.0
