@@ -21,35 +21,57 @@ import sys
 import tempfile
 
 from golf.files import Failure, explain, write_atomic
+from golf.foreign import terminal
+from golf.progress import Progress
 from scoring import report
 from scoring.score import read_artifact, read_documents, score, tokenise
 
 
 def parse(arguments):
     """The command line as a namespace; exits with status 2 on a wrong one."""
-    parser = argparse.ArgumentParser(description="Score one .golf artifact on held-out text.",
-                                     epilog="The size cap is checked by: python -m compress size MODEL.golf")
+    parser = argparse.ArgumentParser(
+        description="Score one .golf artifact on held-out text.",
+        epilog="The size cap is checked by: python -m compress size MODEL.golf",
+    )
     parser.add_argument("artifact", metavar="MODEL.golf")
-    parser.add_argument("--data", default="data/embedded", metavar="DIR",
-                        help="data set of golf data (default: %(default)s)")
-    parser.add_argument("--split", default="dev", choices=("dev", "gate", "final"),
-                        help="held-out split (default: %(default)s)")
-    parser.add_argument("--processes", type=_positive(int), metavar="N",
-                        help="boxes (default: one per GPU, or one per CPU core)")
-    parser.add_argument("--time-limit", type=_positive(float), default=600.0, metavar="S",
-                        help="seconds for decoding and scoring (default: %(default)g)")
+    parser.add_argument(
+        "--data", default="data/embedded", metavar="DIR", help="data set of golf data (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--split", default="dev", choices=("dev", "gate", "final"), help="held-out split (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--processes", type=_positive(int), metavar="N", help="boxes (default: one per GPU, or one per CPU core)"
+    )
+    parser.add_argument(
+        "--time-limit",
+        type=_positive(float),
+        default=600.0,
+        metavar="S",
+        help="seconds for decoding and scoring (default: %(default)g)",
+    )
     parser.add_argument("--time_limit", type=_positive(float), default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-    parser.add_argument("--audit", choices=("none", "quick", "full"), default="none",
-                        help="sample what the pass does not construct (docs/audits.md; default: %(default)s)")
-    parser.add_argument("--fresh", choices=("dev", "gate", "final"), metavar="SPLIT",
-                        help="score this split too, and compare")
-    parser.add_argument("--certify", action="store_true",
-                        help="no score unless every layer of the box is active on this machine")
+    parser.add_argument(
+        "--audit",
+        choices=("none", "quick", "full"),
+        default="none",
+        help="sample what the pass does not construct (docs/audits.md; default: %(default)s)",
+    )
+    parser.add_argument(
+        "--fresh", choices=("dev", "gate", "final"), metavar="SPLIT", help="score this split too, and compare"
+    )
+    parser.add_argument(
+        "--certify", action="store_true", help="no score unless every layer of the box is active on this machine"
+    )
     parser.add_argument("--out", metavar="F", help="where to write the result (default: eval.json beside the artifact)")
-    parser.add_argument("--overhead", action="store_true", help="only time the pass against a plain evaluation in this "
-                        "process, without a box: for artifacts of your own")
-    parser.add_argument("--json", action="store_true",
-                        help="the last line on standard output is the result without its documents")
+    parser.add_argument(
+        "--overhead",
+        action="store_true",
+        help="only time the pass against a plain evaluation in this process, without a box: for artifacts of your own",
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="the last line on standard output is the result without its documents"
+    )
     return parser.parse_args(arguments)
 
 
@@ -72,6 +94,7 @@ def _positive(kind):
         if not 0 < value < 1e9:
             raise ValueError
         return value
+
     convert.__name__ = f"positive {kind.__name__}"  # argparse prints it
     return convert
 
@@ -84,9 +107,12 @@ def main_overhead(options):
     documents, _ = read_documents(options.data, options.split)
     tokenise(tokenizer, documents)
     result = overhead.measure(submission, documents)
-    show(result if options.json else None, print,
-         f"scorer {result['scorer_seconds']:.2f} s, plain evaluation {result['plain_seconds']:.2f} s, "
-         f"{result['threads']} threads: overhead {result['overhead']:.3f}")
+    show(
+        result if options.json else None,
+        print,
+        f"scorer {result['scorer_seconds']:.2f} s, plain evaluation {result['plain_seconds']:.2f} s, "
+        f"{result['threads']} threads: overhead {result['overhead']:.3f}",
+    )
     return 0
 
 
@@ -97,9 +123,19 @@ def main_score(options):
     if os.path.exists(options.artifact) and (os.path.isdir(path) or not os.access(folder, os.W_OK)):
         # Said now, not after minutes of scoring.
         raise Failure(f"cannot write {path}; name another file with --out")
-    with report.ProgressBar() as progress:
-        result = score(options.artifact, options.data, options.split, options.processes, options.time_limit,
-                       options.certify, options.audit, options.fresh, progress.phase, progress.tokens)
+    with Progress() as progress:
+        result = score(
+            options.artifact,
+            options.data,
+            options.split,
+            options.processes,
+            options.time_limit,
+            options.certify,
+            options.audit,
+            options.fresh,
+            lambda name, symbols: progress.phase(report.PHASES[name], symbols, "tokens"),
+            progress.advance,
+        )
     write_atomic(path, (json.dumps(result, ensure_ascii=False, allow_nan=False) + "\n").encode())
     short = {key: value for key, value in result.items() if key != "per_document"}
     show(short if options.json else None, report.print_report, result, path)
@@ -115,7 +151,8 @@ def main(arguments=None):
     except Failure as error:
         return explain("eval_heldout", error)
     except OSError as error:  # without a name: what is written to a box's directory
-        print(f"eval_heldout: {error.strerror}: {error.filename or tempfile.gettempdir()}", file=sys.stderr)
+        where = terminal(str(error.filename or tempfile.gettempdir()))
+        print(f"eval_heldout: {error.strerror}: {where}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("eval_heldout: stopped", file=sys.stderr)

@@ -19,6 +19,7 @@ from compress import bounded, report
 from compress.sizes import CAP_BYTES, size_report
 from golf import container
 from golf.foreign import terminal
+from golf.progress import Progress
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -96,18 +97,23 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def say(line: str) -> None:
+    """One line on standard error, above the progress."""
+    print(terminal(line), file=sys.stderr)
+
+
 def pack(options) -> int:
     from compress.pack import pack_run
 
-    with report.Reporter() as reporter:
-        result = pack_run(options.run, options.out, options.track, reporter, reporter.say)
+    with Progress() as progress:
+        result = pack_run(options.run, options.out, options.track, progress, say)
     for warning in result["warnings"]:
         print(f"compress pack: warning: {terminal(warning)}", file=sys.stderr)
     if options.measure:
         from compress.lab.measure import measure_packed
 
-        with report.Reporter() as reporter:
-            result["measured"] = measure_packed(options.run, result, options.measure, reporter)
+        with Progress() as progress:
+            result["measured"] = measure_packed(options.run, result, options.measure, progress)
     if options.json:
         print(json.dumps(result))
     else:
@@ -176,8 +182,8 @@ def bench(options) -> int:
     if options.plot and not options.plot.parent.is_dir():
         raise ValueError(f"{options.plot.parent} is not a folder; make it first")  # now, not after minutes
     run = options.run or newest_run(Path("runs"))
-    with report.Reporter() as reporter:
-        result = bench(run, options.data, reporter)
+    with Progress() as progress:
+        result = bench(run, options.data, progress)
     if options.plot:
         from compress.lab.plot import plot_curves
 

@@ -5,7 +5,7 @@ The loss is expanded to second order with the K-FAC approximation (Martens & Gro
 G_r = E[g_r^2] of its output gradient, labels sampled from the model. GPTQ turns this quadratic form into a sum of
 independent ones, 1/2 G_r e^2 / U_j^2, U_j the diagonal of the Cholesky factor of H^-1. So steps s_r c_j with
 s_r ~ 1 / sqrt(G_r), c_j ~ U_j give every weight the same loss, and that is the least loss for the bits (reverse
-water-filling). One dial scales all steps of the model. See docs/methods.md.
+water-filling). One dial scales all steps of the model. See docs/coder.md.
 
 Not covered: rounding (compress/gptq.py), turning the dial (compress/pack.py).
 """

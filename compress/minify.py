@@ -175,7 +175,7 @@ def _python_311_f_strings():
             text = str(OuterFString(node, pep701=False))
         except Exception:  # the library raises its own errors or none in particular
             return original(self, node)
-        self.printer.fstring(text)
+        return self.printer.fstring(text)
 
     ExpressionPrinter.visit_JoinedStr = visit_JoinedStr
     try:

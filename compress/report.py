@@ -1,19 +1,15 @@
-"""What the command line shows: tables of sections and tensors, and progress on stderr.
+"""What the command line shows: tables of sections and tensors.
 
 Not covered: the numbers themselves (compress/pack.py).
 """
 
 import sys
-import time
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from golf.foreign import terminal
-
-LINE_SECONDS = 5  # between two lines of progress where there is no terminal
 
 
 def print_sections(report: dict) -> None:
@@ -126,41 +122,3 @@ def _text(value, spec: str) -> str:
 def _console() -> Console:
     # Away from a terminal rich would cut tables at 80 columns.
     return Console() if sys.stdout.isatty() else Console(width=140)
-
-
-class Reporter:
-    """Progress with an eta on stderr: a bar on a terminal, else a line every few seconds. Use as a context manager."""
-
-    def __init__(self):
-        self.console = Console(stderr=True)
-        columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            TimeElapsedColumn(),
-            TextColumn("eta"),
-            TimeRemainingColumn(),
-        )
-        self.bar = Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal)
-        self.tasks, self.started, self.printed = {}, {}, time.monotonic()
-
-    def __enter__(self):
-        self.bar.start()
-        return self
-
-    def __exit__(self, *exception):
-        self.bar.stop()
-
-    def say(self, line: str) -> None:
-        """One line on stderr, above the bars."""
-        self.console.print(Text(terminal(line)), highlight=False)
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        """`done` of `total` units of `stage` are behind us."""
-        now = time.monotonic()
-        if stage not in self.tasks:
-            self.tasks[stage], self.started[stage] = self.bar.add_task(terminal(stage)), now
-        self.bar.update(self.tasks[stage], completed=done, total=total)
-        if self.bar.disable and done < total and now - self.printed >= LINE_SECONDS:
-            eta = (now - self.started[stage]) / done * (total - done) if done else float("nan")
-            print(f"{terminal(stage)}: {done / max(1, total):.0%}, eta {eta:.0f} s", file=sys.stderr, flush=True)
-            self.printed = now

@@ -1,5 +1,8 @@
 """Reading and writing the small files that the tools exchange: JSON, hashes, atomic writes.
 
+Every file here may be a stranger's: only regular files of a bounded size are read, and JSON only with numbers that can
+be computed with. What the values mean is for golf/schema.py and for whoever reads them.
+
 Not covered: shards and artifacts, whose formats belong to golf data and to compress/.
 """
 
@@ -7,13 +10,22 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import math
 import os
 import re
+import stat
 import sys
 from pathlib import Path
 from typing import BinaryIO
 
+from golf.foreign import terminal, terminal_lines
+
 ROOT = Path(__file__).resolve().parent.parent  # of the checkout that these sources are in
+MAX_BYTES = 64 * 2**20  # of a file that is read whole; the longest eval.json has some tens of thousands of documents
+MAX_DEPTH = 32  # levels of lists and objects in JSON: comparing and printing values recurses as deep as they are
+MAX_INTEGER = 2**64
+MAX_METRIC = 1e15  # of a value in metrics.jsonl: larger ones break a picture's axes
+MAX_ENTRIES = 2000  # files and folders in a record; three seeds need 18
 
 
 class Failure(Exception):
@@ -30,18 +42,95 @@ def explain(program: str, error: Failure | OSError) -> int:
         text = str(error)
     else:
         text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
-    print(f"{program}: {text}", file=sys.stderr)
+    print(f"{program}: {terminal_lines(text)}", file=sys.stderr)
     return error.code if isinstance(error, Failure) else 1
+
+
+def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
+    """What the regular file `path` holds. Failure if it is something else (a pipe could be waited for without end), has
+    more than `limit` bytes, or cannot be read."""
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise Failure(f"{path}: not a regular file")
+            data = file.read(limit + 1)
+    except OSError as error:
+        raise Failure(f"{path}: cannot read it: {error.strerror}") from None
+    if len(data) > limit:
+        raise Failure(f"{path}: more than {limit:,} bytes")
+    return data
+
+
+def read_text(path: Path, limit: int = MAX_BYTES) -> str:
+    """As read_bytes; the file must be UTF-8."""
+    try:
+        return read_bytes(path, limit).decode()
+    except UnicodeDecodeError as error:
+        raise Failure(f"{path}: not UTF-8: {error.reason} at byte {error.start:,}") from None
+
+
+def check_plain(folder: Path) -> None:
+    """Raises Failure unless `folder` holds only folders and regular files of a bounded size, and no symbolic link: a
+    link would lead out of it, and a pipe can be waited for without end."""
+    if folder.is_symlink():
+        raise Failure(f"{folder}: a symbolic link: name the folder itself")
+    waiting, entries = [folder], 0
+    while waiting:
+        for entry in os.scandir(waiting.pop()):
+            entries += 1
+            status = entry.stat(follow_symlinks=False)
+            if stat.S_ISDIR(status.st_mode):
+                waiting.append(Path(entry.path))
+            elif not stat.S_ISREG(status.st_mode):
+                kind = "a symbolic link" if stat.S_ISLNK(status.st_mode) else "not a regular file"
+                raise Failure(f"{entry.path}: {kind}: a record holds its files itself")
+            elif status.st_size > MAX_BYTES:
+                raise Failure(f"{entry.path}: {status.st_size:,} bytes: a file of a record has at most {MAX_BYTES:,}")
+            if entries > MAX_ENTRIES:
+                raise Failure(f"{folder}: more than {MAX_ENTRIES:,} files: a record has some twenty")
+
+
+def unusable(value: object) -> str:
+    """Where and why a value that json.loads gave cannot be computed with, "" if it can: NaN, infinities (1e999 is one),
+    integers of 2^64 or more, lists and objects more than MAX_DEPTH deep."""
+    waiting = [((), value)]  # a stack of its own: a deep value would end Python's
+    while waiting:
+        path, value = waiting.pop()
+        if isinstance(value, float) and not math.isfinite(value):
+            return f"{dotted(path)}{value} is not a finite number"
+        if isinstance(value, int) and abs(value) >= MAX_INTEGER:
+            return f"{dotted(path)}an integer of 2^64 or more"
+        if not isinstance(value, (dict, list)):
+            continue
+        if len(path) == MAX_DEPTH:
+            return f"more than {MAX_DEPTH} lists and objects inside each other"
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        waiting += (((*path, key), item) for key, item in items)
+    return ""
+
+
+def dotted(path: tuple) -> str:
+    """Keys and indices as "seeds.0.bpb: "; "" for the whole."""
+    return terminal(".".join(map(str, path)), 100) + ": " if path else ""
+
+
+def parse_json(text: str | bytes) -> object:
+    """As json.loads. ValueError also for what `unusable` names."""
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError("too many lists and objects inside each other") from None
+    if reason := unusable(value):
+        raise ValueError(reason)
+    return value
 
 
 def read_json(path: Path, keys: tuple[str, ...] = ()) -> dict:
     """The JSON object in `path`. Failure names the file when it is missing, not JSON, no object, or lacks a key."""
     try:
-        value = json.loads(Path(path).read_bytes())
-    except OSError as error:
-        raise Failure(f"{path}: cannot read it: {error.strerror}") from None
+        value = parse_json(read_bytes(path))
     except ValueError as error:
-        raise Failure(f"{path}: not JSON: {error}") from None
+        raise Failure(f"{path}: not JSON: {terminal(str(error), 200)}") from None
     if not isinstance(value, dict):
         raise Failure(f"{path}: expected a JSON object, found a {type(value).__name__}")
     missing = [key for key in keys if key not in value]
@@ -51,18 +140,24 @@ def read_json(path: Path, keys: tuple[str, ...] = ()) -> dict:
 
 
 def read_metrics(path: Path) -> list[dict]:
-    """The rows of a metrics.jsonl. A last line without its newline (a run cut short) is left out."""
+    """The rows of a metrics.jsonl: step is an integer, elapsed a finite number, all other values such numbers or null.
+
+    A last line without its newline (a run cut short) is left out. Raises Failure."""
     rows = []
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise Failure(f"{path}: cannot read it: {error.strerror}") from None
-    for number, line in enumerate(text.split("\n")[:-1], start=1):
+    for number, line in enumerate(read_text(path).split("\n")[:-1], start=1):
         try:
-            row = json.loads(line)
-            rows.append({"step": row["step"], "elapsed": row["elapsed"], **row})
-        except (ValueError, KeyError, TypeError):
-            raise Failure(f"{path}:{number}: not a row with step and elapsed: {line[:60]!r}") from None
+            row = parse_json(line)
+            for key, value in row.items():
+                number_like = isinstance(value, (int, float)) and not isinstance(value, bool)
+                if value is not None and not (number_like and abs(value) <= MAX_METRIC):
+                    raise ValueError(f"{terminal(key, 60)}: {terminal(value, 60)} is no number of ordinary size")
+            if type(row["step"]) is not int or row["elapsed"] is None:
+                raise ValueError("step is not an integer, or elapsed is null")
+        except (AttributeError, KeyError, ValueError) as error:
+            raise Failure(
+                f"{path}:{number}: not a row with step and elapsed ({terminal(str(error), 120)}): {terminal(line, 60)}"
+            ) from None
+        rows.append({"step": row["step"], "elapsed": row["elapsed"], **row})
     return rows
 
 

@@ -1,10 +1,13 @@
-"""Makes a stranger's words harmless before they are shown: one function for a terminal, one for Markdown and HTML.
+"""Makes a stranger's words harmless before they are shown: one function each for a terminal, for Markdown and HTML, and
+for a spreadsheet.
 
 A stranger's words are all text of a file that somebody else may have written: a record's title, a run's name, a seed
 that should be a number, the name of a tensor, the message of a failed script, a hypothesis in the log. Whoever prints
-one passes it through `terminal` (or `terminal_lines`), whoever writes one into a Markdown file through `markdown`.
+one passes it through `terminal` (or `terminal_lines`), whoever writes one into a Markdown file through `markdown`,
+whoever writes one into a CSV file through `spreadsheet`.
 
-Not covered: pages made by jinja2, which escapes every value by itself; JSON, where json.dumps escapes control characters.
+Not covered: pages made by jinja2, which escapes every value by itself; JSON, where json.dumps escapes control
+characters.
 """
 
 import html
@@ -16,11 +19,16 @@ MAX_CHARACTERS = 500
 # a terminal start with one), invisible formatting such as right-to-left overrides, halves of surrogate pairs, private
 # and unassigned characters, and the two separators of lines and paragraphs.
 UNSAFE_CATEGORIES = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
-# What starts something in CommonMark or GitHub's dialect of it, where a backslash takes the meaning away.
-MARKDOWN_SPECIAL = re.compile(r"[\\`*_\[\]{}|~$!^]")
+# What starts something in CommonMark or GitHub's dialect of it, where a backslash takes the meaning away. Underscores
+# inside a word mean nothing there, and names stay readable.
+MARKDOWN_SPECIAL = re.compile(r"[\\`*\[\]|~$]|(?<!\w)_++|_++(?![^\W_])")
+# What means something at the start of a line only: headings, lists, rules; and the dot or bracket of a numbered list.
+MARKDOWN_START = re.compile(r"^(?:[#+=-]|(\d{1,9})(?=[.)]))")
 # GitHub turns addresses, mentions of people and numbers of issues into links. A character that has no width, written
 # as an entity, parts them without changing how they look.
 MARKDOWN_AUTOMATIC = re.compile(r"(?i)(https?:|ftp:|mailto:|xmpp:|www\.|@(?=\w)|#(?=\d))")
+# A spreadsheet computes a cell that begins with one of these: =, +, -, @ and their wide forms.
+FORMULA_STARTS = tuple("=+-@\t\r\uff1d\uff0b\uff0d\uff20")
 
 
 def _visible(character: str) -> str:
@@ -38,7 +46,7 @@ def terminal(value: object, limit: int = MAX_CHARACTERS) -> str:
     """
     try:
         text = value if isinstance(value, str) else repr(value)
-    except ValueError:  # an integer of more digits than Python writes down
+    except (ValueError, RecursionError):  # an integer of more digits than Python writes down, or lists in lists in ...
         text = f"a {type(value).__name__} too large to show"
     shown = "".join(map(_visible, text[: limit + 1]))
     return shown if len(shown) <= limit else shown[: limit - 3] + "..."
@@ -52,9 +60,23 @@ def terminal_lines(text: str) -> str:
 def markdown(value: object, limit: int = 2 * MAX_CHARACTERS) -> str:
     """`value` as one line of Markdown that shows it as it is: no HTML, link, picture, code, table cell or comment.
 
-    The result holds no `<`, `>`, `|` or backtick that is not escaped, so it can neither close a comment that marks a
-    place in a file nor end a cell of a table. It is also harmless as HTML text.
+    Runs of white space become one space. The result holds no `<`, `>`, `|` or backtick that is not escaped, so it can
+    neither close a comment that marks a place in a file nor end a cell of a table. It is also harmless as HTML text.
     """
-    text = html.escape(terminal(value, limit), quote=False)
-    text = MARKDOWN_SPECIAL.sub(lambda match: "\\" + match[0], " ".join(text.split()))
+    text = " ".join(value.split()) if isinstance(value, str) else value
+    text = html.escape(terminal(text, limit), quote=False)
+    text = MARKDOWN_SPECIAL.sub(lambda match: "".join("\\" + character for character in match[0]), text)
+    text = MARKDOWN_START.sub(lambda match: f"{match[1]}\\" if match[1] else f"\\{match[0]}", text)
     return MARKDOWN_AUTOMATIC.sub(lambda match: match[0][0] + "&#8203;" + match[0][1:], text)
+
+
+def spreadsheet(value: object, limit: int = 20 * MAX_CHARACTERS) -> object:
+    """`value` for a cell of a CSV file: a number or None as it is, text as `terminal`, never a formula.
+
+    Text that a spreadsheet would compute gets an apostrophe in front, which spreadsheets take for "this is text".
+    """
+    if value is None or isinstance(value, (int, float)):
+        return value
+    text = terminal(value, limit)
+    starts_formula = str(value).startswith(FORMULA_STARTS) or text.startswith(FORMULA_STARTS)
+    return f"'{text}" if starts_formula else text

@@ -24,6 +24,8 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 from rich.text import Text
 
+from golf.foreign import terminal
+
 DELAY_SECONDS = 0.5  # before a line appears: short work should not flicker
 
 
@@ -52,7 +54,7 @@ class Eta(TimeRemainingColumn):
 
 
 class Display(Bars):
-    """The lines of all that is open. Text in them is never markup: titles may hold a stranger's words."""
+    """The lines of all that is open. Text in them is never markup, and made harmless: it may be a stranger's."""
 
     def __init__(self) -> None:
         console = Console(stderr=True)
@@ -122,7 +124,7 @@ class Progress:
     def phase(self, title: str, total: float | None = None, unit: str = "") -> None:
         """The next phase begins, and what stood here before vanishes. total: None if nobody knows; unit: of it."""
         self._remove_lines()
-        self._latest = self._bars.add_task(title, total=total, unit=unit, note="", eta_seconds=None)
+        self._latest = self._bars.add_task(terminal(title), total=total, unit=unit, note="", eta_seconds=None)
         self._lines[title] = self._latest
 
     def advance(self, steps: float = 1) -> None:
@@ -135,12 +137,12 @@ class Progress:
         """A word about the phase, at the end of its line; and the time left, if the caller knows it better."""
         if self._latest is None:
             raise RuntimeError("note() before phase()")
-        self._bars.update(self._latest, note=text, eta_seconds=eta_seconds)
+        self._bars.update(self._latest, note=terminal(text), eta_seconds=eta_seconds)
 
     def __call__(self, title: str, done: float, total: float) -> None:
         """`done` of `total` units of a stage are behind us. Stages may take turns: each keeps its line."""
         if title not in self._lines:
-            self._lines[title] = self._bars.add_task(title, total=total, unit="", note="", eta_seconds=None)
+            self._lines[title] = self._bars.add_task(terminal(title), total=total, unit="", note="", eta_seconds=None)
         self._latest = self._lines[title]
         self._bars.update(self._latest, completed=done, total=total)
 

@@ -45,7 +45,7 @@ def bpb_interval(nats, raw_bytes, confidence=0.95, resamples=RESAMPLES):
     bias = ((drawn < found).mean() + (drawn <= found).mean()) / 2
     left_out = (nats.sum() - nats) / LN2 / (raw_bytes.sum() - raw_bytes)
     influence = left_out.mean() - left_out
-    acceleration = (influence ** 3).sum() / 6 / (influence ** 2).sum() ** 1.5
+    acceleration = (influence**3).sum() / 6 / (influence**2).sum() ** 1.5
     bias = scipy.special.ndtri(bias)
     tails = bias + scipy.special.ndtri([(1 - confidence) / 2, (1 + confidence) / 2])
     levels = scipy.special.ndtr(bias + tails / (1 - acceleration * tails))

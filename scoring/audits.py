@@ -56,12 +56,19 @@ class Auditor:
         if self.opened is None:
             softmax = row("softmax and sweep", "constructed", "logits by value: the scorer normalises every row itself")
         else:
-            softmax = row("softmax", "audited", "log-probabilities were claimed; rows opened afterwards hold them",
-                          n=self.opened)
-        rows = [softmax,
-                row("order of reveals", "constructed", "one score a symbol; the next chunk is sent after it is fixed"),
-                row("lossless", "pass", f"{len(self.documents):,} documents decoded where the text is unknown",
-                    n=len(self.documents))]
+            softmax = row(
+                "softmax", "audited", "log-probabilities were claimed; rows opened afterwards hold them", n=self.opened
+            )
+        rows = [
+            softmax,
+            row("order of reveals", "constructed", "one score a symbol; the next chunk is sent after it is fixed"),
+            row(
+                "lossless",
+                "pass",
+                f"{len(self.documents):,} documents decoded where the text is unknown",
+                n=len(self.documents),
+            ),
+        ]
         on_phase("again", None)
         with passes.Boxes(self.submission, 1, self.time_limit, threads=2 if passes.cores() == 1 else 1) as running:
             rows += self._again(running.boxes[0])
@@ -87,19 +94,37 @@ class Auditor:
         detail = f"{len(drawn):,} documents, noise {noise:.1e} nats, tolerance {self.tolerance:.1e}"
         if self.tolerance > MAX_TOLERANCE:
             self.tolerance = MAX_TOLERANCE
-            problem = (f"the same text scores otherwise in other batches: one symbol in "
-                       f"{1 / (1 - NOISE_QUANTILE):,.0f} by {noise:.3f} nats or more")
+            problem = (
+                f"the same text scores otherwise in other batches: one symbol in "
+                f"{1 / (1 - NOISE_QUANTILE):,.0f} by {noise:.3f} nats or more"
+            )
         else:
             problem = self._drift(deltas, drawn)
-        rows = [row("twice", "fail" if problem else "pass", problem or detail, n=len(drawn),
-                    misses=self._missed(len(drawn), "documents"), noise_nats=noise, tolerance_nats=self.tolerance)]
+        rows = [
+            row(
+                "twice",
+                "fail" if problem else "pass",
+                problem or detail,
+                n=len(drawn),
+                misses=self._missed(len(drawn), "documents"),
+                noise_nats=noise,
+                tolerance_nats=self.tolerance,
+            )
+        ]
         if stream:
             return rows + [row("order", "not applicable", 'scope "stream": the order is part of the score')]
         self.rng.shuffle(drawn)
         deltas = self._score_again(box, drawn, min(passes.BATCH_TOKENS, box.capacity), shuffled=True)
         problem = self._worst(deltas, drawn) or self._drift(deltas, drawn)
-        return rows + [row("order", "fail" if problem else "pass", problem or f"{len(drawn):,} documents, shuffled",
-                           n=len(drawn), misses=self._missed(len(drawn), "documents"))]
+        return rows + [
+            row(
+                "order",
+                "fail" if problem else "pass",
+                problem or f"{len(drawn):,} documents, shuffled",
+                n=len(drawn),
+                misses=self._missed(len(drawn), "documents"),
+            )
+        ]
 
     def _score_again(self, box, drawn, batch_tokens, shuffled=False):
         """Recorded minus new nats [T] of each of the drawn documents."""
@@ -111,7 +136,8 @@ class Auditor:
         documents = [self.documents[number] for number in drawn]
 
         def commit(place, begin, nats):
-            again[place][begin:begin + len(nats)] = nats
+            again[place][begin : begin + len(nats)] = nats
+
         for batch in batches:
             passes.score_batch(box, batch, documents, commit)
         return [self.ledger.nats[number] - nats for number, nats in zip(drawn, again)]
@@ -123,8 +149,10 @@ class Auditor:
         if abs(deltas[worst][where]) <= self.tolerance:
             return None
         recorded = self.ledger.nats[drawn[worst]][where]
-        return (f"symbol {where} of document {self.documents[drawn[worst]].id} was scored {recorded:.4f} nats in the "
-                f"pass and {recorded - deltas[worst][where]:.4f} now")
+        return (
+            f"symbol {where} of document {self.documents[drawn[worst]].id} was scored {recorded:.4f} nats in the "
+            f"pass and {recorded - deltas[worst][where]:.4f} now"
+        )
 
     def _drift(self, deltas, drawn):
         """What is wrong if the documents moved together, or None."""
@@ -170,6 +198,7 @@ class Auditor:
         for number, position in sorted(blind | swept):
             asked.setdefault(number, []).append(position)
         for number in range(max(asked) + 1):
+
             def before(begin, chunk):
                 for position in asked.get(number, ()):
                     if not begin <= position < begin + chunk.shape[1]:
@@ -178,7 +207,8 @@ class Auditor:
                         altered = self._altered(number, position, begin + chunk.shape[1], decoys)
                         self._compare(number, position, begin, 0, passes.ask(box, altered[None, begin:]), found)
                     if (number, position) in swept:
-                        sums[number, position] = self._sum(box, number, position, chunk[:, :position - begin + 1])
+                        sums[number, position] = self._sum(box, number, position, chunk[:, : position - begin + 1])
+
             for _ in passes.walk(box, [self.tokens[number]], before):
                 pass
 
@@ -194,14 +224,21 @@ class Auditor:
             symbol = worst[1] - len(delta) + 1 + int(np.nan_to_num(np.abs(delta), nan=np.inf).argmax())
             recorded = self.ledger.nats[worst[0]][symbol]
             blind = recorded - delta[symbol - worst[1] - 1]
-            problem = (f"symbol {symbol} of document {self.documents[worst[0]].id} was scored {recorded:.4f} nats in "
-                       f"the pass and {blind:.4f} without the text from symbol {worst[1]} on: the row uses what it "
-                       "predicts, or what follows")
+            problem = (
+                f"symbol {symbol} of document {self.documents[worst[0]].id} was scored {recorded:.4f} nats in "
+                f"the pass and {blind:.4f} without the text from symbol {worst[1]} on: the row uses what it "
+                "predicts, or what follows"
+            )
         else:
             problem = signed_noise(at, at.mean() / math.log(2) / self.bytes_per_symbol)
-        return row("blind", "fail" if problem else "pass",
-                   problem or f"{len(positions):,} positions in {len(set(drawn)):,} documents", n=len(positions),
-                   misses=self._missed(uniform, "positions"), blind_bpb=estimate)
+        return row(
+            "blind",
+            "fail" if problem else "pass",
+            problem or f"{len(positions):,} positions in {len(set(drawn)):,} documents",
+            n=len(positions),
+            misses=self._missed(uniform, "positions"),
+            blind_bpb=estimate,
+        )
 
     @functools.cached_property
     def _gain(self):
@@ -209,7 +246,7 @@ class Auditor:
         expected = reference.adaptive_nats(self.tokens, self.submission.vocab_size)
         gain = np.zeros(sum(map(len, self.tokens)))
         known = np.concatenate(expected)
-        gain[:len(known)] = np.maximum(0, known - np.concatenate(self.ledger.nats[:len(expected)]))
+        gain[: len(known)] = np.maximum(0, known - np.concatenate(self.ledger.nats[: len(expected)]))
         return gain
 
     def _draw_positions(self, count):
@@ -222,8 +259,14 @@ class Auditor:
         gain = self._gain.copy()
         gain[uniform] = 0
         aimed = min(count // 2, np.count_nonzero(gain))
-        drawn = np.concatenate([uniform, self.rng.choice(len(gain), aimed, replace=False, p=gain / gain.sum())
-                                if aimed else np.empty(0, dtype=int)])
+        drawn = np.concatenate(
+            [
+                uniform,
+                self.rng.choice(len(gain), aimed, replace=False, p=gain / gain.sum())
+                if aimed
+                else np.empty(0, dtype=int),
+            ]
+        )
         documents = np.searchsorted(starts, drawn, side="right") - 1
         return [(int(d), int(place - starts[d])) for d, place in zip(documents, drawn)], len(uniform)
 
@@ -234,15 +277,18 @@ class Auditor:
         """The first `end` symbols of a document, with decoys from `position` on."""
         truth = self.tokens[number]
         symbols = truth[:end].copy()
-        symbols[position:] = decoys.draw(end - position, int(truth[position - 1]) if position else passes.BOS,
-                                         int(truth[position]))
+        symbols[position:] = decoys.draw(
+            end - position, int(truth[position - 1]) if position else passes.BOS, int(truth[position])
+        )
         if end == len(truth) and position < end - 1:
             symbols[-1] = passes.BOS
         return symbols
 
     def _blind_lanes(self, box, lanes, decoys, found):
-        altered = [self._altered(number, position, self._end(number, position, box.chunk), decoys)
-                   for number, position in lanes]
+        altered = [
+            self._altered(number, position, self._end(number, position, box.chunk), decoys)
+            for number, position in lanes
+        ]
         for lane, begin, count, nats in passes.walk(box, altered):
             number, position = lanes[lane]
             if begin <= position < begin + count:
@@ -250,8 +296,8 @@ class Auditor:
 
     def _compare(self, number, position, begin, lane, nats, found):
         """Enter what the true symbols from `begin` up to `position` cost in the pass more than they do now."""
-        recorded = self.ledger.nats[number][begin:position + 1]
-        found[number, position] = recorded - nats(lane, self.tokens[number][begin:position + 1])
+        recorded = self.ledger.nats[number][begin : position + 1]
+        found[number, position] = recorded - nats(lane, self.tokens[number][begin : position + 1])
 
     # ---- sweep ----
 
@@ -262,7 +308,8 @@ class Auditor:
         def before(begin, chunk):
             if begin + chunk.shape[1] > position:
                 sums[number, position] = self._sum(box, number, position, chunk)
-        for _ in passes.walk(box, [self.tokens[number][:position + 1]] * lanes, before):
+
+        for _ in passes.walk(box, [self.tokens[number][: position + 1]] * lanes, before):
             pass
 
     def _sum(self, box, number, position, chunk):
@@ -272,10 +319,10 @@ class Auditor:
         total, delta = 0.0, math.nan
         symbols = self.rng.permutation(self.submission.vocab_size)
         for begin in range(0, len(symbols), len(chunk)):
-            some = symbols[begin:begin + len(chunk)]
+            some = symbols[begin : begin + len(chunk)]
             sent = chunk.copy()
-            sent[:len(some), -1] = some
-            claimed = box.claimed(sent)[:len(some), -1]
+            sent[: len(some), -1] = some
+            claimed = box.claimed(sent)[: len(some), -1]
             total += float(np.exp(-claimed).sum())
             for nats in claimed[some == self.tokens[number][position]]:
                 delta = float(self.ledger.nats[number][position] - nats)
@@ -285,11 +332,17 @@ class Auditor:
         def badness(place):
             total, delta = sums[place]
             return np.nan_to_num(max(total - 1, abs(delta)) if total == total else np.inf, nan=np.inf)
+
         worst = max(sums, key=badness)
         total, delta = sums[worst]
         where = f"symbol {worst[1]} of document {self.documents[worst[0]].id}"
-        verdict, detail = "pass", (f"{len(sums)} positions, all {self.submission.vocab_size:,} symbols, largest sum "
-                                   f"{max(total for total, _ in sums.values()):.6f}")
+        verdict, detail = (
+            "pass",
+            (
+                f"{len(sums)} positions, all {self.submission.vocab_size:,} symbols, largest sum "
+                f"{max(total for total, _ in sums.values()):.6f}"
+            ),
+        )
         if not total <= math.exp(self.tolerance):
             verdict, detail = "fail", f"the probabilities claimed for all symbols at {where} sum to {total:.4f}"
         elif not abs(delta) <= self.tolerance:
@@ -321,8 +374,10 @@ def signed_noise(deltas, drift_bpb):
     p = scipy.stats.binomtest(int((moved < 0).sum()), len(moved), 0.5, alternative="greater").pvalue
     if p >= SIGN_LEVEL:
         return None
-    return (f"{(moved < 0).sum()} of {len(moved)} differences favour the recorded score, by {-drift_bpb:.1e} bpb "
-            f"together (sign test p = {p:.1e}): noise has no sign")
+    return (
+        f"{(moved < 0).sum()} of {len(moved)} differences favour the recorded score, by {-drift_bpb:.1e} bpb "
+        f"together (sign test p = {p:.1e}): noise has no sign"
+    )
 
 
 def row(audit, verdict, detail, **fields):
@@ -337,8 +392,12 @@ def plausibility(bpb, artifact_bytes):
     expected = worse + (better - worse) * place
     if bpb >= PLAUSIBLE * expected:
         return row("plausibility", "pass", f"good models of this size reach about {expected:.2f} bpb on English text")
-    return row("plausibility", "note", f"{bpb:.4f} bpb is far below the {expected:.2f} of good models of this size on "
-               "English text: ask why before you believe it, and see --fresh")
+    return row(
+        "plausibility",
+        "note",
+        f"{bpb:.4f} bpb is far below the {expected:.2f} of good models of this size on "
+        "English text: ask why before you believe it, and see --fresh",
+    )
 
 
 def fresh(name, bpb, bpb_interval, fresh_bpb, fresh_interval, simple_bpb, simple_fresh_bpb):
@@ -355,5 +414,6 @@ def fresh(name, bpb, bpb_interval, fresh_bpb, fresh_interval, simple_bpb, simple
     verdict = "fail" if excess > 0.02 * bpb else "pass"
     if verdict == "fail":
         detail += ": the artifact knows the first split"
-    return row("fresh text", verdict, detail, gap_bpb=gap, gap_interval=[gap - below, gap + above],
-               expected_gap_bpb=expected)
+    return row(
+        "fresh text", verdict, detail, gap_bpb=gap, gap_interval=[gap - below, gap + above], expected_gap_bpb=expected
+    )

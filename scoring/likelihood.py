@@ -23,11 +23,11 @@ def token_nats(logits, tokens):
     step = max(1, BLOCK_LOGITS // vocab_size)
     with np.errstate(invalid="ignore"):  # inf - inf is the NaN we promise
         for begin in range(0, count, step):
-            block = logits[begin:begin + step].astype(np.float64)
+            block = logits[begin : begin + step].astype(np.float64)
             block -= block.max(axis=1, keepdims=True)
-            target = block[np.arange(len(block)), tokens[begin:begin + step]]
+            target = block[np.arange(len(block)), tokens[begin : begin + step]]
             np.exp(block, out=block)
-            nats[begin:begin + step] = np.log(block.sum(axis=1)) - target
+            nats[begin : begin + step] = np.log(block.sum(axis=1)) - target
     return nats
 
 
@@ -44,7 +44,7 @@ class Ledger:
 
     def commit(self, box, document, begin, nats):
         """Enter the nats float64 [n] of symbols begin.. of a document, scored by box number `box`."""
-        place = self.nats[document][begin:begin + len(nats)]
+        place = self.nats[document][begin : begin + len(nats)]
         if len(place) != len(nats) or not np.isnan(place).all():
             raise RuntimeError(f"document {document}, symbols {begin}..: outside the document, or committed twice")
         place[:] = nats

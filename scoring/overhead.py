@@ -30,23 +30,29 @@ def measure(submission, documents, rounds=3):
     seconds, nats = {"scorer": 0.0, "plain": 0.0}, {"scorer": 0.0, "plain": 0.0}
     with tempfile.TemporaryDirectory(prefix="golf-plain-") as folder:
         scorer = _scorer(submission, folder)
-        batches = passes.plan([len(document.tokens) for document in documents], scorer.chunk, scorer.scope,
-                              passes.BATCH_TOKENS)
+        batches = passes.plan(
+            [len(document.tokens) for document in documents], scorer.chunk, scorer.scope, passes.BATCH_TOKENS
+        )
         with passes.Boxes(submission, 1, 3600, threads) as running:
             box = running.boxes[0]
             for turn in range(rounds):
                 ledger = Ledger([len(document.tokens) for document in documents])
                 for number, batch in enumerate(batches):
-                    works = {"scorer": lambda: _boxed(box, batch, documents, ledger),
-                             "plain": lambda: _plain(scorer, batch, documents)}
+                    works = {
+                        "scorer": lambda: _boxed(box, batch, documents, ledger),
+                        "plain": lambda: _plain(scorer, batch, documents),
+                    }
                     for name in sorted(works, reverse=(number + turn) % 2):
                         begin = time.monotonic()
                         nats[name] += works[name]()
                         seconds[name] += time.monotonic() - begin
-    return {"overhead": round(seconds["scorer"] / seconds["plain"], 4),
-            "scorer_seconds": round(seconds["scorer"] / rounds, 3),
-            "plain_seconds": round(seconds["plain"] / rounds, 3), "threads": threads,
-            "nats_difference": abs(nats["scorer"] - nats["plain"]) / nats["plain"]}
+    return {
+        "overhead": round(seconds["scorer"] / seconds["plain"], 4),
+        "scorer_seconds": round(seconds["scorer"] / rounds, 3),
+        "plain_seconds": round(seconds["plain"] / rounds, 3),
+        "threads": threads,
+        "nats_difference": abs(nats["scorer"] - nats["plain"]) / nats["plain"],
+    }
 
 
 def _boxed(box, batch, documents, ledger):
@@ -55,15 +61,19 @@ def _boxed(box, batch, documents, ledger):
 
 
 def _plain(scorer, batch, documents):
-    lanes = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(documents[number].tokens) for number in batch],
-                                            batch_first=True, padding_value=-100)
+    lanes = torch.nn.utils.rnn.pad_sequence(
+        [torch.from_numpy(documents[number].tokens) for number in batch], batch_first=True, padding_value=-100
+    )
     scorer.start(len(batch))
     total = 0.0
     for targets in lanes.split(scorer.chunk, dim=1):
         with torch.no_grad():
             logits = scorer.logits(targets.clamp_min(0)).detach()
-        total += float(torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-100,
-                                                         reduction="sum"))
+        total += float(
+            torch.nn.functional.cross_entropy(
+                logits.flatten(0, 1), targets.flatten(), ignore_index=-100, reduction="sum"
+            )
+        )
         scorer.observe()
     return total
 

@@ -47,8 +47,11 @@ def plan(lengths, chunk, scope, batch_tokens):
     windows = [math.ceil(length / chunk) for length in lengths]
     for number in sorted(range(len(lengths)), key=lambda number: -lengths[number]):
         longest = batches[-1][0] if batches else None
-        if (longest is not None and (len(batches[-1]) + 1) * min(chunk, lengths[longest]) <= batch_tokens
-                and windows[number] >= MIN_FILL * windows[longest]):
+        if (
+            longest is not None
+            and (len(batches[-1]) + 1) * min(chunk, lengths[longest]) <= batch_tokens
+            and windows[number] >= MIN_FILL * windows[longest]
+        ):
             batches[-1].append(number)
         else:
             batches.append([number])
@@ -62,15 +65,16 @@ def ask(box, chunk):
     length = chunk.shape[1]
     if not box.claims:
         rows = box.logits(chunk)
-        return lambda lane, symbols: token_nats(rows[lane * length:lane * length + len(symbols)], symbols)
+        return lambda lane, symbols: token_nats(rows[lane * length : lane * length + len(symbols)], symbols)
     claimed = box.claimed(chunk)
 
     def nats(lane, symbols):
-        found = claimed[lane, :len(symbols)].copy()
-        others = np.flatnonzero(chunk[lane, :len(symbols)] != symbols)
+        found = claimed[lane, : len(symbols)].copy()
+        others = np.flatnonzero(chunk[lane, : len(symbols)] != symbols)
         if len(others):
             found[others] = token_nats(box.rows(lane * length + others), symbols[others])
         return found
+
     return nats
 
 
@@ -85,8 +89,8 @@ def walk(box, lanes, before=None):
         length = min(box.chunk, longest - begin)
         chunk = np.zeros((len(lanes), length), dtype=np.int64)
         for lane, symbols in enumerate(lanes):
-            part = symbols[begin:begin + length]
-            chunk[lane, :len(part)] = part
+            part = symbols[begin : begin + length]
+            chunk[lane, : len(part)] = part
         if before is not None:
             before(begin, chunk)
         nats = ask(box, chunk)
@@ -109,8 +113,11 @@ def _open_rows(box, chunk, counts, nats):
     rows = token_nats(box.rows(drawn), symbols)
     wrong = np.flatnonzero(~np.isclose(claims, rows, rtol=0, atol=CLAIM_TOLERANCE))
     if len(wrong):
-        raise BoxFailure("claims", f"{claims[wrong[0]]:.4f} nats were claimed for a symbol that costs "
-                         f"{rows[wrong[0]]:.4f} in the box's own row")
+        raise BoxFailure(
+            "claims",
+            f"{claims[wrong[0]]:.4f} nats were claimed for a symbol that costs "
+            f"{rows[wrong[0]]:.4f} in the box's own row",
+        )
 
 
 def checked(nats, begin, name):
@@ -118,8 +125,13 @@ def checked(nats, begin, name):
     wrong = np.flatnonzero(~(np.isfinite(nats) & (nats >= 0)))
     if len(wrong):
         first = nats[wrong[0]]
-        what = ("logits give the symbol probability zero" if first == np.inf else
-                "a probability above one is claimed" if first < 0 else "logits hold NaN or infinity")
+        what = (
+            "logits give the symbol probability zero"
+            if first == np.inf
+            else "a probability above one is claimed"
+            if first < 0
+            else "logits hold NaN or infinity"
+        )
         raise BoxFailure("not-a-number", f"{what} at symbol {begin + int(wrong[0])} of document {name}")
     return nats
 
@@ -130,7 +142,7 @@ def score_batch(box, batch, documents, commit):
     lanes = [documents[number].tokens for number in batch]
     for lane, begin, count, nats in walk(box, lanes):
         number = batch[lane]
-        commit(number, begin, checked(nats(lane, lanes[lane][begin:begin + count]), begin, documents[number].id))
+        commit(number, begin, checked(nats(lane, lanes[lane][begin : begin + count]), begin, documents[number].id))
 
 
 class Boxes:
@@ -149,8 +161,16 @@ class Boxes:
         try:
             for number in range(self.count):
                 gpu = devices[number % len(devices)] if devices else None
-                self.boxes.append(Box(self.submission, self.threads, self.time_limit, gpu, memory_share(self.count),
-                                      1 / math.ceil(self.count / max(1, len(devices)))))
+                self.boxes.append(
+                    Box(
+                        self.submission,
+                        self.threads,
+                        self.time_limit,
+                        gpu,
+                        memory_share(self.count),
+                        1 / math.ceil(self.count / max(1, len(devices))),
+                    )
+                )
             self.each(Box.load, self.boxes)
             if len({(box.scope, box.chunk, box.claims) for box in self.boxes}) > 1:
                 raise BoxFailure("protocol", "boxes of one artifact disagree on scope, chunk or claims")
@@ -183,8 +203,10 @@ def score_documents(submission, documents, processes, time_limit, certify, on_ph
         boxes = working = running.boxes
         missing = [row["layer"] for row in boxes[0].layers if not row["active"]]
         if certify and missing:
-            raise Failure(f"not certified: this machine does not grant the box {'; '.join(missing)}; "
-                               "score elsewhere, or without --certify")
+            raise Failure(
+                f"not certified: this machine does not grant the box {'; '.join(missing)}; "
+                "score elsewhere, or without --certify"
+            )
         clock = {phase: max(box.clock[phase] for box in boxes) for phase in ("start", "decode", "build")}
         if boxes[0].scope == "stream":
             for box in boxes[1:]:
@@ -202,6 +224,7 @@ def score_documents(submission, documents, processes, time_limit, certify, on_ph
             def commit(number, position, nats):
                 ledger.commit(boxes.index(box), number, position, nats)
                 on_tokens(len(nats))
+
             while True:
                 try:
                     batch = batches.get_nowait()

@@ -48,6 +48,7 @@ SOURCES = (
     "golf/case_operators.py",
     "golf/container.py",
     "golf/files.py",
+    "golf/foreign.py",
     "golf/slices.py",
     "golf/statistics.py",
     "golf/tokenizer.py",
@@ -103,19 +104,21 @@ def read_documents(data_dir, split):
             docs_bytes = file.read()
     except OSError as error:
         reason = f"{os.path.basename(error.filename)}: {error.strerror}"
-        raise Failure(f"no complete data set in {data_dir} ({reason}); "
-                           "build the default one with: golf data embedded") from None
+        raise Failure(
+            f"no complete data set in {data_dir} ({reason}); build the default one with: golf data embedded"
+        ) from None
     try:
         entry = json.loads(manifest_bytes)["splits"][split]
         promised = {file["name"]: file["sha256"] for file in entry["files"]}[name]
         totals = entry["documents"], entry["raw_bytes"]
     except (ValueError, KeyError, TypeError):
-        raise Failure(f"{manifest_path} says nothing of {name}; "
-                           "build the data set anew with golf data") from None
+        raise Failure(f"{manifest_path} says nothing of {name}; build the data set anew with golf data") from None
     docs_sha256 = hashlib.sha256(docs_bytes).hexdigest()
     if docs_sha256 != promised:
-        raise Failure(f"{docs_path} is not the file of its manifest (sha256 {docs_sha256[:16]}..., "
-                           f"expected {str(promised)[:16]}...); build the data set anew with golf data")
+        raise Failure(
+            f"{docs_path} is not the file of its manifest (sha256 {docs_sha256[:16]}..., "
+            f"expected {str(promised)[:16]}...); build the data set anew with golf data"
+        )
     documents = []
     for number, line in enumerate(docs_bytes.splitlines(), 1):
         try:
@@ -137,8 +140,19 @@ def tokenise(tokenizer, documents):
         document.tokens = np.append(tokenizer.encode(document.text).astype(np.int64), BOS)
 
 
-def score(artifact_path, data_dir, split, processes=None, time_limit=600, certify=False, audit="none", fresh=None,
-          on_phase=lambda name, total: None, on_tokens=lambda count: None, seed=None):
+def score(
+    artifact_path,
+    data_dir,
+    split,
+    processes=None,
+    time_limit=600,
+    certify=False,
+    audit="none",
+    fresh=None,
+    on_phase=lambda name, total: None,
+    on_tokens=lambda count: None,
+    seed=None,
+):
     """The object of eval.json. `processes`: boxes (default: one per GPU, or per core); `time_limit`: seconds for
     decoding and scoring; `audit`: a level of audits.py; `fresh`: another split to compare with; `seed`: of the audits'
     draws, by default one that nobody knew before.
@@ -164,8 +178,9 @@ def score(artifact_path, data_dir, split, processes=None, time_limit=600, certif
     lossless.check(tokenizer, documents + others)
     clock["lossless"] = time.monotonic() - started
 
-    ledger, boxes, box_clock, files = score_documents(submission, documents, processes, time_limit, certify, on_phase,
-                                                      on_tokens)
+    ledger, boxes, box_clock, files = score_documents(
+        submission, documents, processes, time_limit, certify, on_phase, on_tokens
+    )
     clock.update(box_clock)
 
     started = time.monotonic()
@@ -186,25 +201,58 @@ def score(artifact_path, data_dir, split, processes=None, time_limit=600, certif
         auditor = audits.Auditor(submission, documents, ledger, boxes[0].scope, audit, time_limit, seed, opened)
         rows += auditor.run(on_phase)
     if fresh:
-        rows.append(_fresh(submission, tokenizer, documents, others, whole, processes, time_limit, certify, fresh,
-                           on_phase, on_tokens))
+        rows.append(
+            _fresh(
+                submission,
+                tokenizer,
+                documents,
+                others,
+                whole,
+                processes,
+                time_limit,
+                certify,
+                fresh,
+                on_phase,
+                on_tokens,
+            )
+        )
     clock["audits"] = time.monotonic() - started
-    check_unchanged({artifact_path: artifact["sha256"]}
-                    | {os.path.join(data_dir, name): sha256 for part in (data, fresh_data)
-                       for name, sha256 in (("manifest.json", part["manifest_sha256"]),
-                                            (f"{part['split']}_docs.jsonl", part["docs_sha256"]))})
+    check_unchanged(
+        {artifact_path: artifact["sha256"]}
+        | {
+            os.path.join(data_dir, name): sha256
+            for part in (data, fresh_data)
+            for name, sha256 in (
+                ("manifest.json", part["manifest_sha256"]),
+                (f"{part['split']}_docs.jsonl", part["docs_sha256"]),
+            )
+        }
+    )
     if scorer_sha256() != scorer:
         raise Failure(f"FAILED (changed): the scorer's own sources in {ROOT} changed while it scored; score again")
     clock["total"] = time.monotonic() - begin
     tokens = sum(len(document.tokens) for document in documents)
     result = {
-        "format": FORMAT, **whole, "tokens": tokens, "slices": parts, "per_document": per_document,
-        "artifact": artifact, "data": data, "scorer_sha256": scorer, "scope": boxes[0].scope,
-        "device": boxes[0].device, "processes": len(boxes),
+        "format": FORMAT,
+        **whole,
+        "tokens": tokens,
+        "slices": parts,
+        "per_document": per_document,
+        "artifact": artifact,
+        "data": data,
+        "scorer_sha256": scorer,
+        "scope": boxes[0].scope,
+        "device": boxes[0].device,
+        "processes": len(boxes),
         "clock": {phase: round(seconds, 3) for phase, seconds in clock.items()},
-        "tokens_per_second": round(tokens / clock["score"], 1), "sandbox": boxes[0].layers,
+        "tokens_per_second": round(tokens / clock["score"], 1),
+        "sandbox": boxes[0].layers,
         "probabilities": "audited" if claims else "constructed",
-        "files_opened": files, "certified": certify, "audit": audit, "audit_seed": str(seed), "audits": rows,
+        "files_opened": files,
+        "certified": certify,
+        "audit": audit,
+        "audit_seed": str(seed),
+        "audits": rows,
         "ledger": [head.hex() for _, head in sorted(ledger.heads.items())],
     }
     for row in reversed(rows):  # the last ones say most about the cause
@@ -219,7 +267,7 @@ def _fresh(submission, tokenizer, documents, others, whole, processes, time_limi
     simple = []
     for texts in (documents, others):
         nats = reference.adaptive_nats([document.tokens for document in texts], tokenizer.vocab_size)
-        simple.append(statistics.bits_per_byte(list(map(np.sum, nats)), [d.raw_bytes for d in texts[:len(nats)]]))
+        simple.append(statistics.bits_per_byte(list(map(np.sum, nats)), [d.raw_bytes for d in texts[: len(nats)]]))
     return audits.fresh(name, whole["bpb"], whole["bpb_interval"], part["bpb"], part["bpb_interval"], *simple)
 
 
@@ -229,10 +277,18 @@ def summarise(documents, tokenizer, ledger):
     if not np.isfinite(nats).all():
         # Cannot happen without a failure before; but never publish such a number.
         raise RuntimeError("a symbol was not scored")
-    rows = [{"id": document.id, "source": document.source, "raw_bytes": document.raw_bytes,
-             "tokens": len(document.tokens), "nats": float(value), "non_ascii": slices.non_ascii(document.text),
-             "position_nats": slices.position_nats(by_symbol, tokenizer.lengths[document.tokens])}
-            for document, value, by_symbol in zip(documents, nats, ledger.nats)]
+    rows = [
+        {
+            "id": document.id,
+            "source": document.source,
+            "raw_bytes": document.raw_bytes,
+            "tokens": len(document.tokens),
+            "nats": float(value),
+            "non_ascii": slices.non_ascii(document.text),
+            "position_nats": slices.position_nats(by_symbol, tokenizer.lengths[document.tokens]),
+        }
+        for document, value, by_symbol in zip(documents, nats, ledger.nats)
+    ]
     parts = {name: _summary(part.nats(rows), part.raw_bytes) for name, part in slices.cut(rows).items()}
     return _summary(nats, np.array([document.raw_bytes for document in documents])), parts, rows
 
@@ -261,6 +317,10 @@ def scorer_sha256():
 
 
 def _summary(nats, raw_bytes):
-    return {"bpb": float(statistics.bits_per_byte(nats, raw_bytes)),
-            "bpb_interval": statistics.bpb_interval(nats, raw_bytes),
-            "raw_bytes": int(raw_bytes.sum()), "documents": len(nats), "nats": float(nats.sum())}
+    return {
+        "bpb": float(statistics.bits_per_byte(nats, raw_bytes)),
+        "bpb_interval": statistics.bpb_interval(nats, raw_bytes),
+        "raw_bytes": int(raw_bytes.sum()),
+        "documents": len(nats),
+        "nats": float(nats.sum()),
+    }

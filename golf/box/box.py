@@ -62,8 +62,9 @@ class Submission:
 class Box:
     """One running box. Call load() once, then start/logits/commit; always kill() and then close()."""
 
-    def __init__(self, submission, threads, time_limit, gpu=None, memory_bytes=None, gpu_fraction=1.0, program=None,
-                 folder=None):
+    def __init__(
+        self, submission, threads, time_limit, gpu=None, memory_bytes=None, gpu_fraction=1.0, program=None, folder=None
+    ):
         """Start the interpreter with `threads` CPU threads; `time_limit` seconds from now everything must be done.
         memory_bytes: limit on its private memory (with a GPU only where the kernel grants a control group);
         gpu_fraction: of the GPU's memory. program: path of a program of the kit's that the box runs in the place of
@@ -103,8 +104,12 @@ class Box:
             shutil.copyfile(program, os.path.join(self.directory, protocol.PROGRAM))
         for name in os.listdir(folder) if folder is not None else ():
             shutil.move(os.path.join(folder, name), self.work)
-        files = {"train_gpt.py": submission.train_source.encode(), "decode.py": submission.decode_source.encode(),
-                 "config.json": json.dumps(submission.config).encode(), "weights.bin": submission.weights}
+        files = {
+            "train_gpt.py": submission.train_source.encode(),
+            "decode.py": submission.decode_source.encode(),
+            "config.json": json.dumps(submission.config).encode(),
+            "weights.bin": submission.weights,
+        }
         for name, data in files.items():
             with open(os.path.join(self.work, name), "wb") as file:
                 file.write(data)
@@ -128,22 +133,51 @@ class Box:
         command_in, self._command = os.pipe()
         self._reply, reply_out = os.pipe()
         self._output, output_in = os.pipe()
-        options = {"command_fd": command_in, "reply_fd": reply_out, "memory_fd": self.memory_fd,
-                   "capacity": self.capacity, "vocab_size": self.vocab_size, "threads": threads,
-                   "cpu_seconds": int((self.time_limit + 60) * (os.cpu_count() or 1)),
-                   "memory_bytes": memory_bytes if gpu is None else None, "processes": gpu is not None,
-                   "group": self.group, "gpu_fraction": gpu_fraction, "program": program,
-                   "close": [command_in, reply_out, self.memory_fd], **packages.importable()}
-        environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8",
-                       "HOME": self.work, "TMPDIR": self.work,
-                       "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive",
-                       "CUDA_VISIBLE_DEVICES": "" if gpu is None else str(gpu)}
+        options = {
+            "command_fd": command_in,
+            "reply_fd": reply_out,
+            "memory_fd": self.memory_fd,
+            "capacity": self.capacity,
+            "vocab_size": self.vocab_size,
+            "threads": threads,
+            "cpu_seconds": int((self.time_limit + 60) * (os.cpu_count() or 1)),
+            "memory_bytes": memory_bytes if gpu is None else None,
+            "processes": gpu is not None,
+            "group": self.group,
+            "gpu_fraction": gpu_fraction,
+            "program": program,
+            "close": [command_in, reply_out, self.memory_fd],
+            **packages.importable(),
+        }
+        environment = {
+            "PATH": "/usr/local/bin:/usr/bin:/bin",
+            "LANG": "C.UTF-8",
+            "HOME": self.work,
+            "TMPDIR": self.work,
+            "OMP_NUM_THREADS": str(threads),
+            "OMP_WAIT_POLICY": "passive",
+            "CUDA_VISIBLE_DEVICES": "" if gpu is None else str(gpu),
+        }
         try:
             self.process = subprocess.Popen(
-                [sys.executable, "-I", "-u", "-X", "utf8", os.path.join(self.directory, "worker.py"),
-                 json.dumps(options)],
-                cwd=self.work, env=environment, stdin=subprocess.DEVNULL, stdout=output_in, stderr=output_in,
-                close_fds=True, pass_fds=(command_in, reply_out, self.memory_fd), start_new_session=True)
+                [
+                    sys.executable,
+                    "-I",
+                    "-u",
+                    "-X",
+                    "utf8",
+                    os.path.join(self.directory, "worker.py"),
+                    json.dumps(options),
+                ],
+                cwd=self.work,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output_in,
+                stderr=output_in,
+                close_fds=True,
+                pass_fds=(command_in, reply_out, self.memory_fd),
+                start_new_session=True,
+            )
         finally:
             for fd in (command_in, reply_out, output_in):
                 os.close(fd)
@@ -181,11 +215,15 @@ class Box:
         self.scope, self.chunk, self.claims = ready.get("scope"), ready.get("chunk"), ready.get("claims") is True
         self.device = _printable(str(ready.get("device")))
         if self.scope not in SCOPES:
-            raise BoxFailure("protocol", f"the script's Scorer has scope {_printable(repr(self.scope))}; "
-                             f"use one of {SCOPES}")
+            raise BoxFailure(
+                "protocol", f"the script's Scorer has scope {_printable(repr(self.scope))}; use one of {SCOPES}"
+            )
         if type(self.chunk) is not int or not 1 <= self.chunk <= self.capacity:
-            raise BoxFailure("protocol", f"the script's Scorer has chunk {_printable(repr(self.chunk))}; "
-                             f"use an integer from 1 to {self.capacity:,} (at a vocabulary of {self.vocab_size:,})")
+            raise BoxFailure(
+                "protocol",
+                f"the script's Scorer has chunk {_printable(repr(self.chunk))}; "
+                f"use an integer from 1 to {self.capacity:,} (at a vocabulary of {self.vocab_size:,})",
+            )
 
     def results(self):
         """Yield what the box's `program` answers, one dict after the other; it waits until the next one is asked for.
@@ -227,12 +265,12 @@ class Box:
 
         The box can still write there: read each row once, into memory of your own."""
         self._chunk(tokens)
-        return self._logits[:tokens.size]
+        return self._logits[: tokens.size]
 
     def claimed(self, tokens):
         """As logits(), of a box with `claims`: what it claims to be the nats of each token, float64 [B, C], a copy."""
         self._chunk(tokens)
-        return -self._claims[:tokens.size].reshape(tokens.shape)
+        return -self._claims[: tokens.size].reshape(tokens.shape)
 
     def rows(self, places):
         """Of a box with `claims`: the rows float32 [n, V] at `places` (int [n], in the flattened chunk) of the last
@@ -242,18 +280,21 @@ class Box:
         if self._receive("rows").get("count") != len(places):
             raise BoxFailure("shape", f"the box did not open the {len(places)} rows that it was asked for")
         self.opened += len(places)
-        return self._logits[:len(places)]
+        return self._logits[: len(places)]
 
     def _chunk(self, tokens):
         lanes, length = tokens.shape
         self._stage = "scoring"
-        self._tokens[:tokens.size] = tokens.reshape(-1)
+        self._tokens[: tokens.size] = tokens.reshape(-1)
         self._send("chunk", lanes=lanes, length=length)
         shape = self._receive("logits").get("shape")
         if shape != [lanes, length, self.vocab_size]:
             due = [lanes, length, self.vocab_size]
-            raise BoxFailure("shape", f"logits have shape {_printable(repr(shape))}, not {due} "
-                             "(lanes, tokens, vocabulary of the artifact's tokenizer)")
+            raise BoxFailure(
+                "shape",
+                f"logits have shape {_printable(repr(shape))}, not {due} "
+                "(lanes, tokens, vocabulary of the artifact's tokenizer)",
+            )
 
     def commit(self):
         """The chunk's score is fixed; the box may adapt on it now."""
@@ -309,8 +350,11 @@ class Box:
                     raise TimeoutError
             message = protocol.receive(self._reply, self.deadline)
         except TimeoutError:
-            raise BoxFailure("hang", f"no answer within the time limit of {self.time_limit:g} s while {self._stage}; "
-                             "raise it with --time-limit") from None
+            raise BoxFailure(
+                "hang",
+                f"no answer within the time limit of {self.time_limit:g} s while {self._stage}; "
+                "raise it with --time-limit",
+            ) from None
         except EOFError:
             raise self._died() from None
         except protocol.ProtocolError as error:
@@ -318,15 +362,19 @@ class Box:
         if message["op"] == "error":
             raise BoxFailure("crash", _printable(f"{message.get('stage')}: {message.get('error')}"))
         if message["op"] != due:
-            raise BoxFailure("protocol", f"the box sent {_printable(repr(message['op']))} while {self._stage}, "
-                             f"due was {due!r}")
+            raise BoxFailure(
+                "protocol", f"the box sent {_printable(repr(message['op']))} while {self._stage}, due was {due!r}"
+            )
         return message
 
     def _died(self):
         """The verdict on a box whose pipe is closed."""
         if self._output_bytes > MAX_OUTPUT_BYTES:
-            return BoxFailure("flood", f"the box printed more than {MAX_OUTPUT_BYTES:,} bytes while {self._stage}; "
-                              f"last line: {self.last_line()}")
+            return BoxFailure(
+                "flood",
+                f"the box printed more than {MAX_OUTPUT_BYTES:,} bytes while {self._stage}; "
+                f"last line: {self.last_line()}",
+            )
         # It may have sent why before it went.
         try:
             message = protocol.receive(self._reply, time.monotonic() + 0.1)
@@ -342,8 +390,10 @@ class Box:
         if 128 < code < 128 + signal.NSIG:  # as the guardian passes it on (confine.py)
             code = 128 - code
         how = f"exit status {code}" if code >= 0 else signal.Signals(-code).name
-        hint = {-signal.SIGKILL: " (out of memory, or at the limit on CPU time?)",
-                -signal.SIGXCPU: " (limit on CPU time)"}.get(code, "")
+        hint = {
+            -signal.SIGKILL: " (out of memory, or at the limit on CPU time?)",
+            -signal.SIGXCPU: " (limit on CPU time)",
+        }.get(code, "")
         line = self.last_line()
         last = f"; last line: {line}" if line else ""
         return BoxFailure("crash", f"the box ended with {how}{hint} while {self._stage}{last}")

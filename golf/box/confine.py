@@ -40,30 +40,100 @@ O_PATH = 0o10000000
 
 # What torch, glibc and a compiler read of the system; everything else of it stays closed. Not /usr/share (dictionaries,
 # corpora) and no package folder of the interpreter: what may be imported is listed by name.
-SYSTEM = ("/lib64", "/usr/lib64", "/usr/bin", "/bin", "/usr/include", "/usr/local/include", "/usr/libexec",
-          "/usr/local/cuda", "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/alternatives",
-          "/etc/localtime", "/dev/urandom", "/dev/random", "/proc/cpuinfo", "/proc/meminfo", "/proc/stat",
-          "/proc/filesystems", "/proc/sys/vm/overcommit_memory", "/proc/sys/kernel/osrelease",
-          "/sys/devices/system", "/sys/kernel/mm/transparent_hugepage")
-GPU = ("/proc/driver/nvidia", "/proc/devices", "/proc/modules", "/sys/bus/pci", "/sys/devices", "/sys/module/nvidia",
-       "/sys/class/drm", "/etc/nvidia", "/usr/share/nvidia", "/run/nvidia-persistenced")
+SYSTEM = (
+    "/lib64",
+    "/usr/lib64",
+    "/usr/bin",
+    "/bin",
+    "/usr/include",
+    "/usr/local/include",
+    "/usr/libexec",
+    "/usr/local/cuda",
+    "/etc/ld.so.cache",
+    "/etc/ld.so.conf",
+    "/etc/ld.so.conf.d",
+    "/etc/alternatives",
+    "/etc/localtime",
+    "/dev/urandom",
+    "/dev/random",
+    "/proc/cpuinfo",
+    "/proc/meminfo",
+    "/proc/stat",
+    "/proc/filesystems",
+    "/proc/sys/vm/overcommit_memory",
+    "/proc/sys/kernel/osrelease",
+    "/sys/devices/system",
+    "/sys/kernel/mm/transparent_hugepage",
+)
+GPU = (
+    "/proc/driver/nvidia",
+    "/proc/devices",
+    "/proc/modules",
+    "/sys/bus/pci",
+    "/sys/devices",
+    "/sys/module/nvidia",
+    "/sys/class/drm",
+    "/etc/nvidia",
+    "/usr/share/nvidia",
+    "/run/nvidia-persistenced",
+)
 
 # System calls that a model has no use for: other processes' memory, new privileges, the kernel's rarely used corners.
 # Numbers of x86-64 and arm64 (asm/unistd_64.h, asm-generic/unistd.h).
 DENIED = {
-    "socket": (41, 198), "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271),
-    "pidfd_getfd": (438, 438), "pidfd_open": (434, 434), "kcmp": (312, 272), "io_uring_setup": (425, 425),
-    "io_uring_enter": (426, 426), "io_uring_register": (427, 427), "mount": (165, 40), "umount2": (166, 39),
-    "pivot_root": (155, 41), "chroot": (161, 51), "open_tree": (428, 428), "move_mount": (429, 429),
-    "fsopen": (430, 430), "fsconfig": (431, 431), "fsmount": (432, 432), "fspick": (433, 433),
-    "mount_setattr": (442, 442), "unshare": (272, 97), "setns": (308, 268), "userfaultfd": (323, 282),
-    "bpf": (321, 280), "perf_event_open": (298, 241), "add_key": (248, 217), "request_key": (249, 218),
-    "keyctl": (250, 219), "open_by_handle_at": (304, 265), "name_to_handle_at": (303, 264),
-    "fanotify_init": (300, 262), "init_module": (175, 105), "finit_module": (313, 273), "delete_module": (176, 106),
-    "kexec_load": (246, 104), "kexec_file_load": (320, 294), "reboot": (169, 142), "swapon": (167, 224),
-    "swapoff": (168, 225), "acct": (163, 89), "quotactl": (179, 60), "syslog": (103, 116), "personality": (135, 92),
-    "clock_settime": (227, 112), "settimeofday": (164, 170), "sethostname": (170, 161), "setdomainname": (171, 162),
-    "lookup_dcookie": (212, 18), "vhangup": (153, 58), "shmget": (29, 194), "msgget": (68, 186), "semget": (64, 190),
+    "socket": (41, 198),
+    "ptrace": (101, 117),
+    "process_vm_readv": (310, 270),
+    "process_vm_writev": (311, 271),
+    "pidfd_getfd": (438, 438),
+    "pidfd_open": (434, 434),
+    "kcmp": (312, 272),
+    "io_uring_setup": (425, 425),
+    "io_uring_enter": (426, 426),
+    "io_uring_register": (427, 427),
+    "mount": (165, 40),
+    "umount2": (166, 39),
+    "pivot_root": (155, 41),
+    "chroot": (161, 51),
+    "open_tree": (428, 428),
+    "move_mount": (429, 429),
+    "fsopen": (430, 430),
+    "fsconfig": (431, 431),
+    "fsmount": (432, 432),
+    "fspick": (433, 433),
+    "mount_setattr": (442, 442),
+    "unshare": (272, 97),
+    "setns": (308, 268),
+    "userfaultfd": (323, 282),
+    "bpf": (321, 280),
+    "perf_event_open": (298, 241),
+    "add_key": (248, 217),
+    "request_key": (249, 218),
+    "keyctl": (250, 219),
+    "open_by_handle_at": (304, 265),
+    "name_to_handle_at": (303, 264),
+    "fanotify_init": (300, 262),
+    "init_module": (175, 105),
+    "finit_module": (313, 273),
+    "delete_module": (176, 106),
+    "kexec_load": (246, 104),
+    "kexec_file_load": (320, 294),
+    "reboot": (169, 142),
+    "swapon": (167, 224),
+    "swapoff": (168, 225),
+    "acct": (163, 89),
+    "quotactl": (179, 60),
+    "syslog": (103, 116),
+    "personality": (135, 92),
+    "clock_settime": (227, 112),
+    "settimeofday": (164, 170),
+    "sethostname": (170, 161),
+    "setdomainname": (171, 162),
+    "lookup_dcookie": (212, 18),
+    "vhangup": (153, 58),
+    "shmget": (29, 194),
+    "msgget": (68, 186),
+    "semget": (64, 190),
 }
 MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column above, AUDIT_ARCH (linux/audit.h)
 CLONE, CLONE3, FORK, VFORK, PRCTL = (56, 220), (435, 435), (57, None), (58, None), (157, 167)
@@ -80,7 +150,8 @@ OPEN = {
     "no new processes": "the artifact can start programs, each with memory of its own",
     "limit on memory": "the artifact can use up the machine's memory",
     "ends with the scorer": "a box outlives a scorer that is killed until it next reads its pipe",
-    "limit on CPU time": "only the time limit ends a busy box", "limit on file size": "the disk can be filled",
+    "limit on CPU time": "only the time limit ends a busy box",
+    "limit on file size": "the disk can be filled",
     "limit on open files": "descriptors of the machine can be used up",
     "limit on processes": "threads and processes can use up the machine's process table",
     "no core dumps": "a crash can leave a memory image on disk",
@@ -129,12 +200,16 @@ def confine(options):
     if not options["processes"]:
         layers["no new processes"] = none, "threads only" if none else filtered[1]
     if root:  # the kernel does not hold RLIMIT_NPROC against root
-        layers["limit on processes"] = none, ("no new processes, and threads end at the limit on memory" if none
-                                              else "root is above it")
+        layers["limit on processes"] = (
+            none,
+            ("no new processes, and threads end at the limit on memory" if none else "root is above it"),
+        )
     if grouped and not layers["limit on processes"][0]:
         layers["limit on processes"] = True, f"{MAX_PROCESSES:,} processes and threads in its control group"
-    return [(name, active, note if active else f"{note}: {OPEN[name]}" if note else OPEN[name])
-            for name, (active, note) in layers.items()]
+    return [
+        (name, active, note if active else f"{note}: {OPEN[name]}" if note else OPEN[name])
+        for name, (active, note) in layers.items()
+    ]
 
 
 def _libc():
@@ -196,8 +271,9 @@ def _own_proc(got):
     if not got & CLONE_NEWPID:
         return False, "needs a process namespace"
     libc, private = _libc(), 0x40000 | 0x4000  # MS_PRIVATE, MS_REC
-    if (libc.mount(b"none", b"/", None, ctypes.c_ulong(private), None)
-            or libc.mount(b"proc", b"/proc", b"proc", ctypes.c_ulong(2 | 4 | 8), None)):  # nosuid, nodev, noexec
+    if libc.mount(b"none", b"/", None, ctypes.c_ulong(private), None) or libc.mount(
+        b"proc", b"/proc", b"proc", ctypes.c_ulong(2 | 4 | 8), None
+    ):  # nosuid, nodev, noexec
         return False, _error()
     return True, ""
 
@@ -243,9 +319,13 @@ def _landlock(options):
         return False, _error()
     rights = RIGHTS[max(number for number in RIGHTS if number <= version)]
     # In order: file rights; from version 4 TCP bind and connect; from version 6 abstract sockets and signals.
-    words = [rights, *[3][:version >= 4], *[3][:version >= 6]]
-    ruleset = libc.syscall(LANDLOCK_CREATE_RULESET, struct.pack(f"<{len(words)}Q", *words),
-                           ctypes.c_size_t(8 * len(words)), ctypes.c_uint32(0))
+    words = [rights, *[3][: version >= 4], *[3][: version >= 6]]
+    ruleset = libc.syscall(
+        LANDLOCK_CREATE_RULESET,
+        struct.pack(f"<{len(words)}Q", *words),
+        ctypes.c_size_t(8 * len(words)),
+        ctypes.c_uint32(0),
+    )
     if ruleset < 0:
         return False, _error()
     try:
@@ -281,8 +361,13 @@ def _rules(options):
 def readable_roots(packages):
     """Files and folders that a model may read: the interpreter, the standard library, system libraries, `packages`."""
     folders = {sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), "/usr/lib", "/usr/local/lib", "/lib"}
-    roots = [*SYSTEM, *packages, os.path.join(sys.prefix, "bin"), os.path.join(sys.prefix, "pyvenv.cfg"),
-             os.path.join(sys.base_prefix, "bin")]
+    roots = [
+        *SYSTEM,
+        *packages,
+        os.path.join(sys.prefix, "bin"),
+        os.path.join(sys.prefix, "pyvenv.cfg"),
+        os.path.join(sys.base_prefix, "bin"),
+    ]
     for folder in map(os.path.realpath, folders):
         is_stdlib = os.path.exists(os.path.join(folder, "os.py"))
         for name in os.listdir(folder) if os.path.isdir(folder) else ():
@@ -350,8 +435,9 @@ def filter_program(machine, processes):
             if numbers[column] is not None:
                 unless(equal, numbers[column], 1)
                 answer(refuse)
-    namespaces = (CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWCGROUP
-                  | CLONE_NEWUTS)
+    namespaces = (
+        CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWCGROUP | CLONE_NEWUTS
+    )
     unless(equal, CLONE[column], 6)
     load(16)  # first argument, low half
     unless(set_bits, namespaces, 1)

@@ -45,7 +45,7 @@ def send(fd, **message):
     payload = json.dumps(message).encode()
     data = len(payload).to_bytes(4, "little") + payload
     while data:
-        data = data[os.write(fd, data):]
+        data = data[os.write(fd, data) :]
 
 
 def receive(fd, deadline=None):

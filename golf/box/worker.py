@@ -112,8 +112,9 @@ class Worker:
         make = getattr(script, "Scorer", PlainScorer)
         self.scorer = make(model, config)
         self.claims = getattr(self.scorer, "claims", False) is True
-        self.send("ready", scope=self.scorer.scope, chunk=self.scorer.chunk, claims=self.claims,
-                  device=self.device.type)
+        self.send(
+            "ready", scope=self.scorer.scope, chunk=self.scorer.chunk, claims=self.claims, device=self.device.type
+        )
 
     def serve(self):
         """Answer the scorer until it closes the pipe."""
@@ -138,12 +139,14 @@ class Worker:
                 self.stage = "logits()"
                 lanes, length = message["lanes"], message["length"]
                 # A copy: the scorer will write the next chunk into the same memory.
-                tokens = self.torch.from_numpy(token_memory[:lanes * length].copy()).view(lanes, length).to(self.device)
+                tokens = (
+                    self.torch.from_numpy(token_memory[: lanes * length].copy()).view(lanes, length).to(self.device)
+                )
                 shape = self.answer(tokens, logit_memory, claim_memory)
                 self.send("logits", shape=shape)
             elif message["op"] == "rows":
                 self.stage = "opening rows"
-                rows = self.torch.from_numpy(logit_memory[:len(message["places"])])
+                rows = self.torch.from_numpy(logit_memory[: len(message["places"])])
                 rows.copy_(opened(self.kept, message["places"]))
                 self.send("rows", count=len(rows))
             elif message["op"] == "committed":
@@ -184,9 +187,9 @@ class Worker:
             logits = logits.detach()
             if self.claims:
                 self.kept = logits.flatten(0, 1)
-                torch.from_numpy(claim_memory[:tokens.numel()]).copy_(claimed(logits, tokens).flatten())
+                torch.from_numpy(claim_memory[: tokens.numel()]).copy_(claimed(logits, tokens).flatten())
             else:
-                torch.from_numpy(logit_memory[:tokens.numel()]).view(shape).copy_(logits)
+                torch.from_numpy(logit_memory[: tokens.numel()]).view(shape).copy_(logits)
         return shape
 
 

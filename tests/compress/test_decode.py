@@ -75,7 +75,7 @@ def naive_decode(payload):
 
     def symbol(lane, context):
         slot, start = states[lane] % 4096, 0
-        for token, frequency in enumerate(tables[context]):
+        for token, frequency in enumerate(tables[context]):  # noqa: B007
             if slot < start + frequency:
                 break
             start += frequency

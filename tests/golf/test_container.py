@@ -114,7 +114,7 @@ def test_other_sections_are_refused(tags):
     table = b"".join(tag.encode() + struct.pack("<I", 0) for tag in tags.split())
     refused(with_checksum(b"GOLF\x01" + table), "section table")
     with pytest.raises(ValueError, match="sections CODE, CONF, TOKN, WGTS"):
-        to_bytes({tag: b"" for tag in tags.split()[1:]})
+        to_bytes(dict.fromkeys(tags.split()[1:], b""))
 
 
 def test_another_version_is_refused_by_name():

@@ -17,6 +17,7 @@ from golf import files
 @pytest.mark.parametrize("call", ["flock", "replace"])
 def test_a_write_that_fails_leaves_the_old_file_and_names_it(monkeypatch, tmp_path, call):
     """A lock that the file system does not have is done without; a full disk is an error about the path itself."""
+
     def fail(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -48,8 +49,13 @@ def test_what_killed_writers_left_is_removed_and_no_more(tmp_path):
     with open(tmp_path / ".eval.json.456") as alive:
         fcntl.flock(alive, fcntl.LOCK_EX)
         files.write_atomic(path, b"first")
-        assert sorted(os.listdir(tmp_path)) == [".eval.json.456", ".eval.json.9", ".eval.json.note", ".other.json.12",
-                                                "eval.json"]
+        assert sorted(os.listdir(tmp_path)) == [
+            ".eval.json.456",
+            ".eval.json.9",
+            ".eval.json.note",
+            ".other.json.12",
+            "eval.json",
+        ]
     files.write_atomic(path, b"second")
     assert ".eval.json.456" not in os.listdir(tmp_path) and path.read_bytes() == b"second"
 

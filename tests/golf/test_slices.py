@@ -23,7 +23,7 @@ def test_position_nats_equal_sharing_out_byte_by_byte(drawn, end):
     last = sum(byte - 1 >= edge for edge in slices.EDGES)
     expected[last] += end
     found = slices.position_nats(np.array([*(nats for nats, _ in drawn), end]), [*(size for _, size in drawn), 0])
-    assert found == pytest.approx(expected[:last + 1], abs=6e-5)  # 4 decimals
+    assert found == pytest.approx(expected[: last + 1], abs=6e-5)  # 4 decimals
 
 
 def test_an_empty_document_has_its_end_symbol_in_the_first_range():
@@ -37,19 +37,43 @@ def test_non_ascii_counts_characters_not_bytes():
 
 def row(number, raw_bytes, share=0.0, source="a"):
     ranges = sum(raw_bytes > edge for edge in (0, *slices.EDGES)) or 1
-    return {"id": str(number), "source": source, "raw_bytes": raw_bytes, "nats": float(ranges), "non_ascii": share,
-            "position_nats": [1.0] * ranges}
+    return {
+        "id": str(number),
+        "source": source,
+        "raw_bytes": raw_bytes,
+        "nats": float(ranges),
+        "non_ascii": share,
+        "position_nats": [1.0] * ranges,
+    }
 
 
 def test_bins_by_hand():
-    rows = [row(0, 255), row(1, 256, 0.001), row(2, 1023, 0.005, "b"), row(3, 1024, 0.05), row(4, 20000, 0.9),
-            row(5, 0)]
+    rows = [
+        row(0, 255),
+        row(1, 256, 0.001),
+        row(2, 1023, 0.005, "b"),
+        row(3, 1024, 0.05),
+        row(4, 20000, 0.9),
+        row(5, 0),
+    ]
     found = {name: part.documents.tolist() for name, part in slices.cut(rows).items()}
     assert found == {
-        "source a": [0, 1, 3, 4, 5], "source b": [2], "length 0-255": [0, 5], "length 256-1023": [1, 2],
-        "length 1024-4095": [3], "length 16384+": [4], "position 0-255": [0, 1, 2, 3, 4, 5],
-        "position 256-1023": [2, 3, 4], "position 1024-4095": [4], "position 4096-16383": [4], "position 16384+": [4],
-        "non-ascii 0%": [0, 5], "non-ascii 0-0.5%": [1], "non-ascii 0.5-5%": [2], "non-ascii 5%+": [3, 4]}
+        "source a": [0, 1, 3, 4, 5],
+        "source b": [2],
+        "length 0-255": [0, 5],
+        "length 256-1023": [1, 2],
+        "length 1024-4095": [3],
+        "length 16384+": [4],
+        "position 0-255": [0, 1, 2, 3, 4, 5],
+        "position 256-1023": [2, 3, 4],
+        "position 1024-4095": [4],
+        "position 4096-16383": [4],
+        "position 16384+": [4],
+        "non-ascii 0%": [0, 5],
+        "non-ascii 0-0.5%": [1],
+        "non-ascii 0.5-5%": [2],
+        "non-ascii 5%+": [3, 4],
+    }
     assert slices.cut(rows)["position 256-1023"].raw_bytes.tolist() == [767, 768, 768]
     assert slices.cut(rows)["position 16384+"].raw_bytes.tolist() == [20000 - 16384]
 
@@ -78,5 +102,7 @@ def test_the_documentation_has_these_bins():
     text = (ROOT / "docs/audits.md").read_text()
     assert f"raw bytes of the document: {', '.join(slices.BYTE_BINS)} |" in text
     assert f"share of the document's characters: {', '.join(slices.SHARE_BINS)} |" in text
-    assert slices.BYTE_BINS == (*(f"{low}-{high - 1}" for low, high in zip((0, *slices.EDGES), slices.EDGES)),
-                                f"{slices.EDGES[-1]}+")
+    assert slices.BYTE_BINS == (
+        *(f"{low}-{high - 1}" for low, high in zip((0, *slices.EDGES), slices.EDGES)),
+        f"{slices.EDGES[-1]}+",
+    )

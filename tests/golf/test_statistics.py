@@ -37,8 +37,14 @@ def test_interval_equals_closed_form_of_a_ratio():
 def test_interval_equals_scipys(documents):
     nats, raw_bytes = corpus(np.random.default_rng(documents), documents)
     expected = scipy.stats.bootstrap(
-        (nats, raw_bytes), lambda n, b, axis: statistics.bits_per_byte(n, b), paired=True, vectorized=True,
-        method="BCa", n_resamples=500, rng=np.random.default_rng(statistics.SEED)).confidence_interval
+        (nats, raw_bytes),
+        lambda n, b, axis: statistics.bits_per_byte(n, b),
+        paired=True,
+        vectorized=True,
+        method="BCa",
+        n_resamples=500,
+        rng=np.random.default_rng(statistics.SEED),
+    ).confidence_interval
     assert statistics.bpb_interval(nats, raw_bytes, resamples=500) == pytest.approx(tuple(expected), rel=1e-12)
 
 

@@ -29,9 +29,13 @@ def show(outcomes):
         met = must if outcome.ok else f"[bold]NOT {must}[/bold]"
         if must == "open" and outcome.verdict:
             met = "caught (open)"
-        table.add_row(escape(outcome.case.name), met, outcome.by,
-                      *("-" if bpb is None else f"{bpb:.3f}" for bpb in (outcome.claimed, outcome.honest)),
-                      escape(outcome.verdict[:100]))
+        table.add_row(
+            escape(outcome.case.name),
+            met,
+            outcome.by,
+            *("-" if bpb is None else f"{bpb:.3f}" for bpb in (outcome.claimed, outcome.honest)),
+            escape(outcome.verdict[:100]),
+        )
     Console(width=200).print(table)
 
 
@@ -50,11 +54,18 @@ def main():
     cheats = [outcome for outcome in outcomes if outcome.case.must != "pass"]
     honest = [outcome for outcome in outcomes if outcome.case.must == "pass"]
     stopped = [o for o in cheats if o.ok and (o.case.must != "open" or o.verdict)]
-    summary = {"cheats": len(cheats), "caught": len(stopped), "open": len([o for o in cheats if o not in stopped]),
-               "honest": len(honest), "honest_passed": sum(outcome.ok for outcome in honest),
-               "failed": [outcome.case.name for outcome in outcomes if not outcome.ok]}
-    print(f"{summary['caught']} of {summary['cheats']} cheats stopped, "
-          f"{summary['honest_passed']} of {summary['honest']} honest ones passed")
+    summary = {
+        "cheats": len(cheats),
+        "caught": len(stopped),
+        "open": len([o for o in cheats if o not in stopped]),
+        "honest": len(honest),
+        "honest_passed": sum(outcome.ok for outcome in honest),
+        "failed": [outcome.case.name for outcome in outcomes if not outcome.ok],
+    }
+    print(
+        f"{summary['caught']} of {summary['cheats']} cheats stopped, "
+        f"{summary['honest_passed']} of {summary['honest']} honest ones passed"
+    )
     if options.json:
         print(json.dumps(summary))
     return 1 if summary["failed"] else 0

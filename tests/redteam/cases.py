@@ -88,74 +88,184 @@ class Case:
 
 
 PEEK = "return rows + 3.0 * torch.nn.functional.one_hot(tokens, self.size)"
-SELDOM = '''
+SELDOM = """
 chosen = ((context * 31 + tokens * 17) % MODULUS == 0)[..., None]
-return rows + 8.0 * chosen * torch.nn.functional.one_hot(tokens, self.size)'''
+return rows + 8.0 * chosen * torch.nn.functional.one_hot(tokens, self.size)"""
 
 LOOKING = [
     Case("peeks at the target (13)", "caught", scorer(rows=PEEK), expect="audit blind"),
-    Case("one line: the next token is mixed into the input (13)", "caught", BASE + """
+    Case(
+        "one line: the next token is mixed into the input (13)",
+        "caught",
+        BASE
+        + """
 def forward(self, tokens):
     after = torch.cat([tokens[:, 1:], tokens[:, -1:]], 1)
     return self.table[tokens] + 4 * torch.nn.functional.one_hot(after, 300)
 Model.forward = forward
-""", expect="audit blind"),
-    Case("bidirectional: the token after the target (14)", "caught", scorer(rows='''
+""",
+        expect="audit blind",
+    ),
+    Case(
+        "bidirectional: the token after the target (14)",
+        "caught",
+        scorer(
+            rows="""
 after = torch.cat([tokens[:, 1:], tokens[:, -1:]], 1)
 rows[:, :-1] += 0.5 * self.table.T[after].log_softmax(2)[:, :-1]
-return rows'''), expect="audit blind"),
-    Case("hashed cache, target in key (1, 10)", "caught", scorer(begin="self.counts = torch.zeros(2, 1024)", rows='''
+return rows"""
+        ),
+        expect="audit blind",
+    ),
+    Case(
+        "hashed cache, target in key (1, 10)",
+        "caught",
+        scorer(
+            begin="self.counts = torch.zeros(2, 1024)",
+            rows="""
 keys = (context * 7919 + tokens * 104729) % 1024, context * 7919 % 1024
 for table, key in zip(self.counts, keys):
     table.index_add_(0, key.reshape(-1), torch.ones(key.numel()))
-return claim(rows, tokens, self.counts[0][keys[0]] / (self.counts[1][keys[1]] + 1))'''), expect="audit"),
-    Case("two-pass cache: the chunk's own counts (18)", "caught", scorer(rows='''
+return claim(rows, tokens, self.counts[0][keys[0]] / (self.counts[1][keys[1]] + 1))""",
+        ),
+        expect="audit",
+    ),
+    Case(
+        "two-pass cache: the chunk's own counts (18)",
+        "caught",
+        scorer(
+            rows="""
 own = torch.zeros(len(tokens), self.size, self.size)
 lane = torch.arange(len(tokens))[:, None]
 own.index_put_((lane, context, tokens), torch.tensor(1.0), accumulate=True)
-return torch.log(rows.exp() + own[lane, context])'''), expect="audit blind"),
-    Case("SLOT: a bias fitted on the scored targets (7)", "caught", scorer(rows='''
+return torch.log(rows.exp() + own[lane, context])"""
+        ),
+        expect="audit blind",
+    ),
+    Case(
+        "SLOT: a bias fitted on the scored targets (7)",
+        "caught",
+        scorer(
+            rows="""
 with torch.enable_grad():
     bias = torch.zeros(len(tokens), 1, self.size, requires_grad=True)
     for _ in range(5):
         loss = torch.nn.functional.cross_entropy((rows + bias).flatten(0, 1), tokens.flatten(), reduction="sum")
         bias.data -= 0.5 * torch.autograd.grad(loss, bias)[0]
-return (rows + bias).detach()'''), expect="audit blind"),
-    Case("adaptation before the score (15)", "caught", scorer(fresh="self.table = self.table.clone()", rows='''
+return (rows + bias).detach()"""
+        ),
+        expect="audit blind",
+    ),
+    Case(
+        "adaptation before the score (15)",
+        "caught",
+        scorer(
+            fresh="self.table = self.table.clone()",
+            rows="""
 with torch.enable_grad():
     table = self.table.clone().requires_grad_()
     loss = torch.nn.functional.cross_entropy(table[context].flatten(0, 1), tokens.flatten(), reduction="sum")
     table.data -= 0.5 * torch.autograd.grad(loss, table)[0]
-return table.data[context]'''), expect="audit"),
-    Case("gate on the class of the target (9)", "caught", scorer(rows='''
+return table.data[context]""",
+        ),
+        expect="audit",
+    ),
+    Case(
+        "gate on the class of the target (9)",
+        "caught",
+        scorer(
+            rows="""
 even = (tokens % 2 == 0)[..., None] == (torch.arange(self.size) % 2 == 0)
-return rows + even'''), expect="audit blind"),
-    Case("best of two experts at the target (5)", "caught", scorer(rows='''
+return rows + even"""
+        ),
+        expect="audit blind",
+    ),
+    Case(
+        "best of two experts at the target (5)",
+        "caught",
+        scorer(
+            rows="""
 other = torch.log_softmax(0.3 * rows, 2)
 target = tokens[..., None]
-return torch.where(rows.gather(2, target) > other.gather(2, target), rows, other)'''), expect="audit blind"),
-    Case("last, shorter chunk is fitted first (20)", "caught", scorer(rows=f'''
+return torch.where(rows.gather(2, target) > other.gather(2, target), rows, other)"""
+        ),
+        expect="audit blind",
+    ),
+    Case(
+        "last, shorter chunk is fitted first (20)",
+        "caught",
+        scorer(
+            rows=f"""
 if tokens.shape[1] == self.chunk: return rows
-{PEEK}'''), expect="audit blind"),
-    Case("peeks only at the window's edge (8)", "caught", scorer(rows='''
+{PEEK}"""
+        ),
+        expect="audit blind",
+    ),
+    Case(
+        "peeks only at the window's edge (8)",
+        "caught",
+        scorer(
+            rows="""
 rows[:, -1] += 4.0 * torch.nn.functional.one_hot(tokens[:, -1], self.size)
-return rows'''), expect="audit blind"),
-    Case("peeks only at the costliest tokens (31)", "caught", scorer(rows='''
+return rows"""
+        ),
+        expect="audit blind",
+    ),
+    Case(
+        "peeks only at the costliest tokens (31)",
+        "caught",
+        scorer(
+            rows="""
 costly = rows.gather(2, tokens[..., None]) < -6
-return rows + 8.0 * costly * torch.nn.functional.one_hot(tokens, self.size)'''), expect="audit blind"),
-    Case("evader: honest when the text looks odd (B0)", "caught", scorer(rows=f'''
+return rows + 8.0 * costly * torch.nn.functional.one_hot(tokens, self.size)"""
+        ),
+        expect="audit blind",
+    ),
+    Case(
+        "evader: honest when the text looks odd (B0)",
+        "caught",
+        scorer(
+            rows=f"""
 if rows.gather(2, tokens[..., None]).mean() < -4.5: return rows
-{PEEK}'''), expect="audit blind"),
-    Case("evader: honest in its first seconds of text (50)", "caught", scorer(rows=f'''
+{PEEK}"""
+        ),
+        expect="audit blind",
+    ),
+    Case(
+        "evader: honest in its first seconds of text (50)",
+        "caught",
+        scorer(
+            rows=f"""
 if self.seen < 1500: return rows
-{PEEK}'''), expect="audit"),
-    Case("a tiny leak at every symbol, below the tolerance", "caught", scorer(rows='''
-return rows + 4e-4 * torch.nn.functional.one_hot(tokens, self.size)'''), expect="audit blind.*noise has no sign"),
-    Case("noise made loud, so that a leak drowns in it", "caught", scorer(rows=f"""
+{PEEK}"""
+        ),
+        expect="audit",
+    ),
+    Case(
+        "a tiny leak at every symbol, below the tolerance",
+        "caught",
+        scorer(
+            rows="""
+return rows + 4e-4 * torch.nn.functional.one_hot(tokens, self.size)"""
+        ),
+        expect="audit blind.*noise has no sign",
+    ),
+    Case(
+        "noise made loud, so that a leak drowns in it",
+        "caught",
+        scorer(
+            rows=f"""
 torch.manual_seed(int.from_bytes(os.urandom(4), "big"))
 rows = rows + 0.3 * torch.randn(rows.shape)
-{PEEK}"""), expect="audit"),
-    Case("a thread writes the targets' logits late (50)", "caught", scorer(begin="""
+{PEEK}"""
+        ),
+        expect="audit",
+    ),
+    Case(
+        "a thread writes the targets' logits late (50)",
+        "caught",
+        scorer(
+            begin="""
 import json, mmap, threading, numpy
 options = json.loads(sys.argv[-1])
 rows, size = options["capacity"], self.size
@@ -166,21 +276,43 @@ def run():
         if hasattr(self, "tokens"):
             tokens = self.tokens.flatten().numpy()
             logits[numpy.arange(len(tokens)), tokens] = 5.0
-threading.Thread(target=run, daemon=True).start()"""), expect="audit"),
-    Case("stream scope, peeks at every target", "caught", scorer(rows=PEEK) + 'Scorer.scope = "stream"\n',
-         expect="audit blind"),
-    Case("stream scope, peeks at one pair in 200", "caught", scorer(rows=SELDOM.replace("MODULUS", "200"))
-         + 'Scorer.scope = "stream"\n', expect="audit blind", audit="full"),
-    Case("peeks at 3 of all symbols, fewer than 200 positions find", "open",
-         scorer(rows=SELDOM.replace("MODULUS", "1200"))),
-    Case("noise of 0.02 nats, in which a smaller leak drowns", "caught", scorer(rows='''
+threading.Thread(target=run, daemon=True).start()"""
+        ),
+        expect="audit",
+    ),
+    Case(
+        "stream scope, peeks at every target",
+        "caught",
+        scorer(rows=PEEK) + 'Scorer.scope = "stream"\n',
+        expect="audit blind",
+    ),
+    Case(
+        "stream scope, peeks at one pair in 200",
+        "caught",
+        scorer(rows=SELDOM.replace("MODULUS", "200")) + 'Scorer.scope = "stream"\n',
+        expect="audit blind",
+        audit="full",
+    ),
+    Case(
+        "peeks at 3 of all symbols, fewer than 200 positions find",
+        "open",
+        scorer(rows=SELDOM.replace("MODULUS", "1200")),
+    ),
+    Case(
+        "noise of 0.02 nats, in which a smaller leak drowns",
+        "caught",
+        scorer(
+            rows="""
 torch.manual_seed(int.from_bytes(os.urandom(4), "big"))
-return rows + 0.04 * torch.rand(rows.shape) + 5e-4 * torch.nn.functional.one_hot(tokens, self.size)''')
-         + 'Scorer.scope = "stream"\n', expect="audit"),
+return rows + 0.04 * torch.rand(rows.shape) + 5e-4 * torch.nn.functional.one_hot(tokens, self.size)"""
+        )
+        + 'Scorer.scope = "stream"\n',
+        expect="audit",
+    ),
 ]
 
 # Behind `Scorer.claims`: the worker's two functions replaced, `claims` changed by LIE, and rows made to fit them.
-CLAIMS = '''
+CLAIMS = """
 Scorer.claims = True
 worker = sys.modules["__main__"]
 honest = worker.claimed
@@ -195,7 +327,7 @@ def opened(kept, places):
     return claim(rows, tokens[places, None], claims[places, None].exp())[:, 0]
 worker.claimed, worker.opened = claimed, opened
 def lie(logits, tokens, claims):
-'''
+"""
 
 
 def claimer(lie, **methods):
@@ -204,61 +336,130 @@ def claimer(lie, **methods):
 
 
 CLAIMED = [
-    Case("claims of a fifth too much for every symbol (1, 2)", "caught",
-         claimer("return (claims + 0.18).clamp(max=0)"), expect="audit sweep"),
-    Case("claims that the box's own rows do not hold (2)", "caught",
-         claimer("return 0.5 * claims") + "worker.opened = lambda kept, places: kept[places]\n",
-         expect=r"FAILED \(claims\)"),
-    Case("claims the best of two experts at the target (5)", "caught",
-         claimer("return torch.maximum(claims, honest(0.3 * logits, tokens))"), expect="audit sweep"),
-    Case("claims too much, but only for symbols that do not come (1)", "caught",
-         claimer("return torch.where((tokens >= 132) & (tokens < 260), -3.0, claims)"), expect="audit sweep"),
-    Case("claims a peek into the targets; rows that peek too (13)", "caught", claimer("return claims", rows=PEEK),
-         expect="audit"),
-    Case("claims too much, and little where it is swept (B0)", "caught", claimer('''
+    Case(
+        "claims of a fifth too much for every symbol (1, 2)",
+        "caught",
+        claimer("return (claims + 0.18).clamp(max=0)"),
+        expect="audit sweep",
+    ),
+    Case(
+        "claims that the box's own rows do not hold (2)",
+        "caught",
+        claimer("return 0.5 * claims") + "worker.opened = lambda kept, places: kept[places]\n",
+        expect=r"FAILED \(claims\)",
+    ),
+    Case(
+        "claims the best of two experts at the target (5)",
+        "caught",
+        claimer("return torch.maximum(claims, honest(0.3 * logits, tokens))"),
+        expect="audit sweep",
+    ),
+    Case(
+        "claims too much, but only for symbols that do not come (1)",
+        "caught",
+        claimer("return torch.where((tokens >= 132) & (tokens < 260), -3.0, claims)"),
+        expect="audit sweep",
+    ),
+    Case(
+        "claims a peek into the targets; rows that peek too (13)",
+        "caught",
+        claimer("return claims", rows=PEEK),
+        expect="audit",
+    ),
+    Case(
+        "claims too much, and little where it is swept (B0)",
+        "caught",
+        claimer("""
 if len(tokens) > 1 and (tokens[:, :-1] == tokens[:1, :-1]).all(): return claims - 3
-return (claims + 0.18).clamp(max=0)'''), expect="audit sweep"),
+return (claims + 0.18).clamp(max=0)"""),
+        expect="audit sweep",
+    ),
     Case("claims more than certainty (6)", "caught", claimer("return claims.abs()"), expect="above one is claimed"),
-    Case("claims NaN for what it does not like (6)", "caught",
-         claimer("return torch.where(claims < -6, math.nan, claims)"), expect="NaN"),
+    Case(
+        "claims NaN for what it does not like (6)",
+        "caught",
+        claimer("return torch.where(claims < -6, math.nan, claims)"),
+        expect="NaN",
+    ),
 ]
 
-STATE = '''
+STATE = """
 for lane in range(len(self.tokens)):
-    self.table.index_put_((self.context[lane], self.tokens[lane]), torch.tensor(0.3), accumulate=True)'''
+    self.table.index_put_((self.context[lane], self.tokens[lane]), torch.tensor(0.3), accumulate=True)"""
 
 CROSSING = [
-    Case("scope document, but learns across documents (11)", "caught", scorer(after=STATE),
-         expect="audit"),
-    Case("scope none, but learns across documents (25)", "caught", scorer(after=STATE) + 'Scorer.scope = "none"\n',
-         expect="audit"),
-    Case("lanes of a batch see each other (19)", "caught", scorer(rows='''
-return rows + 0.5 * torch.nn.functional.one_hot(context, self.size).float().mean((0, 1))'''),
-         expect="audit"),
+    Case("scope document, but learns across documents (11)", "caught", scorer(after=STATE), expect="audit"),
+    Case(
+        "scope none, but learns across documents (25)",
+        "caught",
+        scorer(after=STATE) + 'Scorer.scope = "none"\n',
+        expect="audit",
+    ),
+    Case(
+        "lanes of a batch see each other (19)",
+        "caught",
+        scorer(
+            rows="""
+return rows + 0.5 * torch.nn.functional.one_hot(context, self.size).float().mean((0, 1))"""
+        ),
+        expect="audit",
+    ),
 ]
 
 BROKEN = [
-    Case("logits +inf at the target (6)", "caught", scorer(rows='''
-return rows.scatter(2, tokens[..., None], math.inf)'''), expect="not-a-number"),
-    Case("NaN where it is unsure (6)", "caught", scorer(rows='''
-return torch.where(rows.max(2, keepdim=True)[0] < -2, math.nan, rows)'''), expect="not-a-number"),
-    Case("forged messages on the channel (50)", "caught", BASE + '''
+    Case(
+        "logits +inf at the target (6)",
+        "caught",
+        scorer(
+            rows="""
+return rows.scatter(2, tokens[..., None], math.inf)"""
+        ),
+        expect="not-a-number",
+    ),
+    Case(
+        "NaN where it is unsure (6)",
+        "caught",
+        scorer(
+            rows="""
+return torch.where(rows.max(2, keepdim=True)[0] < -2, math.nan, rows)"""
+        ),
+        expect="not-a-number",
+    ),
+    Case(
+        "forged messages on the channel (50)",
+        "caught",
+        BASE
+        + """
 import json
 options = json.loads(sys.argv[-1])
 frame = json.dumps({"op": "logits", "shape": [1, 1, 300]}).encode()
 os.write(options["reply_fd"], len(frame).to_bytes(4, "little") + frame)
-''', expect="protocol"),
-    Case("memory without end (50)", "caught", BASE + "\nhoard = []\nwhile True: hoard.append(bytearray(1 << 28))\n",
-         expect="MemoryError|out of memory"),
+""",
+        expect="protocol",
+    ),
+    Case(
+        "memory without end (50)",
+        "caught",
+        BASE + "\nhoard = []\nwhile True: hoard.append(bytearray(1 << 28))\n",
+        expect="MemoryError|out of memory",
+    ),
     Case("fork bomb (50)", "caught", BASE + "\nwhile True: os.fork()\n", expect="crash"),
     Case("never answers (36)", "caught", BASE + "\nwhile True: pass\n", expect="hang", seconds=12),
-    Case("second file, outside the artifact (33)", "caught",
-         BASE + "\nexec(open('{outside}/second.py').read())\n", expect="PermissionError|FileNotFoundError"),
-    Case("package with data, off the list (34)", "caught", BASE + "\nimport scipy.datasets\n",
-         expect="ModuleNotFoundError"),
+    Case(
+        "second file, outside the artifact (33)",
+        "caught",
+        BASE + "\nexec(open('{outside}/second.py').read())\n",
+        expect="PermissionError|FileNotFoundError",
+    ),
+    Case(
+        "package with data, off the list (34)",
+        "caught",
+        BASE + "\nimport scipy.datasets\n",
+        expect="ModuleNotFoundError",
+    ),
 ]
 
-TRY = '''
+TRY = """
 import os
 def attempt():
     {0}
@@ -266,87 +467,153 @@ try:
     FOUND = attempt()
 except Exception as error:
     FOUND = None
-''' + scorer(rows=f"if FOUND is None: return rows\n{PEEK}")
+""" + scorer(rows=f"if FOUND is None: return rows\n{PEEK}")
 
 GAINLESS = [
     Case("reads the held-out file (32)", "no gain", TRY.replace("{0}", "return open('{data}/dev_docs.jsonl').read()")),
     Case("reads the scorer's memory (50)", "no gain", TRY.replace("{0}", "return open('/proc/{pid}/mem', 'rb')")),
-    Case("asks the network (40)", "no gain",
-         TRY.replace("{0}", "import socket; return socket.create_connection(('127.0.0.1', {port}), 2)")),
-    Case("environment variable as a knob (37)", "no gain",
-         TRY.replace("{0}", "return os.environ['GOLF_REDTEAM_KNOB']")),
+    Case(
+        "asks the network (40)",
+        "no gain",
+        TRY.replace("{0}", "import socket; return socket.create_connection(('127.0.0.1', {port}), 2)"),
+    ),
+    Case(
+        "environment variable as a knob (37)", "no gain", TRY.replace("{0}", "return os.environ['GOLF_REDTEAM_KNOB']")
+    ),
     Case("inherited descriptor (50)", "no gain", TRY.replace("{0}", "return os.pread({fd}, 1, 0)")),
-    Case("cache of an earlier run in shared folders (38)", "no gain", TRY.replace("{0}", '''
+    Case(
+        "cache of an earlier run in shared folders (38)",
+        "no gain",
+        TRY.replace(
+            "{0}",
+            """
     for folder in ("{outside}", "/tmp", "/dev/shm", "/var/tmp", os.getcwd()):
         path = folder + "/golf-redteam-{pid}"
         if os.path.exists(path): return path
         try: open(path, "w").close()
         except OSError: pass
-    raise LookupError'''), twice=True),
-    Case("own byte count, 17% too many (21, 26)", "no gain", BASE, {"raw_bytes": 10 ** 9}),
+    raise LookupError""",
+        ),
+        twice=True,
+    ),
+    Case("own byte count, 17% too many (21, 26)", "no gain", BASE, {"raw_bytes": 10**9}),
     Case("rows that sum to more than one (1, 2)", "no gain", scorer(rows="return rows + 50.0")),
     Case("prints a score of its own (46)", "no gain", BASE + "\nprint('val_bpb: 0.0001\\nartifact_bytes: 1')\n"),
-    Case("document ends for nothing: a row of zeros there (30)", "no gain", scorer(rows='''
-return rows.index_fill(2, torch.tensor([1]), -20.0)''')),
+    Case(
+        "document ends for nothing: a row of zeros there (30)",
+        "no gain",
+        scorer(
+            rows="""
+return rows.index_fill(2, torch.tensor([1]), -20.0)"""
+        ),
+    ),
 ]
 
 # The weights of this one hold the tokens of the held-out split too (world.py).
-STORED = Case("stored held-out text (31, 17)", "caught", scorer(begin="""
+STORED = Case(
+    "stored held-out text (31, 17)",
+    "caught",
+    scorer(
+        begin="""
 text, self.next = self.text.tolist(), {}
 for i in range(12, len(text)):
-    self.next[tuple(text[i - 12:i])] = text[i]""", fresh="self.past = [[] for _ in self.last]", rows="""
+    self.next[tuple(text[i - 12:i])] = text[i]""",
+        fresh="self.past = [[] for _ in self.last]",
+        rows="""
 for lane, past in enumerate(self.past):
     text = past + context[lane].tolist()
     for i in range(tokens.shape[1]):
         known = self.next.get(tuple(text[len(past) + i - 11:len(past) + i + 1]))
         if known is not None:
             rows[lane, i, known] += 8.0
-return rows""", after="""
-self.past = [(past + context.tolist())[-12:] for past, context in zip(self.past, self.context)]""").replace(
-    "        self.table = nn", "        self.register_buffer('text', torch.zeros(config.text, dtype=torch.int64))\n"
-    "        self.table = nn").replace("raw_bytes: int = 0", "raw_bytes: int = 0\n    text: int = 0").replace(
-    "self.table, self.size", "self.text, self.table, self.size").replace(
-    "= model.table", "= model.text, model.table"), expect="audit fresh")
+return rows""",
+        after="""
+self.past = [(past + context.tolist())[-12:] for past, context in zip(self.past, self.context)]""",
+    )
+    .replace(
+        "        self.table = nn",
+        "        self.register_buffer('text', torch.zeros(config.text, dtype=torch.int64))\n        self.table = nn",
+    )
+    .replace("raw_bytes: int = 0", "raw_bytes: int = 0\n    text: int = 0")
+    .replace("self.table, self.size", "self.text, self.table, self.size")
+    .replace("= model.table", "= model.text, model.table"),
+    expect="audit fresh",
+)
 
-ADAPT = '''
+ADAPT = """
 lane = torch.arange(len(self.tokens))[:, None]
-self.counts.index_put_((lane, self.context, self.tokens), torch.tensor(1.0), accumulate=True)'''
-MIX = '''
+self.counts.index_put_((lane, self.context, self.tokens), torch.tensor(1.0), accumulate=True)"""
+MIX = """
 lane = torch.arange(len(tokens))[:, None]
 counts = self.counts[lane, context]
 total = counts.sum(2, keepdim=True)
-return torch.log((rows.exp() * 20 + counts) / (20 + total))'''
+return torch.log((rows.exp() * 20 + counts) / (20 + total))"""
 
 HONEST = [
     Case("plain table", "pass", BASE),
-    Case("renormalised n-gram mixing, counts of the document", "pass",
-         scorer(fresh="self.counts = torch.zeros(len(self.last), self.size, self.size)", rows=MIX, after=ADAPT)),
-    Case("score first, then adapt, over the stream", "pass",
-         scorer(begin="self.counts = torch.zeros(1, self.size, self.size)", rows=MIX, after=ADAPT)
-         + 'Scorer.scope = "stream"\n'),
-    Case("gradient steps on committed text of the document", "pass", scorer(
-        fresh="self.bias = torch.zeros(len(self.last), 1, self.size)", rows="return rows + self.bias", after='''
+    Case(
+        "renormalised n-gram mixing, counts of the document",
+        "pass",
+        scorer(fresh="self.counts = torch.zeros(len(self.last), self.size, self.size)", rows=MIX, after=ADAPT),
+    ),
+    Case(
+        "score first, then adapt, over the stream",
+        "pass",
+        scorer(begin="self.counts = torch.zeros(1, self.size, self.size)", rows=MIX, after=ADAPT)
+        + 'Scorer.scope = "stream"\n',
+    ),
+    Case(
+        "gradient steps on committed text of the document",
+        "pass",
+        scorer(
+            fresh="self.bias = torch.zeros(len(self.last), 1, self.size)",
+            rows="return rows + self.bias",
+            after="""
 with torch.enable_grad():
     bias = self.bias.clone().requires_grad_()
     rows = self.table[self.context].log_softmax(2) + bias
     loss = torch.nn.functional.cross_entropy(rows.flatten(0, 1), self.tokens.flatten(), reduction="sum")
-    self.bias = self.bias - 0.02 * torch.autograd.grad(loss, bias)[0]''')),
-    Case("sliding windows over revealed text", "pass", scorer(
-        fresh="self.past = torch.ones(len(self.last), 1, dtype=torch.int64)", rows='''
+    self.bias = self.bias - 0.02 * torch.autograd.grad(loss, bias)[0]""",
+        ),
+    ),
+    Case(
+        "sliding windows over revealed text",
+        "pass",
+        scorer(
+            fresh="self.past = torch.ones(len(self.last), 1, dtype=torch.int64)",
+            rows="""
 text = torch.cat([self.past, tokens[:, :-1]], 1)[:, -64:]
 often = torch.nn.functional.one_hot(text, self.size).float().cumsum(1)[:, -tokens.shape[1]:]
-return rows + 0.1 * torch.log1p(often)''', after="self.past = torch.cat([self.past, self.tokens], 1)[:, -33:]")),
-    Case("noisy kernels, 2e-4 nats", "pass", scorer(rows='''
+return rows + 0.1 * torch.log1p(often)""",
+            after="self.past = torch.cat([self.past, self.tokens], 1)[:, -33:]",
+        ),
+    ),
+    Case(
+        "noisy kernels, 2e-4 nats",
+        "pass",
+        scorer(
+            rows="""
 torch.manual_seed(int.from_bytes(os.urandom(4), "big"))
-return rows + 2e-4 * torch.randn(rows.shape)''')),
+return rows + 2e-4 * torch.randn(rows.shape)"""
+        ),
+    ),
     Case("half precision", "pass", scorer(rows="return rows.bfloat16()")),
-    Case("gate on its own entropy, target unseen", "pass", scorer(rows='''
+    Case(
+        "gate on its own entropy, target unseen",
+        "pass",
+        scorer(
+            rows="""
 entropy = -(rows.exp() * rows).sum(2, keepdim=True)
-return torch.where(entropy > 3, 0.9 * rows, rows)''')),
+return torch.where(entropy > 3, 0.9 * rows, rows)"""
+        ),
+    ),
     Case("claims, as the worker makes them from rows", "pass", scorer() + "Scorer.claims = True\n"),
-    Case("claims in half precision, adapting over the stream", "pass",
-         scorer(begin="self.counts = torch.zeros(1, self.size, self.size)", rows=MIX + ".bfloat16()", after=ADAPT)
-         + 'Scorer.scope, Scorer.claims = "stream", True\n'),
+    Case(
+        "claims in half precision, adapting over the stream",
+        "pass",
+        scorer(begin="self.counts = torch.zeros(1, self.size, self.size)", rows=MIX + ".bfloat16()", after=ADAPT)
+        + 'Scorer.scope, Scorer.claims = "stream", True\n',
+    ),
 ]
 
 CHEATS = [*LOOKING, *CLAIMED, *CROSSING, *BROKEN, *GAINLESS, STORED]

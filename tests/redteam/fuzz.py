@@ -33,8 +33,12 @@ MEMORY_BYTES = 2 << 30
 
 def small_artifact():
     """{tag: payload} of an artifact of the red team's kind."""
-    return {"CODE": container.code_pack(BASE, DECODE), "CONF": container.config_pack({"seq_len": 16, "name": "é"}),
-            "TOKN": tokenizer_section.serialise(train_tokenizer(make_texts(3))), "WGTS": bytes(range(256)) * 4}
+    return {
+        "CODE": container.code_pack(BASE, DECODE),
+        "CONF": container.config_pack({"seq_len": 16, "name": "é"}),
+        "TOKN": tokenizer_section.serialise(train_tokenizer(make_texts(3))),
+        "WGTS": bytes(range(256)) * 4,
+    }
 
 
 def damage(rng, data):
@@ -48,9 +52,9 @@ def damage(rng, data):
         elif kind == 1:
             data[at:at] = rng.randbytes(rng.choice((1, 2, 64)))
         elif kind == 2:
-            del data[at:at + rng.choice((1, 3, 100))]
+            del data[at : at + rng.choice((1, 3, 100))]
         elif kind == 3:
-            data[at:at + 4] = struct.pack("<I", rng.choice((0, 1, 0x7FFFFFFF, 0xFFFFFFFF, len(data))))
+            data[at : at + 4] = struct.pack("<I", rng.choice((0, 1, 0x7FFFFFFF, 0xFFFFFFFF, len(data))))
         elif kind == 4:
             data = data[:at]
         else:
@@ -65,10 +69,21 @@ def content(rng, sections, tag):
     if choice == 0:  # a small stream that expands hugely
         inside = bytes([rng.choice((0, 10, 32, 65))]) * rng.choice((1 << 20, 5 << 20, 64 << 20))
     elif choice == 1:
-        inside = rng.choice((b"[" * 100_000, b'{"config":' * 20_000, b'{"config": {"a": 1' + b"0" * 5000 + b"}}",
-                             b'{"config": {"a": NaN}}', b'{"config": {"a": 1e999}}', b'{"config": []}', b"null", b"",
-                             b'{"config": {}, "more": 1}', b'{"config": {"a": 1, "a": 2}}',
-                             b'{"config":{"\\ud800":1}}'))
+        inside = rng.choice(
+            (
+                b"[" * 100_000,
+                b'{"config":' * 20_000,
+                b'{"config": {"a": 1' + b"0" * 5000 + b"}}",
+                b'{"config": {"a": NaN}}',
+                b'{"config": {"a": 1e999}}',
+                b'{"config": []}',
+                b"null",
+                b"",
+                b'{"config": {}, "more": 1}',
+                b'{"config": {"a": 1, "a": 2}}',
+                b'{"config":{"\\ud800":1}}',
+            )
+        )
     elif choice == 2:
         lines = inside.split(b"\n")
         rng.shuffle(lines)
@@ -99,8 +114,8 @@ def mutate(rng, sections):
         sections[one], sections[other] = sections[other], sections[one]
     data = container.to_bytes(sections)
     if choice == 6:  # the header, with a checksum that is right again
-        body = damage(rng, data[:container.HEADER.size]) + data[container.HEADER.size:-container.CHECKSUM_BYTES]
-        data = body + hashlib.sha256(body).digest()[:container.CHECKSUM_BYTES]
+        body = damage(rng, data[: container.HEADER.size]) + data[container.HEADER.size : -container.CHECKSUM_BYTES]
+        data = body + hashlib.sha256(body).digest()[: container.CHECKSUM_BYTES]
     elif choice == 7:
         data = damage(rng, data)
     return data
@@ -145,8 +160,15 @@ def fuzz(count, seed=0, folder=None, on_case=lambda: None):
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
-    return {"cases": count, "refused": found["refused"], "accepted": found["accepted"], "tracebacks": tracebacks[:10],
-            "hangs": found["hangs"], "slowest_seconds": round(slowest, 2), "left_behind": left}
+    return {
+        "cases": count,
+        "refused": found["refused"],
+        "accepted": found["accepted"],
+        "tracebacks": tracebacks[:10],
+        "hangs": found["hangs"],
+        "slowest_seconds": round(slowest, 2),
+        "left_behind": left,
+    }
 
 
 def main():
@@ -164,8 +186,10 @@ def main():
         result = fuzz(options.count, options.seed, on_case=lambda: progress.advance(task))
     for line in result["tracebacks"]:
         print(line)
-    print(f"{result['cases']:,} artifacts: {result['refused']:,} refused, {result['accepted']:,} accepted, "
-          f"{len(result['tracebacks'])} tracebacks, {result['hangs']} hangs, slowest {result['slowest_seconds']} s")
+    print(
+        f"{result['cases']:,} artifacts: {result['refused']:,} refused, {result['accepted']:,} accepted, "
+        f"{len(result['tracebacks'])} tracebacks, {result['hangs']} hangs, slowest {result['slowest_seconds']} s"
+    )
     if options.json:
         print(json.dumps(result))
     return 1 if result["tracebacks"] or result["hangs"] or result["left_behind"] else 0

@@ -76,7 +76,6 @@ def rows_of(world, case, level="quick", seed=1):
         ledger = passes.Ledger(lengths)
         for batch in passes.plan(lengths, box.chunk, box.scope, passes.BATCH_TOKENS):
             passes.score_batch(box, batch, documents, lambda *entry: ledger.commit(0, *entry))
-        auditor = audits.Auditor(None, documents, ledger, box.scope, level, 1, seed,
-                                 box.opened if box.claims else None)
+        auditor = audits.Auditor(None, documents, ledger, box.scope, level, 1, seed, box.opened if box.claims else None)
         auditor.submission = types.SimpleNamespace(vocab_size=box.vocab_size)
         return auditor.bpb, {row["audit"]: row for row in auditor.run()}

@@ -83,21 +83,39 @@ class World:
 
     def artifact(self, case):
         script, (config, weights) = case.script, self.contents(case)
-        for name, value in (("outside", self.outside), ("data", self.data), ("pid", os.getpid()),
-                            ("port", self.server.getsockname()[1]), ("fd", self.bait.fileno())):
-            script = script.replace("{%s}" % name, str(value))
+        for name, value in (
+            ("outside", self.outside),
+            ("data", self.data),
+            ("pid", os.getpid()),
+            ("port", self.server.getsockname()[1]),
+            ("fd", self.bait.fileno()),
+        ):
+            script = script.replace("{" + name + "}", str(value))
         coded = io.BytesIO()
         np.savez_compressed(coded, **weights)
         path = self.folder / f"{hash(case.name):x}.golf"
-        container.write(path, {"CODE": container.code_pack(script, DECODE), "CONF": container.config_pack(config),
-                               "TOKN": tokenizer_section.serialise(self.tokenizer.model_bytes),
-                               "WGTS": coded.getvalue()})
+        container.write(
+            path,
+            {
+                "CODE": container.code_pack(script, DECODE),
+                "CONF": container.config_pack(config),
+                "TOKN": tokenizer_section.serialise(self.tokenizer.model_bytes),
+                "WGTS": coded.getvalue(),
+            },
+        )
         return str(path)
 
     def score(self, case, fresh):
         """eval.json's object, with the case's audits. Raises Failure."""
-        return scoring_score.score(self.artifact(case), str(self.data), "dev", processes=1, time_limit=case.seconds,
-                                   audit=case.audit, fresh=fresh)
+        return scoring_score.score(
+            self.artifact(case),
+            str(self.data),
+            "dev",
+            processes=1,
+            time_limit=case.seconds,
+            audit=case.audit,
+            fresh=fresh,
+        )
 
     def run(self, case, fresh="gate"):
         """The Outcome of a case; fresh: the split to compare with, or None."""

@@ -45,8 +45,10 @@ def test_a_records_script_that_peeks_one_token_ahead_fails(world, tmp_path):
     honest = scoring_score.score(str(record), str(world.data), "dev", 1, audit="quick", seed=2)
     assert all(row["verdict"] != "fail" for row in honest["audits"])
     name = re.search(r"(\w+)\.scaled_dot_product_attention\((\w+),", script)
-    ahead = (f"attn_mask=__import__('torch').ones({name[2]}.shape[-2], {name[2]}.shape[-2], "
-             "dtype=__import__('torch').bool).tril(1)")
+    ahead = (
+        f"attn_mask=__import__('torch').ones({name[2]}.shape[-2], {name[2]}.shape[-2], "
+        "dtype=__import__('torch').bool).tril(1)"
+    )
     changed, count = re.subn(r"is_causal=(True|1)\b", ahead, script)
     assert count == 1 and changed.count("\n") == script.count("\n")
     container.write(tmp_path / "peek.golf", {**sections, "CODE": container.code_pack(changed, decoder)})
@@ -60,8 +62,17 @@ def red(tmp_path_factory):
     return World(tmp_path_factory.mktemp("red"))
 
 
-@pytest.mark.parametrize("name", ["peeks only at the costliest", "evader: honest when", "a tiny leak",
-                                  "scope document, but learns", "renormalised n-gram", "noisy kernels"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "peeks only at the costliest",
+        "evader: honest when",
+        "a tiny leak",
+        "scope document, but learns",
+        "renormalised n-gram",
+        "noisy kernels",
+    ],
+)
 def test_a_part_of_the_red_team(red, name):
     """`make redteam` runs all of it."""
     (case,) = [case for case in [*CHEATS, *HONEST] if case.name.startswith(name)]
@@ -85,8 +96,10 @@ def test_the_red_team_is_what_was_asked_for():
 
 
 def auditor(lengths, nats, scope="document"):
-    documents = [scoring_score.Document(str(n), "a", "x" * length, length, np.arange(length) % 50 + 4)
-                 for n, length in enumerate(lengths)]
+    documents = [
+        scoring_score.Document(str(n), "a", "x" * length, length, np.arange(length) % 50 + 4)
+        for n, length in enumerate(lengths)
+    ]
     for document in documents:
         document.tokens[-1] = 1
     ledger = type("Ledger", (), {"nats": nats})
@@ -112,9 +125,16 @@ def test_rounds_go_from_left_to_right_once_a_document():
     assert turns == [[(0, 1), (1, 1)], [(0, 5), (1, 2)], [(0, 9)]]
 
 
-@pytest.mark.parametrize("deltas, found", [
-    (np.full(40, -1e-4), True), (np.full(40, 1e-4), False), (np.tile([1e-4, -1e-4], 20), False),
-    (np.zeros(40), False), (np.full(5, -1e-4), False)])
+@pytest.mark.parametrize(
+    "deltas, found",
+    [
+        (np.full(40, -1e-4), True),
+        (np.full(40, 1e-4), False),
+        (np.tile([1e-4, -1e-4], 20), False),
+        (np.zeros(40), False),
+        (np.full(5, -1e-4), False),
+    ],
+)
 def test_noise_with_a_sign_is_found(deltas, found):
     """Only differences that favour the record count, and five in a row prove nothing."""
     drift = deltas.mean() / math.log(2) / 2

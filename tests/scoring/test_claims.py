@@ -22,14 +22,17 @@ from tests.redteam.cases import CHEATS, HONEST, STORED
 from tests.redteam.world import World
 from tests.support.scoring_world import SCRIPT, plain_evaluation
 
-CLAIMING = SCRIPT + """
+CLAIMING = (
+    SCRIPT
+    + """
 from __main__ import PlainScorer
 class Scorer(PlainScorer):
     claims = True
 """
+)
 
 
-@given(st.integers(0, 10 ** 6), st.integers(2, 30), st.floats(0, 60))
+@given(st.integers(0, 10**6), st.integers(2, 30), st.floats(0, 60))
 def test_claims_of_the_worker_are_log_softmax(seed, vocab_size, scale):
     torch.manual_seed(seed)
     logits, tokens = scale * torch.randn(2, 5, vocab_size), torch.randint(0, vocab_size, (2, 5))
@@ -59,6 +62,7 @@ def test_a_claimed_score_equals_plain_evaluation_and_is_called_audited(world, mo
     def remove(folder):
         groups.append({name: (tmp_path / folder / name).read_text() for name in os.listdir(folder)})
         shutil.rmtree(folder)
+
     monkeypatch.setattr(cgroup, "remove", remove)
     monkeypatch.setattr(audits.Auditor, "run", lambda auditor, on_phase: seen.append(auditor) or [])
     result = world.score(world.artifact(CLAIMING))
@@ -89,9 +93,11 @@ def test_no_control_group_where_none_can_be_made(monkeypatch, tmp_path):
 
 def test_parents_follow_the_kernels_tables(monkeypatch):
     """The scorer's own group and the one above it, at the place where version 2 is mounted."""
-    tables = {"/proc/self/mountinfo": "24 1 0:21 / /proc rw - proc proc rw\n"
-                                      "31 23 0:26 / /sys/fs/cgroup/unified rw,nosuid shared:9 - cgroup2 cgroup2 rw\n",
-              "/proc/self/cgroup": "4:memory:/x\n0::/user.slice/run.scope\n"}
+    tables = {
+        "/proc/self/mountinfo": "24 1 0:21 / /proc rw - proc proc rw\n"
+        "31 23 0:26 / /sys/fs/cgroup/unified rw,nosuid shared:9 - cgroup2 cgroup2 rw\n",
+        "/proc/self/cgroup": "4:memory:/x\n0::/user.slice/run.scope\n",
+    }
     monkeypatch.setattr(cgroup, "open", lambda path, **_: __import__("io").StringIO(tables[path]), raising=False)
     root = "/sys/fs/cgroup/unified"
     assert cgroup.parents() == [f"{root}/user.slice/run.scope", f"{root}/user.slice"]
@@ -103,12 +109,14 @@ def test_parents_follow_the_kernels_tables(monkeypatch):
 
 def test_boxes_are_dealt_to_gpus(monkeypatch):
     """Each box sees one GPU, in turn; boxes that share one share its memory."""
+
     class Fake:
         scope, chunk, claims = "document", 8, False
         load = kill = close = lambda self: None
 
         def __init__(self, submission, threads, time_limit, gpu, memory_bytes, gpu_fraction):
             self.given = gpu, gpu_fraction
+
     monkeypatch.setattr(passes, "Box", Fake)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,5")
     with passes.Boxes(None, 3, 1) as running:
@@ -119,6 +127,7 @@ def test_boxes_are_dealt_to_gpus(monkeypatch):
 
 
 # ---- the red team without boxes ----
+
 
 @pytest.fixture(scope="module")
 def red(tmp_path_factory):
@@ -134,9 +143,15 @@ def failing(rows):
     return [audit for audit, row in rows.items() if row["verdict"] == "fail"]
 
 
-@pytest.mark.parametrize("name, audit", [
-    ("peeks at the target", "blind"), ("stream scope, peeks at one pair in 200", "blind"),
-    ("noise of 0.02 nats", "twice"), ("claims too much, but only for symbols", "sweep")])
+@pytest.mark.parametrize(
+    "name, audit",
+    [
+        ("peeks at the target", "blind"),
+        ("stream scope, peeks at one pair in 200", "blind"),
+        ("noise of 0.02 nats", "twice"),
+        ("claims too much, but only for symbols", "sweep"),
+    ],
+)
 def test_without_its_audit_a_cheat_would_pass(red, name, audit):
     """One audit fails and no other: a scorer without that audit would have given the score. (`order`: below.)"""
     _, rows = local.rows_of(red, case(name), case(name).audit)
@@ -148,15 +163,20 @@ def test_without_fresh_text_stored_text_would_pass(red):
     bpb, rows = local.rows_of(red, STORED)
     honest, _ = local.rows_of(red, case("plain table"))
     assert not failing(rows) and bpb < 0.7 * honest
-    assert audits.fresh("gate", bpb, (bpb - 0.02, bpb + 0.02), honest, (honest - 0.02, honest + 0.02), 2.5, 2.5)[
-        "verdict"] == "fail"
+    assert (
+        audits.fresh("gate", bpb, (bpb - 0.02, bpb + 0.02), honest, (honest - 0.02, honest + 0.02), 2.5, 2.5)["verdict"]
+        == "fail"
+    )
 
 
 def test_order_finds_what_twice_leaves():
     """A leak between documents at two symbols in 50,000: too few for the noise of `twice`, and no drift."""
     ledger = types.SimpleNamespace(nats=[np.full(5000, 3.0)] * 10)
-    made = types.SimpleNamespace(tolerance=audits.MIN_TOLERANCE, ledger=ledger,
-                                 documents=[passes.Document(str(n), "a", "", 18_500) for n in range(10)])
+    made = types.SimpleNamespace(
+        tolerance=audits.MIN_TOLERANCE,
+        ledger=ledger,
+        documents=[passes.Document(str(n), "a", "", 18_500) for n in range(10)],
+    )
     deltas = [np.zeros(5000) for _ in range(10)]
     assert audits.Auditor._worst(made, deltas, range(10)) is None
     deltas[3][7], deltas[4][9] = -2.0, -2.0
@@ -165,8 +185,10 @@ def test_order_finds_what_twice_leaves():
     assert "symbol 7 of document 3 was scored 3.0000" in audits.Auditor._worst(made, deltas, range(10))
 
 
-@pytest.mark.parametrize("name", ["claims of a fifth too much", "claims the best of two", "claims a peek",
-                                  "claims too much, and little where"])
+@pytest.mark.parametrize(
+    "name",
+    ["claims of a fifth too much", "claims the best of two", "claims a peek", "claims too much, and little where"],
+)
 def test_false_claims_fail_an_audit(red, name):
     _, rows = local.rows_of(red, case(name))
     assert set(failing(rows)) & {"sweep", "blind"}, rows
@@ -182,10 +204,14 @@ def test_honest_claims_pass(red, name):
     assert "largest sum 1.0000" in rows["sweep"]["detail"] or "largest sum 0.9999" in rows["sweep"]["detail"]
 
 
-@pytest.mark.parametrize("name, kind, text", [
-    ("claims that the box's own rows", "claims", "nats were claimed for a symbol that costs"),
-    ("claims more than certainty", "not-a-number", "a probability above one is claimed at symbol 0"),
-    ("claims NaN", "not-a-number", "NaN or infinity at symbol")])
+@pytest.mark.parametrize(
+    "name, kind, text",
+    [
+        ("claims that the box's own rows", "claims", "nats were claimed for a symbol that costs"),
+        ("claims more than certainty", "not-a-number", "a probability above one is claimed at symbol 0"),
+        ("claims NaN", "not-a-number", "NaN or infinity at symbol"),
+    ],
+)
 def test_broken_claims_are_one_verdict(red, name, kind, text):
     with pytest.raises(box.BoxFailure, match=rf"^FAILED \({kind}\): [^\n]*{text}") as caught:
         local.rows_of(red, case(name))

@@ -16,13 +16,15 @@ from tests.support.scoring_world import SCRIPT, box_processes, plain_evaluation,
 
 
 def command(*arguments, **options):
-    return subprocess.run([sys.executable, ROOT / "eval_heldout.py", *map(str, arguments)],
-                          capture_output=True, text=True, **options)
+    return subprocess.run(
+        [sys.executable, ROOT / "eval_heldout.py", *map(str, arguments)], capture_output=True, text=True, **options
+    )
 
 
 @pytest.fixture
 def fails(capsys, monkeypatch):
     """The one line on standard error of a command that must fail with status 1, run in this process."""
+
     def run(*arguments):
         monkeypatch.setattr(signal, "signal", lambda *_: None)  # this process keeps its own
         assert eval_heldout.main(list(map(str, arguments))) == 1
@@ -30,6 +32,7 @@ def fails(capsys, monkeypatch):
         lines = [line for line in err.splitlines() if line.strip()]
         assert not out and len(lines) == 1 and lines[0].startswith("eval_heldout: "), (out, err)
         return lines[0]
+
     return run
 
 
@@ -81,8 +84,9 @@ def test_inputs_that_are_missing_or_wrong(world, tmp_path, fails):
     assert not (world.folder / "eval.json").exists()
 
 
-@pytest.mark.parametrize("arguments", [["--processes", "0"], ["--time_limit", "nan"], ["--split", "train"],
-                                       ["--nonsense"]])
+@pytest.mark.parametrize(
+    "arguments", [["--processes", "0"], ["--time_limit", "nan"], ["--split", "train"], ["--nonsense"]]
+)
 def test_wrong_usage(world, arguments):
     done = command(world.artifact(), "--data", world.data, *arguments)
     assert done.returncode == 2 and "Traceback" not in done.stderr and arguments[0] in done.stderr
@@ -100,9 +104,11 @@ def started(world, folder):
     """A scorer whose box sleeps while it imports the artifact's script; temporary files go to `folder`."""
     sleep = "\nimport time\nopen('started', 'w').close()\ntime.sleep(3600)\n"
     artifact = world.artifact(SCRIPT + sleep, name="slow.golf")
-    running = subprocess.Popen([sys.executable, ROOT / "eval_heldout.py", artifact, "--data", world.data,
-                                "--processes", "1"],
-                               env={**os.environ, "TMPDIR": str(folder)}, stderr=subprocess.DEVNULL)
+    running = subprocess.Popen(
+        [sys.executable, ROOT / "eval_heldout.py", artifact, "--data", world.data, "--processes", "1"],
+        env={**os.environ, "TMPDIR": str(folder)},
+        stderr=subprocess.DEVNULL,
+    )
     assert wait_for(lambda: list(folder.glob("golf-box-*/work/started")), 60)
     return running
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scoring import likelihood
 
 
-@given(st.integers(0, 10 ** 6), st.integers(2, 40), st.floats(0, 60))
+@given(st.integers(0, 10**6), st.integers(2, 40), st.floats(0, 60))
 def test_token_nats_equals_log_softmax(seed, vocab_size, scale):
     rng = np.random.default_rng(seed)
     logits = (scale * rng.standard_normal((9, vocab_size))).astype(np.float32)
@@ -40,6 +40,6 @@ def test_ledger_takes_a_symbol_once_and_chains():
     ledger.commit(0, 0, 2, np.array([4.0]))
     ledger.commit(0, 1, 0, np.array([0.5, 0.25]))
     assert ledger.document_nats().tolist() == [7.0, 0.75]
-    for document, begin, values in ((0, 0, [1.0, 2.0]), (0, 2, [4.0]), (1, 0, [0.5, 0.25 + 2 ** -50])):
+    for document, begin, values in ((0, 0, [1.0, 2.0]), (0, 2, [4.0]), (1, 0, [0.5, 0.25 + 2**-50])):
         other.commit(0, document, begin, np.array(values))
     assert ledger.heads[0] != other.heads[0]  # the last bit of a number, and nothing else, differs

@@ -1,4 +1,4 @@
-"""scoring/lossless.py: the check finds a tokenizer that loses text, and the process that decodes never sees the text."""
+"""scoring/lossless.py: the check finds a tokenizer that loses text; the process that decodes never sees the text."""
 
 import hashlib
 
@@ -24,8 +24,9 @@ def test_lossless_process_gets_no_text(world, monkeypatch):
     """What the decoding process is given holds ids and the model, and its answer holds hashes."""
     calls = []
     run = lossless.subprocess.run
-    monkeypatch.setattr(lossless.subprocess, "run",
-                        lambda *args, **options: calls.append(options) or run(*args, **options))
+    monkeypatch.setattr(
+        lossless.subprocess, "run", lambda *args, **options: calls.append(options) or run(*args, **options)
+    )
     text = "an unmistakable sentence"
     answer = lossless.hashes(world.tokenizer.model_bytes, [world.tokenizer.encode(text)])
     assert answer == [hashlib.sha256(text.encode()).hexdigest()]

@@ -40,6 +40,7 @@ def test_mutated_artifacts_end_in_one_line(tmp_path):
 def test_the_fuzzer_sees_a_traceback(monkeypatch, tmp_path):
     def broken(path):
         raise RecursionError("too deep")
+
     monkeypatch.setattr(fuzz, "read_artifact", broken)
     assert fuzz.fuzz(3, folder=tmp_path)["tracebacks"][0] == "case 0: RecursionError: too deep"
 
@@ -48,9 +49,11 @@ def test_the_fuzzer_sees_a_traceback(monkeypatch, tmp_path):
 def test_killed_box_is_one_verdict(world, monkeypatch, tmp_path, when):
     """kill -9 of the box's guardian from outside, while it imports and while it scores."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    slow = {"import": "import time\nopen('now', 'w').close()\ntime.sleep(600)\n",
-            "scoring": "def slow(self, t):\n    import time\n    open('now', 'w').close()\n    time.sleep(600)\n"
-                       "Model.forward = slow\n"}[when]
+    slow = {
+        "import": "import time\nopen('now', 'w').close()\ntime.sleep(600)\n",
+        "scoring": "def slow(self, t):\n    import time\n    open('now', 'w').close()\n    time.sleep(600)\n"
+        "Model.forward = slow\n",
+    }[when]
     killed = []
 
     def kill():
@@ -103,26 +106,39 @@ def test_a_disk_that_is_really_full(world, tmp_path):
     small = tmp_path / "small"
     small.mkdir()
     mount = f"mount -t tmpfs -o size=4k none {small} && exec "
-    if sys.platform != "linux" or subprocess.run(["unshare", "-rm", "sh", "-c", f"{mount} true"],
-                                                 capture_output=True).returncode:
+    if (
+        sys.platform != "linux"
+        or subprocess.run(["unshare", "-rm", "sh", "-c", f"{mount} true"], capture_output=True).returncode
+    ):
         pytest.skip("needs a mount namespace")
 
     def run(command):
-        done = subprocess.run(["unshare", "-rm", "sh", "-c", f"{mount} {command}"], capture_output=True, text=True,
-                              cwd=ROOT, env={**os.environ, "TMPDIR": str(small)})
+        done = subprocess.run(
+            ["unshare", "-rm", "sh", "-c", f"{mount} {command}"],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, "TMPDIR": str(small)},
+        )
         return done.returncode, done.stderr
 
-    code, text = run(f"{sys.executable} eval_heldout.py {world.artifact()} --data {world.data} --processes 1 --out {small}/eval.json")
+    code, text = run(
+        f"{sys.executable} eval_heldout.py {world.artifact()} --data {world.data} --processes 1 --out {small}/eval.json"
+    )
     assert (code, text.count("\n")) == (1, 1) and text.startswith("eval_heldout: No space left on device: ")
-    write = f"import os\nfrom golf import files\ntry:\n files.write_atomic('{small}/e', b'x' * 10 ** 5)\n" \
-            f"except OSError as error:\n print(error.filename, os.listdir('{small}'), file=__import__('sys').stderr)"
+    write = (
+        f"import os\nfrom golf import files\ntry:\n files.write_atomic('{small}/e', b'x' * 10 ** 5)\n"
+        f"except OSError as error:\n print(error.filename, os.listdir('{small}'), file=__import__('sys').stderr)"
+    )
     assert run(f'{sys.executable} -c "{write}"') == (0, f"{small}/e []\n")
 
 
 def test_what_cannot_be_printed_is_one_line():
     """A full disk behind standard output; Python must not try again, with a traceback, when it ends."""
-    code = "import eval_heldout\ntry:\n eval_heldout.show({'bpb': 1.0}, print, 'a table')\n" \
-           "except eval_heldout.Failure as error:\n print(error, file=__import__('sys').stderr)"
+    code = (
+        "import eval_heldout\ntry:\n eval_heldout.show({'bpb': 1.0}, print, 'a table')\n"
+        "except eval_heldout.Failure as error:\n print(error, file=__import__('sys').stderr)"
+    )
     with open("/dev/full", "w") as full:
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=full, stderr=subprocess.PIPE, text=True)
     assert (done.returncode, done.stderr) == (0, "cannot print: No space left on device\n")
@@ -139,6 +155,7 @@ CHANGES = {
 def test_a_file_that_changes_during_the_pass_ends_it(world, monkeypatch, name):
     """What is scored was read once and checked; but a result must not lie beside other files than it names. (The pass
     itself is a stub: every symbol costs one nat.)"""
+
     def stub(submission, documents, *_):
         if name in CHANGES:
             CHANGES[name](world, artifact)
@@ -190,8 +207,12 @@ def test_a_killed_run_leaves_nothing_to_the_next_which_starts_clean(world, monke
     temporary.mkdir()
     arguments = [world.artifact(), "--data", str(world.data), "--processes", "1", "--out", str(out)]
     for point in ("scoring", "writing"):
-        done = subprocess.run([sys.executable, "-c", KILLED, point, *arguments], cwd=ROOT, capture_output=True,
-                              env={**os.environ, "TMPDIR": str(temporary)})
+        done = subprocess.run(
+            [sys.executable, "-c", KILLED, point, *arguments],
+            cwd=ROOT,
+            capture_output=True,
+            env={**os.environ, "TMPDIR": str(temporary)},
+        )
         assert done.returncode == -signal.SIGKILL, done.stderr
         assert not out.exists()
         assert list(temporary.glob("golf-box-*")) if point == "scoring" else list(out.parent.glob(".eval.json.*"))

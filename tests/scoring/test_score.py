@@ -1,5 +1,5 @@
-"""scoring/score.py: the boxed score against a straight in-process evaluation, scorers that adapt against plain Python, and
-a damaged artifact.
+"""scoring/score.py: the boxed score against a straight in-process evaluation, scorers that adapt against plain Python,
+and a damaged artifact.
 
 Not covered: what a hostile artifact does in its box (tests/golf/box/), audits (test_audits.py), the command
 (test_eval_heldout.py).
@@ -56,7 +56,7 @@ def test_adaptive_scorer_equals_counting_in_plain_python(world, scope):
             counts = {}
         context, total = [1, *symbols], 0.0
         for begin in range(0, len(symbols), 5):
-            pairs = list(zip(context[begin:begin + 5], symbols[begin:begin + 5]))
+            pairs = list(zip(context[begin : begin + 5], symbols[begin : begin + 5]))
             for a, b in pairs:  # first the whole chunk's score, then the update
                 total -= math.log(counts.get((a, b), 1) / (300 + sum(counts.get((a, c), 1) - 1 for c in range(300))))
             for pair in pairs:

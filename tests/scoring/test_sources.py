@@ -1,5 +1,5 @@
-"""What the scorer's hash covers: exactly the modules of this repository that a real score loads, in the scorer's process,
-in the process that checks the tokenizer, and in the box.
+"""What the scorer's hash covers: exactly the modules of this repository that a real score loads, in the scorer's
+process, in the process that checks the tokenizer, and in the box.
 
 Not covered: modules that only an option loads; --overhead is the one such option, and it gives no score.
 """
@@ -14,10 +14,11 @@ from scoring import score as scoring_score
 from tests.support import ROOT
 from tests.support.scoring_world import SCRIPT
 
-PRINTERS = {"scoring/report.py"}  # loaded while scoring, but what they do with a score is to print it
+# Loaded while scoring, but what they do with a score is to print it.
+PRINTERS = {"scoring/report.py", "golf/progress.py"}
 
-# The command eval_heldout.py in a process of its own, and lists of the modules that were loaded there and in the process
-# that checks the tokenizer.
+# The command eval_heldout.py in a process of its own, and lists of the modules that were loaded there and in the
+# process that checks the tokenizer.
 PROGRAM = """
 import runpy, sys
 from scoring import lossless
@@ -31,8 +32,8 @@ finally:
     exec("import sys" + LIST.format(scorer))
 """
 
-# A box may tell nothing but its score and which files it opened: so it tries to open one of the name of each module that
-# lies beside its worker, after everything was imported.
+# A box may tell nothing but its score and which files it opened: so it tries to open one of the name of each module
+# that lies beside its worker, after everything was imported.
 TELLS = """
 import os, sys
 home = os.path.dirname(os.getcwd())

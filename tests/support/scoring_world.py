@@ -60,7 +60,9 @@ def build_model(config):
 """
 
 # Adaptive bigram counts, one table per lane; it also holds the scorer to the order start, (logits+, observe)*.
-ADAPTIVE = SCRIPT + """
+ADAPTIVE = (
+    SCRIPT
+    + """
 class Scorer:
     scope = "SCOPE"
     chunk = 5
@@ -89,15 +91,28 @@ class Scorer:
         self.counts.index_put_((self.lanes, self.context, self.tokens), one, accumulate=True)
         self.last = self.tokens[:, -1:]
 """
+)
 
 
 def train_tokenizer(texts):
     """A SentencePiece model of 300 ids on the kit's convention."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(texts), model_writer=model, model_type="bpe", vocab_size=300, byte_fallback=True,
-        pad_id=0, bos_id=1, eos_id=2, unk_id=3, character_coverage=0.98, normalization_rule_name="identity",
-        add_dummy_prefix=False, remove_extra_whitespaces=False, minloglevel=2)
+        sentence_iterator=iter(texts),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=300,
+        byte_fallback=True,
+        pad_id=0,
+        bos_id=1,
+        eos_id=2,
+        unk_id=3,
+        character_coverage=0.98,
+        normalization_rule_name="identity",
+        add_dummy_prefix=False,
+        remove_extra_whitespaces=False,
+        minloglevel=2,
+    )
     return model.getvalue()
 
 
@@ -105,8 +120,9 @@ def make_texts(count=25):
     """Documents of 1 to some 400 characters, not only ASCII."""
     rng = random.Random(7)
     words = "the sea was grey and a small boat came slowly towards the stone harbour wall café naïve".split()
-    texts = [" ".join(rng.choices(words, k=rng.choice((1, 2, 5, 9, 20, 70)))) + rng.choice(".!\n")
-             for _ in range(count)]
+    texts = [
+        " ".join(rng.choices(words, k=rng.choice((1, 2, 5, 9, 20, 70)))) + rng.choice(".!\n") for _ in range(count)
+    ]
     return [*texts, "x", "日本語 \u2581 \0 text", "  two  spaces \r\n", "a" * 64]
 
 
@@ -117,13 +133,17 @@ def document_id(text):
 
 def write_data(folder, texts, split="dev"):
     """A data set with one held-out split; slices `prose` and `other`."""
-    rows = [{"id": document_id(text), "source": "prose" if i % 3 else "other", "text": text}
-            for i, text in enumerate(texts)]
+    rows = [
+        {"id": document_id(text), "source": "prose" if i % 3 else "other", "text": text} for i, text in enumerate(texts)
+    ]
     docs = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
     folder.mkdir(exist_ok=True)
     (folder / f"{split}_docs.jsonl").write_bytes(docs)
-    entry = {"documents": len(texts), "raw_bytes": sum(len(text.encode()) for text in texts),
-             "files": [{"name": f"{split}_docs.jsonl", "sha256": hashlib.sha256(docs).hexdigest(), "size": len(docs)}]}
+    entry = {
+        "documents": len(texts),
+        "raw_bytes": sum(len(text.encode()) for text in texts),
+        "files": [{"name": f"{split}_docs.jsonl", "sha256": hashlib.sha256(docs).hexdigest(), "size": len(docs)}],
+    }
     (folder / "manifest.json").write_text(json.dumps({"format": 1, "splits": {split: entry}}))
 
 
@@ -150,9 +170,15 @@ class World:
         coded = io.BytesIO()
         np.savez(coded, **(self.weights if weights is None else weights))
         path = self.folder / name
-        container.write(path, {"CODE": container.code_pack(script, decode), "CONF": container.config_pack(config or {}),
-                               "TOKN": tokenizer_section.serialise(self.tokenizer.model_bytes),
-                               "WGTS": coded.getvalue()})
+        container.write(
+            path,
+            {
+                "CODE": container.code_pack(script, decode),
+                "CONF": container.config_pack(config or {}),
+                "TOKN": tokenizer_section.serialise(self.tokenizer.model_bytes),
+                "WGTS": coded.getvalue(),
+            },
+        )
         return str(path)
 
     def score(self, artifact, processes=1, **options):
@@ -186,9 +212,9 @@ def plain_evaluation(world, window):
     for symbols in lanes_of(world):
         context, total = [1, *symbols], 0.0
         for begin in range(0, len(symbols), window):
-            targets = symbols[begin:begin + window]
+            targets = symbols[begin : begin + window]
             with torch.no_grad():
-                logits = model(torch.tensor([context[begin:begin + len(targets)]]))[0].double()
+                logits = model(torch.tensor([context[begin : begin + len(targets)]]))[0].double()
             total += float(torch.nn.functional.cross_entropy(logits, torch.tensor(targets), reduction="sum"))
         nats.append(total)
     return np.array(nats)

@@ -89,26 +89,44 @@ def cluster():
         (folder / "spool").mkdir()
         (folder / "key").write_bytes(os.urandom(128))
         (folder / "key").chmod(0o600)
-        (folder / "slurm.conf").write_text(CONFIG.format(
-            host=socket.gethostname().split(".")[0], user=user(), folder=folder, ctld_port=ctld_port,
-            slurmd_port=slurmd_port))
+        (folder / "slurm.conf").write_text(
+            CONFIG.format(
+                host=socket.gethostname().split(".")[0],
+                user=user(),
+                folder=folder,
+                ctld_port=ctld_port,
+                slurmd_port=slurmd_port,
+            )
+        )
         os.environ["SLURM_CONF"] = str(folder / "slurm.conf")
-        munged = ["munged", "--foreground", "--force", f"--socket={folder}/munge.socket", f"--key-file={folder}/key",
-                  f"--log-file={folder}/munged.log", f"--pid-file={folder}/munged.pid",
-                  f"--seed-file={folder}/munged.seed"]
+        munged = [
+            "munged",
+            "--foreground",
+            "--force",
+            f"--socket={folder}/munge.socket",
+            f"--key-file={folder}/key",
+            f"--log-file={folder}/munged.log",
+            f"--pid-file={folder}/munged.pid",
+            f"--seed-file={folder}/munged.seed",
+        ]
         for command in (munged, ["slurmctld", "-D"], ["slurmd", "-D"]):
             with open(folder / f"{command[0]}.out", "wb") as out:
-                daemons.append(subprocess.Popen(command, stdout=out, stderr=out, stdin=subprocess.DEVNULL,
-                                                start_new_session=True))
+                daemons.append(
+                    subprocess.Popen(command, stdout=out, stderr=out, stdin=subprocess.DEVNULL, start_new_session=True)
+                )
             if command is munged:
                 wait_until(lambda: (folder / "munge.socket").exists(), daemons, folder)
-        wait_until(lambda: "idle" in subprocess.run(["sinfo", "--noheader", "--format=%T"], capture_output=True,
-                                                    text=True).stdout, daemons, folder)
+        wait_until(
+            lambda: (
+                "idle" in subprocess.run(["sinfo", "--noheader", "--format=%T"], capture_output=True, text=True).stdout
+            ),
+            daemons,
+            folder,
+        )
         yield folder
     finally:
         with contextlib.suppress(OSError, subprocess.SubprocessError):
-            subprocess.run(["scancel", "--full", "--signal=KILL", f"--user={user()}"], timeout=20,
-                           capture_output=True)
+            subprocess.run(["scancel", "--full", "--signal=KILL", f"--user={user()}"], timeout=20, capture_output=True)
             wait_for_jobs()
         for daemon in reversed(daemons):
             with contextlib.suppress(ProcessLookupError):

@@ -4,7 +4,7 @@ Triton kernels run in Triton's interpreter against float64 formulas, and a chang
 compiled for sm_90 within limits on registers, spills and shared memory, and so are, in `make test-all`, the kernels
 that torch.compile generates. The choice of attention is held against stand-ins of FlashAttention, the sharded step
 against one process on a world of eight ranks, and the guard against a simulated GPU. With a GPU, kernels and attention
-are also held against plain torch on it. Not covered: speed, races, NCCL. docs/h100.md lists what a first person with a
+are also held against plain torch on it. Not covered: speed, races, NCCL. docs/gpu.md lists what a first person with a
 GPU should run.
 """
 

@@ -195,18 +195,18 @@ def loader(tokens, seed=1, rank=0, rows=4, length=16):
 def test_batches_are_slices_of_the_tokens_each_row_once_an_epoch():
     tokens = np.random.default_rng(0).integers(2, 65_536, 2000).astype(np.uint16)  # the whole range of 16 bits
     tokens[::100] = t.BOS
-    l = loader(tokens)
+    loaded = loader(tokens)
     starts = t.row_starts(tokens, 16)
     expected = {tuple(tokens[s : s + 17].tolist()) for s in starts}
     seen = []
     for _ in range(len(starts) // 4):
-        x, y = l.next()
+        x, y = loaded.next()
         assert torch.equal(x[:, 1:], y[:, :-1])
         seen += [tuple(row) for row in torch.cat((x, y[:, -1:]), 1).tolist()]
     assert len(set(seen)) == len(seen) == len(starts) // 4 * 4 and set(seen) <= expected
-    assert l.state == {"epoch": 0, "cursor": len(seen)}
-    l.next()
-    assert l.state["epoch"] == 1
+    assert loaded.state == {"epoch": 0, "cursor": len(seen)}
+    loaded.next()
+    assert loaded.state["epoch"] == 1
 
 
 def test_order_follows_the_seed_and_a_saved_state_goes_on():
@@ -506,6 +506,7 @@ def test_nothing_compiles_after_the_clock_has_started(data, tmp_path):
 
 def test_a_failed_rank_says_why_and_leaves_without_the_others(monkeypatch, capsys):
     """NCCL's shutdown is collective: a rank that enters it alone waits until a watchdog kills it."""
+
     def fail(*_):
         raise t.RunError("the disk is full")
 

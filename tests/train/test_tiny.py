@@ -106,10 +106,12 @@ def test_packing_twice_gives_the_same_bytes_and_costs_little(run, embedded, tmp_
 def test_two_ranks_train_the_tiny_preset(embedded, tmp_path):
     """And leave no thread of the process group: one that drops a tensor while Python ends aborts its rank."""
     script = tmp_path / "main.py"
-    script.write_text(f"import sys\nfrom pathlib import Path\nsys.path.insert(0, {str(ROOT)!r})\nimport train_gpt\n"
-                      "assert train_gpt.main() == 0\n"
-                      "names = [(task / 'comm').read_text() for task in Path('/proc/self/task').glob('*')]\n"
-                      "assert not [name for name in names if 'gloo' in name], names\n")
+    script.write_text(
+        f"import sys\nfrom pathlib import Path\nsys.path.insert(0, {str(ROOT)!r})\nimport train_gpt\n"
+        "assert train_gpt.main() == 0\n"
+        "names = [(task / 'comm').read_text() for task in Path('/proc/self/task').glob('*')]\n"
+        "assert not [name for name in names if 'gloo' in name], names\n"
+    )
     command("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", script, "--preset=tiny",
             "--max_seconds=0", "--max_steps=3", "--compile=false", f"--data_dir={embedded}",
             f"--run_dir={tmp_path / 'run'}")  # fmt: skip

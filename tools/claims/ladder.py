@@ -14,7 +14,6 @@ Not covered: force. Text and scorer are on your machine; the log shows whether y
 """
 
 import argparse
-import contextlib
 import json
 import math
 import subprocess
@@ -23,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from golf.files import ROOT, Failure, explain, read_json, sha256_file
+from golf.foreign import terminal
 from tools.runs import ledger
 from tools.runs.store import Ledger
 
@@ -42,8 +42,10 @@ class Answer:
 
 def bits_of(result: dict) -> list[tuple[str, float, int]]:
     """(id, clipped bits, raw bytes) of each document of an eval.json."""
-    return [(row["id"], min(row["nats"] / math.log(2), CLIP_BITS_PER_BYTE * row["raw_bytes"]), row["raw_bytes"])
-            for row in result["per_document"]]
+    return [
+        (row["id"], min(row["nats"] / math.log(2), CLIP_BITS_PER_BYTE * row["raw_bytes"]), row["raw_bytes"])
+        for row in result["per_document"]
+    ]
 
 
 def standard_error(new: list[float], old: list[float], raw_bytes: list[int]) -> float:
@@ -55,8 +57,9 @@ def standard_error(new: list[float], old: list[float], raw_bytes: list[int]) -> 
     return ratio_error(np.subtract(new, old), np.asarray(raw_bytes, dtype=float))
 
 
-def step(released: float | None, new: list[float], best: list[float] | None, raw_bytes: list[int],
-         before: int) -> Answer:
+def step(
+    released: float | None, new: list[float], best: list[float] | None, raw_bytes: list[int], before: int
+) -> Answer:
     """One question, after `before` others. released: the last released bpb; best: bits [documents] of its model.
 
     Question k (from 1) gets ALPHA * 6 / (pi k)^2 of the probability; over all k these sum to ALPHA.
@@ -73,9 +76,13 @@ def step(released: float | None, new: list[float], best: list[float] | None, raw
 
 
 def questions(root: Path, track: str | None = None) -> list[dict]:
-    """The rows of the log that are questions, oldest first."""
-    rows = [json.loads(row["body"]) for row in ledger.query(
-        root, "SELECT body FROM rows WHERE kind = 'question' ORDER BY n")]
+    """The rows of the log that are questions, oldest first; none in a clone that has no log."""
+    if not (root / "runs").is_dir():
+        return []
+    rows = [
+        json.loads(row["body"])
+        for row in ledger.query(root, "SELECT body FROM rows WHERE kind = 'question' ORDER BY n")
+    ]
     return [row for row in rows if track in (None, row["track"])]
 
 
@@ -83,9 +90,23 @@ def score_file(artifact: Path, data: Path, split: str, out: Path) -> None:
     """Scores with eval_heldout.py, whose tables stay hidden: they would tell what the ladder does not. Its progress bar
     is shown where there is a terminal for it."""
     terminal = sys.stderr.isatty()
-    done = subprocess.run([sys.executable, "eval_heldout.py", str(artifact.resolve()), "--data", str(data.resolve()),
-                           "--split", split, "--out", str(out.resolve())], cwd=ROOT, stdout=subprocess.DEVNULL,
-                          stderr=None if terminal else subprocess.PIPE, text=True)
+    done = subprocess.run(
+        [
+            sys.executable,
+            "eval_heldout.py",
+            str(artifact.resolve()),
+            "--data",
+            str(data.resolve()),
+            "--split",
+            split,
+            "--out",
+            str(out.resolve()),
+        ],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=None if terminal else subprocess.PIPE,
+        text=True,
+    )
     if done.returncode != 0:
         why = "the line above says why" if terminal else (done.stderr.strip() or "eval_heldout.py failed")
         raise Failure(f"no score: {why.splitlines()[-1]}")
@@ -98,10 +119,15 @@ def ask(root: Path, artifact: Path, track: str, split: str, data: Path) -> dict:
     sha256 = sha256_file(artifact)
     book = Ledger(root / "runs")
     with book.locked():  # one question at a time: the next one must see this answer
-        with contextlib.closing(book.index()) as database:
-            asked = [row for row in (json.loads(row["body"]) for row in database.execute(
-                "SELECT body FROM rows WHERE kind = 'question' ORDER BY n"))
-                if row["track"] == track and row["split"] == split]
+        with book.index() as database:
+            asked = [
+                row
+                for row in (
+                    json.loads(row["body"])
+                    for row in database.execute("SELECT body FROM rows WHERE kind = 'question' ORDER BY n")
+                )
+                if row["track"] == track and row["split"] == split
+            ]
         for row in asked:
             if row["artifact"] == sha256:
                 return row | {"again": True}
@@ -110,14 +136,21 @@ def ask(root: Path, artifact: Path, track: str, split: str, data: Path) -> dict:
         out = folder / f"{split}_{sha256}.json"
         score_file(artifact, data, split, out)
         result = read_json(out, ("bpb", "per_document", "data"))
-        row = {"kind": "question", "run": artifact.resolve().parent.name, "track": track, "split": split,
-               "artifact": sha256, "docs": result["data"]["docs_sha256"], "before": len(asked),
-               "file_sha256": sha256_file(out)}
+        row = {
+            "kind": "question",
+            "run": artifact.resolve().parent.name,
+            "track": track,
+            "split": split,
+            "artifact": sha256,
+            "docs": result["data"]["docs_sha256"],
+            "before": len(asked),
+            "file_sha256": sha256_file(out),
+        }
         if split == "final":
             row |= {"released": result["bpb"], "new_best": None, "needed": None}
         else:
             same = [old for old in asked if old["docs"] == row["docs"]]
-            holder = next((old for old in reversed(same) if old["new_best"]), None)
+            holder = next((old for old in reversed(same) if old.get("new_best")), None)
             new = bits_of(result)
             best = None
             if holder is not None:
@@ -126,8 +159,13 @@ def ask(root: Path, artifact: Path, track: str, split: str, data: Path) -> dict:
                     raise Failure(f"{path}: missing or edited: the ladder needs the documents of its best")
                 by_id = {name: bits for name, bits, _ in bits_of(read_json(path))}
                 best = [by_id[name] for name, _, _ in new]
-            answer = step(holder["released"] if holder else None, [bits for _, bits, _ in new], best,
-                          [size for _, _, size in new], len(same))
+            answer = step(
+                holder["released"] if holder else None,
+                [bits for _, bits, _ in new],
+                best,
+                [size for _, _, size in new],
+                len(same),
+            )
             row |= {"released": answer.released, "new_best": answer.new_best, "needed": answer.needed}
         return book.append([row])[0]
 
@@ -155,13 +193,14 @@ def main(argv: list[str] | None = None) -> int:
     for row in rows:
         if row["split"] == "final":
             text = f"{row['released']:.4f} bpb; the final split is opened once per artifact"
-        elif row["new_best"]:
+        elif row.get("new_best"):
             text = f"new best, {row['released']:.4f} bpb (rounded to {STEP})"
         else:
-            text = f"no new best; it stays at {row['released']:.4f} bpb (a gain over {row['needed']:.4f} was needed)"
+            needed = "an unknown gain" if row.get("needed") is None else f"a gain over {row['needed']:.4f}"
+            text = f"no new best; it stays at {row['released']:.4f} bpb ({needed} was needed)"
         again = ", asked before" if row.get("again") else ""
-        print(f"{row['track']} {row['split']} {row['artifact'][:12]}: {text}; questions before it: {row['before']}"
-              f"{again}")
+        where = f"{terminal(row['track'])} {terminal(row['split'])} {row['artifact'][:12]}"
+        print(f"{where}: {text}; questions before it: {row['before']}{again}")
     if options.json:
         print(json.dumps({"format": 1, "questions": rows}))
     return 0

@@ -32,8 +32,9 @@ def seed_variance(new: np.ndarray, old: np.ndarray, paired: bool) -> tuple[float
     return float(total), float(total**2 / sum(part**2 / (len(arm) - 1) for part, arm in zip(parts, (new, old))))
 
 
-def bootstrap(new: np.ndarray, old: np.ndarray, raw_bytes: np.ndarray, paired: bool,
-              resamples: int = RESAMPLES) -> np.ndarray:
+def bootstrap(
+    new: np.ndarray, old: np.ndarray, raw_bytes: np.ndarray, paired: bool, resamples: int = RESAMPLES
+) -> np.ndarray:
     """Deviations [resamples] of the gain from its estimate; new, old: bits [S, D]. Seeded."""
     rng = np.random.default_rng(SEED)
     arms, documents = [old - new] if paired else [-new, old], len(raw_bytes)
@@ -73,11 +74,20 @@ def test(new_nats, old_nats, raw_bytes, paired: bool, margin: float, resamples: 
         df, half = float(df_seeds), 0.0
         p, p_zero = float(gain <= margin), float(gain <= 0)
     low, high = np.quantile(deviations, [0.025, 0.975])
-    return {"new_bpb": float(by_new.mean()), "old_bpb": float(by_old.mean()),
-            "gain": gain, "standard_error": error, "bootstrap_error": bootstrap_error,
-            "seed_error": math.sqrt(from_seeds), "document_error": math.sqrt(from_documents), "df": df,
-            "interval": [gain - half, gain + half],
-            "bootstrap_interval": [gain - float(high), gain - float(low)], "p_zero": p_zero, "p": p}
+    return {
+        "new_bpb": float(by_new.mean()),
+        "old_bpb": float(by_old.mean()),
+        "gain": gain,
+        "standard_error": error,
+        "bootstrap_error": bootstrap_error,
+        "seed_error": math.sqrt(from_seeds),
+        "document_error": math.sqrt(from_documents),
+        "df": df,
+        "interval": [gain - half, gain + half],
+        "bootstrap_interval": [gain - float(high), gain - float(low)],
+        "p_zero": p_zero,
+        "p": p,
+    }
 
 
 def fixed_weights(new_nats, old_nats, raw_bytes, resamples: int = RESAMPLES) -> dict:

@@ -18,8 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from golf import slices, statistics
-from golf.files import ROOT, Failure, explain, read_json
+from golf import schema, slices, statistics
+from golf.files import ROOT, Failure, check_plain, explain
+from golf.foreign import terminal
+from golf.progress import track
 from tools.claims import proof
 from tools.runs import ledger
 
@@ -53,40 +55,66 @@ def read_arm(text: str) -> Arm:
     """A record's folder, or folders of runs with commas between. Raises Failure."""
     folders = [Path(part) for part in text.split(",")]
     if len(folders) == 1 and (folders[0] / "record.json").exists():
-        seeds = [row["seed"] for row in read_json(folders[0] / "record.json", ("seeds",))["seeds"]]
+        check_plain(folders[0])
+        seeds = [row["seed"] for row in schema.read(folders[0] / "record.json", "record")["seeds"]]
         pairs = [(folders[0] / f"logs/seed{seed}.run.json", folders[0] / f"eval/seed{seed}.json") for seed in seeds]
         name = folders[0].resolve().name
     else:
         pairs = [(folder / "run.json", folder / "eval.json") for folder in folders]
         name = folders[0].resolve().name + (f" and {len(folders) - 1} more" if len(folders) > 1 else "")
-    runs = [read_json(run, ("track", "seed", "environment", "source_sha256", "config")) for run, _ in pairs]
-    scores = [read_json(score, ("bpb", "per_document", "data")) for _, score in pairs]
+    runs = [schema.read(run, "run") for run, _ in pairs]
+    scores = [schema.read(score, "eval") for _, score in pairs]
+    for (_, path), score in zip(pairs, scores):
+        check_rows(path, score["per_document"])
     for run, folder in zip(runs, pairs):
         if run["source_sha256"] != runs[0]["source_sha256"]:
             raise Failure(f"{folder[0]}: another script than {pairs[0][0]}: a side is one experiment")
-        other = sorted(key for key in run["config"].keys() | runs[0]["config"].keys()
-                       if key not in ("seed", "run_dir") and run["config"].get(key) != runs[0]["config"].get(key))
+        other = sorted(
+            key
+            for key in run["config"].keys() | runs[0]["config"].keys()
+            if key not in ("seed", "run_dir") and run["config"].get(key) != runs[0]["config"].get(key)
+        )
         if other:
             raise Failure(f"{folder[0]}: another {', '.join(other)} than {pairs[0][0]}: a side is one experiment")
     seeds = [run["seed"] for run in runs]
     if len(set(seeds)) != len(seeds):
         raise Failure(f"{text}: two runs have the same seed")
     machines = [tuple(run["environment"].get(key) for key in MACHINE) for run in runs]
-    peaks = [run["tokens_per_second"] * run["flops_per_token"] / run["mfu"] / run["world_size"]
-             for run in runs if run.get("mfu")]
-    steps = [run["steps"] for run in runs if run["config"].get("max_seconds") and "steps" in run]
-    return Arm(name, runs[0]["track"], seeds, machines, scores, peaks, min(steps) / max(steps) if steps else 1.0)
+    peaks = [
+        run["tokens_per_second"] * run["flops_per_token"] / run["mfu"] / run["world_size"]
+        for run in runs
+        if run.get("mfu")
+    ]
+    steps = [run["steps"] for run in runs if run["config"].get("max_seconds")]
+    return Arm(name, runs[0]["track"], seeds, machines, scores, peaks, min(steps) / max(steps) if any(steps) else 1.0)
+
+
+def check_rows(path: Path, rows: list[dict]) -> None:
+    """Failure unless the rows of an eval.json's per_document can be summed, and cut by position (golf/slices.py)."""
+    if sum(row["raw_bytes"] for row in rows) == 0:
+        raise Failure(f"{path}: per_document: no bytes")
+    for row in rows:
+        ranges = 1 + sum(edge < row["raw_bytes"] for edge in slices.EDGES)
+        if "position_nats" in row and len(row["position_nats"]) != ranges:
+            raise Failure(
+                f"{path}: per_document: position_nats of {terminal(row['id'], 30)} has "
+                f"{len(row['position_nats'])} numbers, {row['raw_bytes']:,} bytes have {ranges} ranges"
+            )
 
 
 def check_side(text: str) -> None:
     """Failure that says what to give instead if a side is a file, or a folder that holds neither a run nor a record."""
     for part in text.split(","):
         if Path(part).is_file():
-            raise Failure(f"{part}: a file; give the folder of its run, where run.json lies beside eval.json, or a "
-                          "record's folder")
+            raise Failure(
+                f"{part}: a file; give the folder of its run, where run.json lies beside eval.json, or a "
+                "record's folder"
+            )
         if Path(part).is_dir() and not any((Path(part) / name).exists() for name in ("run.json", "record.json")):
-            raise Failure(f"{part}: neither a run (run.json) nor a record (record.json); a score alone does not say "
-                          "which script and seed it is of: give the folder of its run")
+            raise Failure(
+                f"{part}: neither a run (run.json) nor a record (record.json); a score alone does not say "
+                "which script and seed it is of: give the folder of its run"
+            )
 
 
 def check_copies(arm: Arm) -> None:
@@ -98,16 +126,22 @@ def check_copies(arm: Arm) -> None:
 
 def check_documents(arms: list[Arm]) -> None:
     """Failure if not all scores are of the same documents; data sets with other tokenizers may have the same."""
+
     def documents(score: dict) -> tuple:
-        return (score["data"]["split"], score["data"]["docs_sha256"],
-                [(row["id"], row["raw_bytes"]) for row in score["per_document"]])
+        return (
+            score["data"]["split"],
+            score["data"]["docs_sha256"],
+            [(row["id"], row["raw_bytes"]) for row in score["per_document"]],
+        )
 
     first = documents(arms[0].scores[0])
     for arm in arms:
         for seed, score in zip(arm.seeds, arm.scores):
             if documents(score) != first:
-                raise Failure(f"{arm.name}, seed {seed}: scored on other documents than {arms[0].name}: score both on "
-                              "the same data and split")
+                raise Failure(
+                    f"{arm.name}, seed {seed}: scored on other documents than {arms[0].name}: score both on "
+                    "the same data and split"
+                )
 
 
 def describe(new: Arm, old: Arm, margin: float) -> dict:
@@ -150,7 +184,8 @@ def compare(new: Arm, old: Arm, margin: float, root: Path | None, variants: int 
     claim = describe(new, old, margin)
     machine_of = dict(zip(old.seeds, old.machines))
     paired = set(new.seeds) == set(old.seeds) and all(
-        machine_of[seed] == machine for seed, machine in zip(new.seeds, new.machines))
+        machine_of[seed] == machine for seed, machine in zip(new.seeds, new.machines)
+    )
     order = [old.seeds.index(seed) for seed in new.seeds] if paired else range(len(old.seeds))
     a, b = new.rows, [old.rows[place] for place in order]
     sizes = [row["raw_bytes"] for row in a[0]]
@@ -161,13 +196,22 @@ def compare(new: Arm, old: Arm, margin: float, root: Path | None, variants: int 
         tried, rivals = found["tried"], max(1, found["rivals"])
     luck = proof.expected_maximum(rivals) * result["standard_error"]
     parts = {}
-    for name, part in ledger.progress(slices.cut(a[0], claim["slices_missing"]).items(), "slices"):
+    for name, part in track(slices.cut(a[0], claim["slices_missing"]).items(), "comparing slices", unit="slices"):
         nats = ([part.nats(rows) for rows in side] for side in (a, b))
         found = proof.test(*nats, part.raw_bytes, paired, 0.0, SLICE_RESAMPLES)
         parts[name] = {key: found[key] for key in ("new_bpb", "old_bpb", "gain", "interval", "p")}
         parts[name]["documents"] = len(part.documents)
-    return {**claim, **result, "paired": paired, "variants_tried": tried, "rivals": rivals, "luck_of_the_best": luck,
-            "p_of_the_best": min(1.0, rivals * result["p"]), "slices": parts, **count_signs(parts)}
+    return {
+        **claim,
+        **result,
+        "paired": paired,
+        "variants_tried": tried,
+        "rivals": rivals,
+        "luck_of_the_best": luck,
+        "p_of_the_best": min(1.0, rivals * result["p"]),
+        "slices": parts,
+        **count_signs(parts),
+    }
 
 
 def compare_weights(new: Arm, old: Arm, margin: float) -> dict:
@@ -203,10 +247,12 @@ def conclude(claims: list[dict], alpha: float) -> list[dict]:
 
 def sentence(claim: dict) -> str:
     """The one sentence."""
-    what = (f"{claim['new']} against {claim['old']}: gain {claim['gain']:+.4f} bpb on {claim['split']} "
-            f"({'paired' if claim['paired'] else 'unpaired'}, {claim['seeds'][0]} and {claim['seeds'][1]} seeds, "
-            f"{claim['documents']:,} documents), p = {claim['p_holm']:.2g} for a gain of at most {claim['margin']:g}; "
-            f"{slices_better(claim)}")
+    what = (
+        f"{claim['new']} against {claim['old']}: gain {claim['gain']:+.4f} bpb on {claim['split']} "
+        f"({'paired' if claim['paired'] else 'unpaired'}, {claim['seeds'][0]} and {claim['seeds'][1]} seeds, "
+        f"{claim['documents']:,} documents), p = {claim['p_holm']:.2g} for a gain of at most {claim['margin']:g}; "
+        f"{slices_better(claim)}"
+    )
     if claim["proven"]:
         return f"proven: {what}"
     if claim["seeds_needed"] is None:
@@ -223,8 +269,10 @@ def sentence_of_weights(claim: dict) -> str:
         low, high = claim["interval"]
         doubt = ", other documents could turn it round" if low <= 0 <= high else ""
         bounds = f"95% {low:+.4f} .. {high:+.4f}{doubt}"
-    what = (f"{claim['new']} against {claim['old']}: gain {claim['gain']:+.4f} bpb on {claim['split']} at these weights "
-            f"({bounds}, {claim['documents']:,} documents); {slices_better(claim)}")
+    what = (
+        f"{claim['new']} against {claim['old']}: gain {claim['gain']:+.4f} bpb on {claim['split']} at these weights "
+        f"({bounds}, {claim['documents']:,} documents); {slices_better(claim)}"
+    )
     return f"not proven: {what}; one seed says nothing of other seeds: give at least two a side"
 
 
@@ -244,28 +292,44 @@ def print_slices(claim: dict) -> None:
     from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
-    table = Table(box=SIMPLE, pad_edge=False, title=f"{claim['new']} against {claim['old']}", title_justify="left")
+    title = Text(f"{terminal(claim['new'])} against {terminal(claim['old'])}")
+    table = Table(box=SIMPLE, pad_edge=False, title=title, title_justify="left")
     for name in ("slice", "old bpb", "gain", "95% interval", "p", "docs"):
         table.add_column(name, justify="left" if name == "slice" else "right", no_wrap=True)
     kind = None
     for name, part in [*claim["slices"].items(), ("all", claim | {"p": claim["p_zero"]})]:
         if kind != (kind := name.split()[0]):
             table.add_section()
-        table.add_row(name, f"{part['old_bpb']:.4f}", signed_gain(part),
-                      "-" if part["interval"] is None else f"{part['interval'][0]:+.4f} .. {part['interval'][1]:+.4f}",
-                      "-" if part["p"] is None else f"{part['p']:.2g}",
-                      f"{part['documents']:,}", style="bold" if name == "all" else "")
-    table.caption = ("?: the interval holds both signs; p: of a gain of at most 0; length, position: in bytes; "
-                     "non-ascii: share of the characters")
+        table.add_row(
+            Text(terminal(name, 60)),
+            f"{part['old_bpb']:.4f}",
+            signed_gain(part),
+            "-" if part["interval"] is None else f"{part['interval'][0]:+.4f} .. {part['interval'][1]:+.4f}",
+            "-" if part["p"] is None else f"{part['p']:.2g}",
+            f"{part['documents']:,}",
+            style="bold" if name == "all" else "",
+        )
+    table.caption = (
+        "?: the interval holds both signs; p: of a gain of at most 0; length, position: in bytes; "
+        "non-ascii: share of the characters"
+    )
     Console().print(table)
     for name, share in claim["least_share_of_steps"].items():
         if share < EVEN_STEPS:
-            Console().print(f"{name}: one run made {1 - share:.0%} fewer steps than another in the same time: "
-                            "something else ran beside it; run that side again", highlight=False)
+            Console().print(
+                f"{terminal(name)}: one run made {1 - share:.0%} fewer steps than another in the same "
+                "time: something else ran beside it; run that side again",
+                highlight=False,
+                markup=False,
+            )
     if claim["slices_missing"]:
-        Console().print(f"no slices by {' and '.join(claim['slices_missing'])}: some scores are of an older scorer, "
-                        "which did not write them; score the artifacts again", highlight=False)
+        Console().print(
+            f"no slices by {' and '.join(claim['slices_missing'])}: some scores are of an older scorer, "
+            "which did not write them; score the artifacts again",
+            highlight=False,
+        )
 
 
 def signed_gain(part: dict) -> str:
@@ -280,8 +344,10 @@ def print_tests(claim: dict) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    rows = [(f"bpb of {name}, by seed", ", ".join(f"{bpb:.4f}" for bpb in claim[f"{name}_bpb_by_seed"]))
-            for name in ("new", "old")]
+    rows = [
+        (f"bpb of {name}, by seed", ", ".join(f"{bpb:.4f}" for bpb in claim[f"{name}_bpb_by_seed"]))
+        for name in ("new", "old")
+    ]
     if claim["p"] is not None:
         tried = "unknown: no log here" if claim["variants_tried"] is None else f"{claim['variants_tried']:,}"
         rows += [
@@ -292,8 +358,10 @@ def print_tests(claim: dict) -> None:
             ("variants tried", tried),
             ("rivals", f"{claim['rivals']} that could have been shown instead"),
             ("luck of the best of them", f"{claim['luck_of_the_best']:.4f} bpb expected"),
-            ("p over rivals, over claims",
-             f"{claim['p_of_the_best']:.3g}, {claim['p_holm']:.3g} (limit {claim['alpha']:g})"),
+            (
+                "p over rivals, over claims",
+                f"{claim['p_of_the_best']:.3g}, {claim['p_holm']:.3g} (limit {claim['alpha']:g})",
+            ),
         ]
     rows += [
         ("slices", slices_better(claim)),
@@ -341,7 +409,7 @@ def main(argv: list[str] | None = None) -> int:
     for claim in claims:
         print_claim(claim)
     for claim in claims:
-        print(claim["sentence"])
+        print(terminal(claim["sentence"], 1000))
     if options.json:
         print(json.dumps({"format": 1, "claims": claims}))
     return 0 if all(claim["proven"] for claim in claims) else NOT_PROVEN

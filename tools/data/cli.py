@@ -19,8 +19,10 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from golf.files import Failure, read_json
+from golf.foreign import terminal
 from golf.progress import Progress, track
 from tools.data import build, check, dedup, embedded, hub, text
 
@@ -141,11 +143,11 @@ def complete(out: Path, parameters: dict) -> dict | None:
         files = [item for entry in manifest["splits"].values() for item in entry["files"]]
         sizes = {file.name: file.stat().st_size for file in out.iterdir()}
         if manifest["parameters"] != parameters:
-            print(f"{out} has other parameters: built again", file=sys.stderr)
+            print(f"{terminal(str(out))} has other parameters: built again", file=sys.stderr)
         elif any(sizes.get(item["name"]) != item["size"] for item in files) or "tokenizer.model" not in sizes:
-            print(f"{out} lacks a file or has one of another size: built again", file=sys.stderr)
+            print(f"{terminal(str(out))} lacks a file or has one of another size: built again", file=sys.stderr)
         else:
-            print(f"{out} is complete and has these parameters: reused", file=sys.stderr)
+            print(f"{terminal(str(out))} is complete and has these parameters: reused", file=sys.stderr)
             return manifest
     elif out.exists() and any(out.iterdir()):
         raise Failure(f"{out} exists but is no data directory (no manifest.json): choose another --out or remove it")
@@ -154,7 +156,8 @@ def complete(out: Path, parameters: dict) -> dict | None:
 
 def summary(out: Path, manifest: dict) -> dict:
     """Prints the splits as a table; returns them for --json."""
-    table = Table(title=f"{out}: {manifest['tokenizer']['vocab_size']} token ids")
+    title = terminal(f"{out}: {manifest['tokenizer']['vocab_size']} token ids")
+    table = Table(title=Text(title))
     for column in ("split", "documents", "raw bytes", "tokens", "bytes/token"):
         table.add_column(column, justify="left" if column == "split" else "right")
     splits = {}
@@ -162,7 +165,13 @@ def summary(out: Path, manifest: dict) -> dict:
         raw = entry["raw_bytes"]
         ratio = raw / (entry["tokens"] - entry["documents"]) if raw else None
         known = f"{raw:,}" if raw is not None else "not public"
-        table.add_row(name, f"{entry['documents']:,}", known, f"{entry['tokens']:,}", f"{ratio:.3f}" if ratio else "")
+        table.add_row(
+            Text(terminal(name)),
+            f"{entry['documents']:,}",
+            Text(known),
+            f"{entry['tokens']:,}",
+            f"{ratio:.3f}" if ratio else "",
+        )
         splits[name] = {key: entry[key] for key in ("documents", "raw_bytes", "tokens")}
     Console().print(table)
     return {"dir": str(out), "name": manifest["name"], "tokenizer": manifest["tokenizer"], "splits": splits}
@@ -170,20 +179,27 @@ def summary(out: Path, manifest: dict) -> dict:
 
 def check_set(options: argparse.Namespace) -> tuple[dict, int]:
     report = check.check(options.dir)
-    table = Table(title=f"{options.dir}: {dedup.OVERLAP_WORDS}-word shingles shared between splits")
+    title = terminal(f"{options.dir}: {dedup.OVERLAP_WORDS}-word shingles shared between splits")
+    table = Table(title=Text(title))
     limit = f"documents over {dedup.OVERLAP_LIMIT:.0%}"
     for column in ("split", "against", "documents", "shared", "highest document", limit):
-        table.add_column(column, justify="left" if column in ("split", "against") else "right")
+        table.add_column(Text(column), justify="left" if column in ("split", "against") else "right")
     for row in report.overlap:
         shared, highest = f"{row['shared']:.2%}", f"{row['highest']:.1%}"
-        table.add_row(row["split"], row["against"], f"{row['documents']:,}", shared, highest, f"{row['over_limit']:,}")
+        table.add_row(
+            *(Text(terminal(row[key])) for key in ("split", "against")),
+            f"{row['documents']:,}",
+            shared,
+            highest,
+            f"{row['over_limit']:,}",
+        )
     Console().print(table)
     for kind, lines in (("note", report.notes), ("wrong", report.errors)):
         for line in lines[:LINES_SHOWN]:
-            print(f"{kind}: {line}")
+            print(f"{kind}: {terminal(line)}")
         if len(lines) > LINES_SHOWN:
             print(f"{kind}: and {len(lines) - LINES_SHOWN} more (all of them with --json)")
-    print(f"{options.dir}: {f'{len(report.errors)} faults' if report.errors else 'no faults'}")
+    print(f"{terminal(str(options.dir))}: {f'{len(report.errors)} faults' if report.errors else 'no faults'}")
     return {"dir": str(options.dir), "ok": not report.errors, **vars(report)}, 1 if report.errors else 0
 
 

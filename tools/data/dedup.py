@@ -125,10 +125,10 @@ def near_duplicates(hashes: np.ndarray, offsets: np.ndarray, advance=lambda: Non
         for position in same:
             if position != previous + 1:
                 first = int(order[position])
-            previous = position
-            second = order[position + 1]
+            previous = int(position)
+            second = int(order[position + 1])
             pairs.add((min(first, second), max(first, second)))
-            pairs.add((min(order[position], second), max(order[position], second)))
+            pairs.add((min(int(order[position]), second), max(int(order[position]), second)))
     dropped: set[int] = set()
     for earlier, later in sorted((int(a), int(b)) for a, b in pairs):
         if earlier in dropped or later in dropped:

@@ -24,8 +24,10 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from golf.files import ROOT, Failure
+from golf.foreign import terminal
 from golf.progress import Progress
 
 BASELINE = ROOT / "records/pocket/0001_baseline/train_gpt.py"
@@ -234,7 +236,7 @@ def show(result: dict, console: Console) -> None:
     for group in ("parts", "operators"):
         old, new = (result["profile"][name][group] for name in ("baseline", "current"))
         for key in old:
-            table.add_row(key, f"{old[key]:.1f}", f"{new[key]:.1f}")
+            table.add_row(Text(terminal(key)), f"{old[key]:.1f}", f"{new[key]:.1f}")
         table.add_section()
     console.print(table)
     console.print(

@@ -27,8 +27,10 @@ from pathlib import Path
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from golf.files import ROOT, Failure, read_json, sha256_file
+from golf.foreign import terminal
 from golf.progress import Progress
 from golf.tracks import TRACKS
 from tools.plan import step_time
@@ -41,7 +43,7 @@ MAX_ERROR = 0.08  # of the step-time model, over records left out
 CALIBRATION = {"pocket": 1.5e-4, "16mb": 2e-5, "open": 2e-5}
 # Beside the clock: start, compiling, warm-up, packing, scoring. A guess: nobody has run this script on GPUs yet.
 OTHER_SECONDS = (300, 1800)
-# docs/methods.md, "Measured": weights of two models, and bytes of their files at four losses (KL, bits per byte)
+# docs/coder.md, "Measured": weights of two models, and bytes of their files at four losses (KL, bits per byte)
 LOSSES = (0.0025, 0.008, 0.015, 0.03)
 PACKED = ((469_554, (287_887, 241_877, 217_447, 193_023)), (251_274, (149_727, 125_807, 112_775, 99_890)))
 OTHER_BYTES = 12_745  # of these files that are not weights: script, decoder, tokenizer, header
@@ -53,7 +55,7 @@ SAMPLE_SECONDS = 5
 
 
 def bits_at(loss: float) -> tuple[float, float]:
-    """Bits per weight, least and most of the measured models, at a loss measured in docs/methods.md."""
+    """Bits per weight, least and most of the measured models, at a loss measured in docs/coder.md."""
     bits = [8 * (sizes[LOSSES.index(loss)] - OTHER_BYTES) / weights for weights, sizes in PACKED]
     return min(bits), max(bits)
 
@@ -294,10 +296,11 @@ def print_plan(plan: dict, console: Console) -> None:
     """Prints the table of make_plan(), and its warnings on standard error."""
     table = Table(box=SIMPLE, pad_edge=False)
     for name in ("", "planned", "interval", "from"):
-        table.add_column(name, justify="right" if name in ("planned", "interval") else "left")
+        table.add_column(Text(name), justify="right" if name in ("planned", "interval") else "left")
 
     def row(name, value, interval=None, basis="", form="{:,.0f}"):
-        table.add_row(name, form.format(value), " to ".join(form.format(v) for v in interval or []), basis)
+        limits = " to ".join(form.format(v) for v in interval or [])
+        table.add_row(Text(name), Text(form.format(value)), Text(limits), Text(basis))
 
     row("parameters", plan["params"], basis="dry run")
     row("GFLOP per token", plan["flops_per_token"] / 1e9, basis="dry run", form="{:.3f}")
@@ -309,7 +312,7 @@ def print_plan(plan: dict, console: Console) -> None:
     if high < LOSSES[0]:
         table.add_row("bpb lost to packing", f"< {LOSSES[0]}", "", "finer than measured")
     else:
-        row("bpb lost to packing", math.sqrt(low * high), (low, high), "docs/methods.md", "{:.4f}")
+        row("bpb lost to packing", math.sqrt(low * high), (low, high), "docs/coder.md", "{:.4f}")
     if "cpu" in plan:
         cpu = plan["cpu"]
         row("tokens per second", cpu["tokens_per_second"], basis=cpu["basis"])
@@ -329,7 +332,7 @@ def print_plan(plan: dict, console: Console) -> None:
         for attention, name in (("sdpa", "torch's own attention"), ("fa3", "FlashAttention 3")):
             speed = plan["speed"][attention]
             table.add_section()
-            table.add_row(name)
+            table.add_row(Text(name))
             for ms, limits, stage, rate in zip(
                 speed["step_ms"], speed["step_ms_interval"], plan["stages"], speed["tflops_per_gpu"]
             ):
@@ -345,12 +348,12 @@ def print_plan(plan: dict, console: Console) -> None:
     console.print(table)
     if "speed" in plan:
         console.print(
-            f"On {plan['gpus']} H100s. Times are a prediction from other people's scripts of these shapes: "
+            f"On {plan['gpus']:d} H100s. Times are a prediction from other people's scripts of these shapes: "
             "nobody has run this one there yet.",
             soft_wrap=True,
         )
     for warning in plan["warnings"]:
-        print(f"golf plan: warning: {warning}", file=sys.stderr)
+        print(f"golf plan: warning: {terminal(warning)}", file=sys.stderr)
 
 
 def print_validation(result: dict, console: Console) -> None:
@@ -362,10 +365,8 @@ def print_validation(result: dict, console: Console) -> None:
         table.add_column(name, justify="right", no_wrap=True)
     for row in result["rows"]:
         table.add_row(
-            row["record"][:22],
-            row["pr"],
-            str(row["layers"]),
-            str(row["seq_len"]),
+            *(Text(terminal(row[key])) for key in ("record", "pr")),
+            *(Text(str(row[key])) for key in ("layers", "seq_len")),
             f"{row['ms']:.1f}",
             f"{row['predicted_ms']:.1f}",
             f"{row['error']:+.1%}",
@@ -377,9 +378,9 @@ def print_validation(result: dict, console: Console) -> None:
         f"fit on all of them: attention {1e3 / rates['sdpa']:.0f} TFLOP/s by SDPA and {1e3 / rates['fa3']:.0f} by FA3, "
         f"matrices {1e3 / rates['matrices']:.0f}, elementwise {1e3 / rates['elementwise']:.2f} TB/s, "
         f"{rates['constant']:.1f} ms a step\n"
-        f"median error over {result['records']} records: {result['median_error']:.1%}; with all records of a shape "
-        f"left out, over {result['shapes']} shapes: {result['median_error_new_shape']:.1%}\n"
-        f"interval: a factor of {result['spread']} up or down for {result['coverage']:.0%} of new shapes; "
+        f"median error over {result['records']:d} records: {result['median_error']:.1%}; with all records of a shape "
+        f"left out, over {result['shapes']:d} shapes: {result['median_error_new_shape']:.1%}\n"
+        f"interval: a factor of {result['spread']:g} up or down for {result['coverage']:.0%} of new shapes; "
         f"{result['spread_covers']:.0%} lay within when left out",
         soft_wrap=True,
     )

@@ -74,8 +74,9 @@ def bytes_axis(sizes: list[int], cap: int | None) -> Axis:
         return Axis("artifact (bytes)", low, high, PLOT[0], PLOT[2], [(v, short(v, 0)) for v in ticks], True)
     low, high = padded(values, 0.08, 0.002 * max(values))
     step = round_step(high - low, 3)
-    return Axis("artifact (bytes)", low, high, PLOT[0], PLOT[2],
-                [(v, short(v, step)) for v in linear_ticks(low, high, step)])
+    return Axis(
+        "artifact (bytes)", low, high, PLOT[0], PLOT[2], [(v, short(v, step)) for v in linear_ticks(low, high, step)]
+    )
 
 
 def short(value: float, step: float) -> str:
@@ -118,8 +119,10 @@ def scatter(title: str, records: list[dict], x: Axis, value: Callable[[dict], fl
     spreads = [(r["bpb_mean"], r["bpb_sd"] or 0.0) for r in records]
     low, high = padded([m + s for m, sd in spreads for s in (-sd, sd)], 0.12, 0.005)
     y = y_axis("bits per byte (lower is better)", low, high)
-    points = [{"record": r, "x": x.at(value(r)), "y": y.at(mean), "top": y.at(mean + sd), "bottom": y.at(mean - sd)}
-              for r, (mean, sd) in zip(records, spreads)]
+    points = [
+        {"record": r, "x": x.at(value(r)), "y": y.at(mean), "top": y.at(mean + sd), "bottom": y.at(mean - sd)}
+        for r, (mean, sd) in zip(records, spreads)
+    ]
     labels(points, lambda point: point["record"]["number"])
     return {"title": title, "x": x, "y": y, "points": points} | extra
 
@@ -127,12 +130,18 @@ def scatter(title: str, records: list[dict], x: Axis, value: Callable[[dict], fl
 def by_bytes(track: str, records: list[dict], cap: int | None) -> dict:
     """Mean bpb against the bytes of the artifact; the cap is a line."""
     axis = bytes_axis([r["artifact"]["bytes"] for r in records], cap)
-    return scatter(f"{track}: bpb against bytes", records, axis, lambda r: r["artifact"]["bytes"],
-                   cap=None if cap is None else {"x": axis.at(cap), "text": f"cap {cap:,}"})
+    return scatter(
+        f"{track}: bpb against bytes",
+        records,
+        axis,
+        lambda r: r["artifact"]["bytes"],
+        cap=None if cap is None else {"x": axis.at(cap), "text": f"cap {cap:,}"},
+    )
 
 
 def by_date(track: str, records: list[dict]) -> dict:
     """Mean bpb against the date; a stepped line follows the best so far."""
+
     def day(record: dict) -> int:
         return datetime.date.fromisoformat(record["date"]).toordinal()
 
@@ -145,8 +154,12 @@ def by_date(track: str, records: list[dict]) -> dict:
     return chart | {"best": "".join(path) + f"H{PLOT[2]}"}
 
 
-def curves(title: str, label: str, runs: list[tuple[str, list[tuple[float, float]], list[tuple[float, float]]]],
-           ceiling: float | None = None) -> dict:
+def curves(
+    title: str,
+    label: str,
+    runs: list[tuple[str, list[tuple[float, float]], list[tuple[float, float]]]],
+    ceiling: float | None = None,
+) -> dict:
     """Curves over the training clock. runs: (name, thin line or [], line) with (seconds, value) points, per seed.
 
     Values above `ceiling` leave the plot at its top.
@@ -155,13 +168,21 @@ def curves(title: str, label: str, runs: list[tuple[str, list[tuple[float, float
     low, high = min(v for _, v in everything), max(v for _, v in everything)
     low, high = padded([low, high if ceiling is None else min(high, ceiling)], 0.05, 0.005)
     x, y = seconds_axis(max(s for s, _ in everything) * 1.02), y_axis(label, low, high)
-    place = [{"name": name, "last": line[-1][1], "thin": [(x.at(s), y.at(v)) for s, v in thin],
-              "line": [(x.at(s), y.at(v)) for s, v in line]} for name, thin, line in runs]
+    place = [
+        {
+            "name": name,
+            "last": line[-1][1],
+            "thin": [(x.at(s), y.at(v)) for s, v in thin],
+            "line": [(x.at(s), y.at(v)) for s, v in line],
+        }
+        for name, thin, line in runs
+    ]
     return {"title": title, "x": x, "y": y, "runs": place}
 
 
 def interval_bar(axis: tuple[float, float], value: float, interval: list[float] | None, width: int) -> dict:
     """Where a value and its interval lie on a bar `width` units wide that spans `axis`."""
+
     def at(v: float) -> float:
         return round((v - axis[0]) / (axis[1] - axis[0]) * width, 2)
 

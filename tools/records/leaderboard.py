@@ -10,63 +10,62 @@ import json
 import sys
 from pathlib import Path
 
-
-from tools.records import pages
-from golf.files import ROOT, Failure, explain, read_json, write_atomic
+from golf.files import ROOT, Failure, explain, write_atomic
+from golf.foreign import markdown
+from tools.records import pages, reading
 
 BEGIN, END = "<!-- leaderboard -->", "<!-- /leaderboard -->"
-TRACKS = ("16mb", "pocket", "open")
-KEYS = ("track", "number", "slug", "idea", "artifact", "scope", "seeds", "date", "bpb_mean", "bpb_sd")
+ORDER = ("16mb", "pocket", "open")  # of the tracks in README.md
 
 
 def read_records(root: Path) -> list[dict]:
-    """All record.json files below root/records, each with its folder's path from the root as "folder"."""
-    records = []
-    for path in sorted(root.glob("records/*/*/record.json")):
-        record = read_json(path, KEYS)
-        folder = path.parent.relative_to(root).as_posix()
-        name = f"{record['track']}/{record['number']}_{record['slug']}"
-        if folder != f"records/{name}" or record["track"] not in TRACKS:
-            raise Failure(f"{folder}/record.json: it calls itself {name}")
-        records.append(record | {"folder": folder})
-    return records
+    """All records below `root`, each with its folder's path from there as "folder". Failure if one is not valid."""
+    return [
+        record | {"folder": folder.relative_to(root).as_posix()}
+        for folder, record in reading.read_records(root).items()
+    ]
 
 
-def cell(text: str) -> str:
-    """Text inside a cell of a Markdown table."""
-    return " ".join(text.split()).replace("|", "\\|")
-
-
-def table(records: list[dict]) -> str:
-    """The lines between the markers: one table per track that has a record."""
+def table(entries: list[dict]) -> str:
+    """The lines between the markers: one table per track that has a record. Words of a record are plain text in it."""
     parts = []
-    for track in TRACKS:
-        ranked = sorted((r for r in records if r["track"] == track), key=lambda r: (r["bpb_mean"], r["number"]))
+    for track in ORDER:
+        ranked = sorted((r for r in entries if r["track"] == track), key=lambda r: (r["bpb_mean"], r["number"]))
         if not ranked:
             continue
-        rows = ["| rank | record | bpb | bytes | scope | seeds | date | idea |",
-                "|---:|---|---:|---:|---|---:|---|---|"]
+        rows = [
+            "| rank | record | bpb | bytes | scope | seeds | date | idea |",
+            "|---:|---|---:|---:|---|---:|---|---|",
+        ]
         for rank, r in enumerate(ranked, start=1):
             spread = "" if r["bpb_sd"] is None else f" ± {r['bpb_sd']:.4f}"
-            cells = [rank, f"[{r['number']}_{r['slug']}]({r['folder']})", f"{r['bpb_mean']:.4f}{spread}",
-                     f"{r['artifact']['bytes']:,}", r["scope"], len(r["seeds"]), r["date"], r["idea"]]
-            rows.append(f"| {' | '.join(cell(str(value)) for value in cells)} |")
+            name = markdown(f"{r['number']}_{r['slug']}")
+            cells = [
+                rank,
+                f"[{name}]({r['folder']})",
+                f"{r['bpb_mean']:.4f}{spread}",
+                f"{r['artifact']['bytes']:,}",
+                markdown(r["scope"]),
+                len(r["seeds"]),
+                markdown(r["date"]),
+                markdown(r["idea"]),
+            ]
+            rows.append(f"| {' | '.join(map(str, cells))} |")
         parts.append(f"**Track {track}**\n\n" + "\n".join(rows) + "\n")
     return "\n".join(parts) or "No records yet.\n"
 
 
-def rewrite(readme: str, records: list[dict]) -> str:
+def rewrite(readme: str, entries: list[dict]) -> str:
     """README.md with the table put between the markers; Failure if the markers are not there exactly once, in order."""
     begin, end = readme.find(BEGIN), readme.find(END)
     if readme.count(BEGIN) != 1 or readme.count(END) != 1 or begin > end:
         raise Failure(f"README.md: expected one {BEGIN} and after it one {END}")
-    return f"{readme[:begin]}{BEGIN}\n{table(records)}{readme[end:]}"
+    return f"{readme[:begin]}{BEGIN}\n{table(entries)}{readme[end:]}"
 
 
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit code: 0, or 1 when --check finds the table stale or a file is wrong."""
-    parser = argparse.ArgumentParser(prog="golf board",
-                                     description="Write README.md's leaderboard from records/.")
+    parser = argparse.ArgumentParser(prog="golf board", description="Write README.md's leaderboard from records/.")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--site", action="store_true", help="write the pages in site/ too")
     what.add_argument("--check", action="store_true", help="change nothing; exit with 1 if README.md is out of date")
@@ -74,9 +73,9 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     path = ROOT / "README.md"
     try:
-        records = read_records(ROOT)
+        entries = read_records(ROOT)
         before = path.read_text(encoding="utf-8")
-        after = rewrite(before, records)
+        after = rewrite(before, entries)
         if after != before and not options.check:
             write_atomic(path, after.encode())
         written = pages.build(ROOT, ROOT / "site") if options.site else 0
@@ -86,12 +85,16 @@ def main(argv: list[str] | None = None) -> int:
     if options.check and stale:
         print("golf board: README.md is out of date: run golf board", file=sys.stderr)
     else:
-        print(f"README.md: leaderboard {'rewritten' if stale else 'up to date'}, records: {len(records)}")
+        print(f"README.md: leaderboard {'rewritten' if stale else 'up to date'}, records: {len(entries)}")
     if options.site:
         print(f"site/index.html: {written} pages")
     if options.json:
-        print(json.dumps({"format": 1, "records": len(records), "stale": stale,
-                          "written": stale and not options.check} | ({"pages": written} if options.site else {})))
+        print(
+            json.dumps(
+                {"format": 1, "records": len(entries), "stale": stale, "written": stale and not options.check}
+                | ({"pages": written} if options.site else {})
+            )
+        )
     return 1 if options.check and stale else 0
 
 

@@ -20,9 +20,10 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-
+from golf.files import ROOT, Failure, explain
+from golf.foreign import terminal
 from tools.claims import prove
-from golf.files import ROOT, Failure, explain, read_json
+from tools.records import reading
 
 KINDS = ("inherited", "changed", "new")
 
@@ -89,15 +90,26 @@ def statements(source: str, name: str) -> list[Statement]:
         tree = ast.parse(source)
     except SyntaxError as error:
         raise Failure(f"{name}: line {error.lineno}: {error.msg}") from None
+    except (ValueError, RecursionError, MemoryError) as error:  # a NUL, half a surrogate pair, brackets without end
+        raise Failure(f"{name}: not a script: {error or type(error).__name__}") from None
     found = []
 
     def visit(body: list[ast.stmt]) -> None:
         for index, node in enumerate(body):
-            if index == 0 and isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(
-                    node.value.value, str):
+            if (
+                index == 0
+                and isinstance(node, ast.Expr)
+                and isinstance(node.value, ast.Constant)
+                and isinstance(node.value.value, str)
+            ):
                 continue
-            blocks = [(key, value) for key, value in ast.iter_fields(node) if isinstance(value, list) and value
-                      and isinstance(value[0], (ast.stmt, ast.ExceptHandler, ast.match_case))]
+            blocks = [
+                (key, value)
+                for key, value in ast.iter_fields(node)
+                if isinstance(value, list)
+                and value
+                and isinstance(value[0], (ast.stmt, ast.ExceptHandler, ast.match_case))
+            ]
             head = copy.copy(node)
             for key, _ in blocks:
                 setattr(head, key, [])
@@ -113,6 +125,7 @@ def statements(source: str, name: str) -> list[Statement]:
                 else:
                     for part in block:
                         visit(part.body)
+
     visit(tree.body)
     return found
 
@@ -155,31 +168,37 @@ def similarity(a: str, b: str) -> float:
 
 
 def read_tree(root: Path) -> list[Record]:
-    """All records, parents before children. Failure for a parent that is not there, or a circle."""
-    records: dict[str, Record] = {}
-    for path in sorted(root.glob("records/*/*/record.json")):
-        name = f"{path.parent.parent.name}/{path.parent.name}"
-        records[name] = Record(name, path.parent, read_json(path, ("track", "parent", "bpb_mean", "authors")))
-    for record in records.values():
+    """All records, parents before children. Failure for one that is not valid, a parent that is not there, a circle."""
+    tree: dict[str, Record] = {}
+    for folder, data in reading.read_records(root).items():
+        name = f"{data['track']}/{folder.name}"
+        tree[name] = Record(name, folder, data)
+    for record in tree.values():
         parent = record.data["parent"]
         if parent is None:
             continue
         track = record.data["track"]
-        same = [name for name in (f"{track}/{parent}", *records) if name in records and name.endswith(f"/{parent}")]
+        same = [name for name in (f"{track}/{parent}", *tree) if name in tree and name.endswith(f"/{parent}")]
         if not same:
-            raise Failure(f"{record.folder}/record.json: its parent {parent} is not in records/")
-        record.parent = records[same[0]]
+            raise Failure(f"{record.folder}/record.json: its parent {terminal(parent)} is not in records/")
+        record.parent = tree[same[0]]
         record.parent.children.append(record)
-    ordered, waiting = [], [record for record in records.values() if record.parent is None]
+    ordered, waiting = [], [record for record in tree.values() if record.parent is None]
     while waiting:
         record = waiting.pop(0)
-        source = (record.folder / "train_gpt.py").read_text(encoding="utf-8")
-        record.statements = statements(source, f"{record.folder}/train_gpt.py")
+        path = record.folder / "train_gpt.py"
+        try:
+            source = path.read_text(encoding="utf-8")
+            record.statements = statements(source, str(path))
+        except UnicodeDecodeError as error:
+            raise Failure(f"{path}: not UTF-8: {error.reason} at byte {error.start}") from None
+        except RecursionError:
+            raise Failure(f"{path}: statements that lie too deep in each other") from None
         trace(record)
         ordered.append(record)
         waiting = record.children + waiting
-    if len(ordered) < len(records):
-        raise Failure(f"records/{min(set(records) - {record.name for record in ordered})}: its parents form a circle")
+    if len(ordered) < len(tree):
+        raise Failure(f"records/{min(set(tree) - {record.name for record in ordered})}: its parents form a circle")
     return ordered
 
 
@@ -199,13 +218,15 @@ def gain(record: Record) -> dict | None:
     return found and {"gain": found["gain"], "interval": found["interval"]}
 
 
-def find(records: list[Record], name: str) -> Record:
+def find(tree: list[Record], name: str) -> Record:
     """The record of this name, with or without its track. Failure if there is none, or more than one."""
     name = name.rstrip("/").removeprefix("records/")
-    found = [record for record in records if name in (record.name, record.folder.name)]
+    found = [record for record in tree if name in (record.name, record.folder.name)]
     if len(found) != 1:
-        raise Failure(f"{name}: {'several records' if found else 'no record'} of this name: "
-                      f"{', '.join(record.name for record in found or records)}")
+        raise Failure(
+            f"{terminal(name)}: {'several records' if found else 'no record'} of this name: "
+            f"{', '.join(terminal(record.name) for record in found or tree)}"
+        )
     return found[0]
 
 
@@ -216,38 +237,55 @@ def fallen(record: Record, invalid: Record) -> dict | None:
         ancestor = ancestor.parent
     if ancestor is None:
         return None
-    return {"record": record.name, "status": "invalid" if record is invalid else "re-verify",
-            "lines": sum(len(s.lines) for s in record.statements if s.origin == invalid.name)}
+    return {
+        "record": record.name,
+        "status": "invalid" if record is invalid else "re-verify",
+        "lines": sum(len(s.lines) for s in record.statements if s.origin == invalid.name),
+    }
 
 
 def run(options: argparse.Namespace) -> dict:
     """Prints what was asked and returns what --json shows."""
-    records = read_tree(ROOT)
+    tree = read_tree(ROOT)
     if options.invalid:
-        invalid = find(records, options.invalid)
-        rows = [row for record in records if (row := fallen(record, invalid))]
+        invalid = find(tree, options.invalid)
+        rows = [row for record in tree if (row := fallen(record, invalid))]
         for row in rows:
-            print(f"{row['record']}: {row['status']}, {row['lines']} of its lines are from {invalid.name}")
+            print(
+                f"{terminal(row['record'])}: {row['status']}, {row['lines']} of its lines are from "
+                f"{terminal(invalid.name)}"
+            )
         return {"fallen": rows}
     if options.lines:
-        record = find(records, options.lines)
-        rows = [{"first": s.lines.start, "last": s.lines.stop - 1, "kind": s.kind, "origin": s.origin}
-                for s in record.statements]
+        record = find(tree, options.lines)
+        rows = [
+            {"first": s.lines.start, "last": s.lines.stop - 1, "kind": s.kind, "origin": s.origin}
+            for s in record.statements
+        ]
         for row in rows:
-            print(f"{row['first']:5}-{row['last']:<5} {row['kind']:9} {row['origin']}")
+            print(f"{row['first']:5}-{row['last']:<5} {row['kind']:9} {terminal(row['origin'])}")
         return {"statements": rows}
     rows = []
-    for record in records:
+    for record in tree:
         step, depth, ancestor = gain(record), 0, record.parent
         while ancestor is not None:
             depth, ancestor = depth + 1, ancestor.parent
         counts = {kind: record.count(kind) for kind in KINDS}
         text = f"gain {step['gain']:+.4f} ({step['interval'][0]:+.4f} .. {step['interval'][1]:+.4f})" if step else ""
-        print(f"{'  ' * depth}{record.name}  {record.data['bpb_mean']:.4f} bpb  {text}  lines: "
-              + ", ".join(f"{count} {kind}" for kind, count in counts.items())
-              + f"  by {', '.join(record.data['authors'])}")
-        rows.append({"record": record.name, "parent": record.parent.name if record.parent else None,
-                     "bpb_mean": record.data["bpb_mean"], "lines": counts, "step": step})
+        print(
+            f"{'  ' * depth}{terminal(record.name)}  {record.data['bpb_mean']:.4f} bpb  {text}  lines: "
+            + ", ".join(f"{count} {kind}" for kind, count in counts.items())
+            + f"  by {terminal(', '.join(record.data['authors']))}"
+        )
+        rows.append(
+            {
+                "record": record.name,
+                "parent": record.parent.name if record.parent else None,
+                "bpb_mean": record.data["bpb_mean"],
+                "lines": counts,
+                "step": step,
+            }
+        )
     return {"records": rows}
 
 

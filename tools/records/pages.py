@@ -10,7 +10,6 @@ tools/site/ has the templates.
 
 import base64
 import contextlib
-import datetime
 import hashlib
 import math
 import os
@@ -19,24 +18,24 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from golf import container
-from tools.records import charts
-from tools.runs import curves
-from tools.records import lineage
+from golf import container, progress
 from golf.files import Failure, read_json, read_metrics
-from tools.records.record import CAP_BYTES, CLOCK_SECONDS, interval, schema_errors
+from golf.foreign import terminal
+from golf.tracks import TRACKS
+from tools.records import charts, lineage
+from tools.records.record import interval
+from tools.runs import curves
 
 TEMPLATES = Path(__file__).resolve().parent / "site"
 GENERATOR = "golf board"  # named in every page; a folder whose index does not name it is not overwritten
-TRACKS = {
-    "pocket": "At most 250,000 bytes; 600 s of training and 600 s of scoring on 2 CPU cores; English prose from PyPI "
-              "packages.",
-    "16mb": "At most 16,000,000 bytes; 600 s of training and 600 s of scoring on 8xH100; FineWeb.",
-    "open": "Either cap and no training clock: for ideas that are not fast yet.",
-}
 SCOPES = ("none", "document", "stream")
-SECTIONS = {"CODE": "training script and decoder", "CONF": "configuration", "TOKN": "tokenizer", "WGTS": "weights",
-            "overhead": "container: header, section table, checksum"}
+SECTIONS = {
+    "CODE": "training script and decoder",
+    "CONF": "configuration",
+    "TOKN": "tokenizer",
+    "WGTS": "weights",
+    "overhead": "container: header, section table, checksum",
+}
 COPIED = ("train_gpt.py", "record.json", "parent.diff")
 
 
@@ -102,30 +101,45 @@ def slice_groups(scores: dict[int, dict], shown: int, claim: dict | None) -> lis
 
     The names of slices are "KIND NAME", but in files of format 1, where each is a source.
     """
+
     def split(name: str) -> tuple[str, str]:
         kind, space, rest = name.partition(" ")
         return (kind, rest) if space and scores[shown].get("format", 1) > 1 else ("source", name)
 
     def mean(name: str) -> float:
-        return statistics.mean(score["slices"][name]["bpb"] for score in scores.values()
-                               if name in score.get("slices", {}))
+        return statistics.mean(
+            score["slices"][name]["bpb"] for score in scores.values() if name in score.get("slices", {})
+        )
 
     gains = claim["slices"] if claim else {}
     groups = {}
     for name, row in scores[shown].get("slices", {}).items():
         kind, short = split(name)
-        groups.setdefault(kind, []).append({
-            "name": short, "bpb": mean(name), "interval": row.get("bpb_interval"),
-            "documents": row.get("documents"), "raw_bytes": row.get("raw_bytes"), "shown": row["bpb"],
-            "gain": gains.get(name) or gains.get(f"{kind} {short}")})
+        groups.setdefault(kind, []).append(
+            {
+                "name": short,
+                "bpb": mean(name),
+                "interval": row.get("bpb_interval"),
+                "documents": row.get("documents"),
+                "raw_bytes": row.get("raw_bytes"),
+                "shown": row["bpb"],
+                "gain": gains.get(name) or gains.get(f"{kind} {short}"),
+            }
+        )
     found = []
     for kind, rows in groups.items():
         ends = [value for row in rows for value in (row["shown"], *(row["interval"] or ()))]
         axis = charts.padded([*ends, scores[shown]["bpb"]], 0.03, 1e-6)
         for row in rows:
             row["bar"] = charts.interval_bar(axis, row["shown"], row["interval"], 200)
-        found.append({"kind": kind, "rows": rows, "gains": any(row["gain"] for row in rows),
-                      "whole": charts.interval_bar(axis, scores[shown]["bpb"], None, 200)["at"]})
+        found.append(
+            {
+                "kind": kind,
+                "rows": rows,
+                "gains": any(row["gain"] for row in rows),
+                "whole": charts.interval_bar(axis, scores[shown]["bpb"], None, 200)["at"],
+            }
+        )
     return found
 
 
@@ -141,15 +155,19 @@ def rows_of(scores: dict[int, dict], shown: int, key: str, name: str) -> list[di
 def audit_rows(scores: dict[int, dict], shown: int) -> list[dict]:
     """One row per audit, with the verdict of each seed: "" where it was not made."""
     verdicts = [{row["audit"]: row["verdict"] for row in score.get("audits", [])} for score in scores.values()]
-    return [row | {"verdicts": [of_seed.get(row["audit"], "") for of_seed in verdicts]}
-            for row in rows_of(scores, shown, "audits", "audit")]
+    return [
+        row | {"verdicts": [of_seed.get(row["audit"], "") for of_seed in verdicts]}
+        for row in rows_of(scores, shown, "audits", "audit")
+    ]
 
 
 def sandbox_rows(scores: dict[int, dict], shown: int) -> list[dict]:
     """One row per layer of the box, with the number of scores in which it was active."""
     active = [{row["layer"] for row in score.get("sandbox", []) if row["active"]} for score in scores.values()]
-    return [row | {"count": sum(row["layer"] in layers for layers in active)}
-            for row in rows_of(scores, shown, "sandbox", "layer")]
+    return [
+        row | {"count": sum(row["layer"] in layers for layers in active)}
+        for row in rows_of(scores, shown, "sandbox", "layer")
+    ]
 
 
 def section_rows(record: lineage.Record) -> list[dict] | None:
@@ -163,24 +181,28 @@ def section_rows(record: lineage.Record) -> list[dict] | None:
     except container.FormatError as error:
         raise Failure(f"{record.folder / name}: {error}") from None
     sections["overhead"] = container.OVERHEAD_BYTES
-    return [{"tag": tag, "what": SECTIONS[tag], "bytes": size, "share": size / len(data)}
-            for tag, size in sections.items()]
+    return [
+        {"tag": tag, "what": SECTIONS[tag], "bytes": size, "share": size / len(data)} for tag, size in sections.items()
+    ]
 
 
 def config_rows(record: lineage.Record) -> list[dict]:
     """Fields of the resolved config, those that differ from the parent's first; "was" is the parent's value."""
     now = record.data["config"]
     before = record.parent.data["config"] if record.parent else now
-    rows = [{"key": key, "value": now.get(key, "not there"), "was": before.get(key, "not there")}
-            for key in dict.fromkeys([*now, *before])]
+    rows = [
+        {"key": key, "value": now.get(key, "not there"), "was": before.get(key, "not there")}
+        for key in dict.fromkeys([*now, *before])
+    ]
     return sorted((row | {"changed": row["was"] != row["value"]} for row in rows), key=lambda row: not row["changed"])
 
 
 def diff_lines(text: str) -> list[tuple[str, str]]:
     """(kind, line) of a unified diff; kinds: file, hunk, add, remove, same."""
     kinds = {"+++": "file", "---": "file", "@@ ": "hunk"}
-    return [(kinds.get(line[:3]) or {"+": "add", "-": "remove"}.get(line[:1], "same"), line)
-            for line in text.splitlines()]
+    return [
+        (kinds.get(line[:3]) or {"+": "add", "-": "remove"}.get(line[:1], "same"), line) for line in text.splitlines()
+    ]
 
 
 def clock_rows(runs: dict[int, dict], scores: dict[int, dict]) -> list[dict]:
@@ -188,15 +210,21 @@ def clock_rows(runs: dict[int, dict], scores: dict[int, dict]) -> list[dict]:
     rows = []
     for stage, files in (("training", runs), ("scoring", scores)):
         clocks = [file.get("clock", {}) for file in files.values()]
-        rows += [{"stage": stage, "phase": phase, "seconds": [clock.get(phase) for clock in clocks]}
-                 for phase in dict.fromkeys(phase for clock in clocks for phase in clock)]
+        rows += [
+            {"stage": stage, "phase": phase, "seconds": [clock.get(phase) for clock in clocks]}
+            for phase in dict.fromkeys(phase for clock in clocks for phase in clock)
+        ]
     return rows
 
 
 def row(record: lineage.Record, claim: dict | None) -> dict:
     """What the index, the charts and the tree show of a record: record.json and a few fields of ours."""
-    return record.data | {"name": record.name, "page": f"{record.name}.html", "claim": claim,
-                          "lines": {kind: record.count(kind) for kind in lineage.KINDS}}
+    return record.data | {
+        "name": record.name,
+        "page": f"{record.name}.html",
+        "claim": claim,
+        "lines": {kind: record.count(kind) for kind in lineage.KINDS},
+    }
 
 
 def branches(records: list[lineage.Record]) -> list[list]:
@@ -205,6 +233,7 @@ def branches(records: list[lineage.Record]) -> list[list]:
     A record stands below the one that it builds on. Where several build on the same, the one whose descent reaches the
     lowest bpb stays in its line and the others start lines of their own beside it.
     """
+
     def best(record: lineage.Record) -> tuple:
         return min([(record.data["bpb_mean"], record.name), *map(best, record.children)])
 
@@ -225,24 +254,42 @@ def record_page(record: lineage.Record, rows: dict[str, dict], place: int, of: i
     scores = per_seed(record, "eval/seed{}.json", lambda path: read_json(path, ("bpb", "clock")))
     runs = per_seed(record, "logs/seed{}.run.json", read_json)
     shown = data["artifact"]["seed"] if data["artifact"]["seed"] in scores else next(iter(scores), None)
-    text = {name: (record.folder / name).read_text(encoding="utf-8") if (record.folder / name).is_file() else ""
-            for name in ("parent.diff", "README.md")}
-    bpb, cap = [seed["bpb"] for seed in data["seeds"]], CAP_BYTES[data["track"]]
+    text = {
+        name: (record.folder / name).read_text(encoding="utf-8") if (record.folder / name).is_file() else ""
+        for name in ("parent.diff", "README.md")
+    }
+    bpb, cap = [seed["bpb"] for seed in data["seeds"]], TRACKS[data["track"]].cap_bytes
     diff = diff_lines(text["parent.diff"])
     return {
-        "r": rows[record.name], "parent": rows[record.parent.name] if record.parent else None,
-        "children": [rows[child.name] for child in record.children], "rank": place, "of": of, "cap": cap,
-        "clock_seconds": CLOCK_SECONDS.get(data["track"]), "interval": interval(bpb) if len(bpb) > 1 else None,
-        "charts": curve_charts(record), "shown": shown, "seeds": list(scores),
-        "score": scores.get(shown), "whole_interval": scores[shown].get("bpb_interval") if scores else None,
+        "r": rows[record.name],
+        "parent": rows[record.parent.name] if record.parent else None,
+        "children": [rows[child.name] for child in record.children],
+        "rank": place,
+        "of": of,
+        "cap": cap,
+        "clock_seconds": TRACKS[data["track"]].training_seconds,
+        "interval": interval(bpb) if len(bpb) > 1 else None,
+        "charts": curve_charts(record),
+        "shown": shown,
+        "seeds": list(scores),
+        "score": scores.get(shown),
+        "whole_interval": scores[shown].get("bpb_interval") if scores else None,
         "groups": slice_groups(scores, shown, rows[record.name]["claim"]) if scores else [],
-        "audits": audit_rows(scores, shown) if scores else [], "sandbox": sandbox_rows(scores, shown) if scores else [],
-        "sections": section_rows(record), "config": config_rows(record), "diff": diff,
-        "added": sum(kind == "add" for kind, _ in diff), "removed": sum(kind == "remove" for kind, _ in diff),
-        "clock": clock_rows(runs, scores), "clock_seeds": list(runs or scores),
+        "audits": audit_rows(scores, shown) if scores else [],
+        "sandbox": sandbox_rows(scores, shown) if scores else [],
+        "sections": section_rows(record),
+        "config": config_rows(record),
+        "diff": diff,
+        "added": sum(kind == "add" for kind, _ in diff),
+        "removed": sum(kind == "remove" for kind, _ in diff),
+        "clock": clock_rows(runs, scores),
+        "clock_seeds": list(runs or scores),
         "readme": readme_html(text["README.md"]),
-        "files": [name for name in (*COPIED, data["artifact"]["file"]) if name and (record.folder / name).is_file()
-                  and (record.folder / name).stat().st_size],
+        "files": [
+            name
+            for name in (*COPIED, data["artifact"]["file"])
+            if name and (record.folder / name).is_file() and (record.folder / name).stat().st_size
+        ],
     }
 
 
@@ -255,8 +302,13 @@ def environment():
         text = (TEMPLATES / name).read_text(encoding="utf-8")
         return Markup(text), "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
-    env = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True,
-                             lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    env = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
     env.globals |= {"generator": GENERATOR, "plot": charts.PLOT, "size": (charts.WIDTH, charts.HEIGHT)}
     for key, name in (("style", "style.css"), ("script", "site.js")):
         env.globals[key], env.globals[f"{key}_hash"] = inside(name)
@@ -265,17 +317,7 @@ def environment():
 
 
 def check(record: lineage.Record) -> None:
-    """Raises Failure for a record that is not what docs/record.schema.json says, or that holds a symbolic link."""
-    data, path = record.data, record.folder / "record.json"
-    if errors := schema_errors(data):
-        raise Failure(f"{path}: {errors[0]}")
-    numbers = [data["bpb_mean"], data["bpb_sd"] or 0, *(seed["bpb"] for seed in data["seeds"])]
-    if not all(abs(number) < 1000 for number in numbers):  # NaN and infinities are numbers to json and to the schema
-        raise Failure(f"{path}: a bpb is not a number below 1000")
-    try:
-        datetime.date.fromisoformat(data["date"])
-    except ValueError as error:
-        raise Failure(f"{path}: date: {error}") from None
+    """Raises Failure for a record that holds a symbolic link."""
     links = sorted(path for path in (record.folder, *record.folder.rglob("*")) if path.is_symlink())
     if links:  # it would publish whatever it leads to
         raise Failure(f"{links[0]}: a symbolic link: a record holds its files itself")
@@ -286,10 +328,11 @@ def blame(record: lineage.Record):
     """Turns what goes wrong inside, on files that are JSON but hold something else, into a Failure that names it."""
     from jinja2 import UndefinedError
 
+    unexpected = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, UndefinedError, ValueError)
     try:
         yield
-    except (ArithmeticError, AttributeError, LookupError, TypeError, UndefinedError, ValueError) as error:
-        raise Failure(f"{record.folder}: a log or score is not what the kit writes: {error!r}") from None
+    except unexpected as error:
+        raise Failure(f"{record.folder}: a log or score is not what the kit writes: {terminal(error)}") from None
 
 
 def build(root: Path, out: Path) -> int:
@@ -297,45 +340,49 @@ def build(root: Path, out: Path) -> int:
 
     Raises Failure, leaving `out` as it was, if a record cannot be read or `out` holds something else.
     """
-    from rich.console import Console
-    from rich.progress import track
-
     index = out / "index.html"
     if out.exists() and any(out.iterdir()) and not (index.is_file() and GENERATOR in index.read_text(encoding="utf-8")):
         raise Failure(f"{out}: holds files that {GENERATOR} did not write: move them away")
     records = lineage.read_tree(root)
     for record in records:
         check(record)
-    console = Console(stderr=True)
-    bar = track(records, "comparing with parents", console=console, transient=True, auto_refresh=False,
-                disable=not console.is_terminal)  # drawn between the comparisons: prove.compare may draw its own
     rows = {}
-    for record in bar:
+    for record in progress.track(records, "comparing with parents", unit="records"):
         with blame(record):
             rows[record.name] = row(record, lineage.claim(record))
     tracks = []
-    for name, what in TRACKS.items():
+    for name, track in TRACKS.items():
         ranked = sorted((r for r in rows.values() if r["track"] == name), key=lambda r: (r["bpb_mean"], r["number"]))
-        cap = None if name == "open" else CAP_BYTES[name]
-        tracks.append({"name": name, "what": what, "records": ranked, "best": [
-            next(r for r in ranked if r["scope"] == s) for s in SCOPES if s in {r["scope"] for r in ranked}],
-            "charts": [charts.by_date(name, ranked), charts.by_bytes(name, ranked, cap)] if ranked else []})
+        cap = None if name == "open" else track.cap_bytes
+        tracks.append(
+            {
+                "name": name,
+                "what": track.description,
+                "records": ranked,
+                "best": [
+                    next(r for r in ranked if r["scope"] == s) for s in SCOPES if s in {r["scope"] for r in ranked}
+                ],
+                "charts": [charts.by_date(name, ranked), charts.by_bytes(name, ranked, cap)] if ranked else [],
+            }
+        )
     tracks.sort(key=lambda t: not t["records"])
     ranks = {r["name"]: (place, len(t["records"])) for t in tracks for place, r in enumerate(t["records"], start=1)}
     env = environment()
     temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
-        (temporary / "index.html").write_text(env.get_template("index.html").render(
-            up="", tracks=tracks, tree=branches(records), rows=rows), encoding="utf-8")
+        (temporary / "index.html").write_text(
+            env.get_template("index.html").render(up="", tracks=tracks, tree=branches(records), rows=rows),
+            encoding="utf-8",
+        )
         for record in records:
             with blame(record):
                 page = record_page(record, rows, *ranks[record.name])
-                text = env.get_template("record.html").render(up="../", **page)
+                text = env.get_template("record.html").render(up="../", **page).encode()
             folder = temporary / record.name
             folder.mkdir(parents=True)
             for name in page["files"]:
                 shutil.copyfile(record.folder / name, folder / name)
-            (temporary / f"{record.name}.html").write_text(text, encoding="utf-8")
+            (temporary / f"{record.name}.html").write_bytes(text)
         temporary.chmod(0o755)  # mkdtemp's own mode would hide it from a server
         replace(out, temporary)
     finally:

@@ -7,36 +7,53 @@
 Training, packing and scoring know nothing of this log. `sync` reads what they leave in runs/<id>/ and the tools call it
 before they answer, so rows appear by themselves. A run whose train.log has been quiet for ten minutes without a
 run.json is a crash. The scripts are kept once each as runs/scripts/<sha256>.py. tools/runs/store.py has the file
-format.
+format, tools/runs/rows.py what a row may hold: a run whose files say something else is left out and named, once.
 
 Not covered: runs outside runs/; what a run did between two syncs, where a folder was used twice.
 """
 
 import argparse
-import contextlib
-import csv
-import datetime
 import difflib
 import hashlib
-import io
 import json
-import os
 import re
 import sqlite3
 import sys
 import time
-from collections.abc import Collection, Iterator
 from pathlib import Path
 
-
-from golf.files import ROOT, Failure, explain, read_json, sha256_file, write_atomic
+from golf.files import ROOT, Failure, explain, sha256_file, write_atomic
+from golf.foreign import terminal, terminal_lines
+from golf.progress import track
+from tools.runs import rows
+from tools.runs.export import (
+    export_csv,
+    export_tensorboard,
+    export_trackio,
+    plot,
+    print_run,
+    print_runs,
+    script_lines,
+)
 from tools.runs.store import COLUMNS, Ledger
 
 QUIET_SECONDS = 600  # without a line in train.log: longer than any compilation seen, then the run counts as crashed
 NOT_THE_VARIANT = ("seed", "run_dir", "data_dir")  # fields in which runs of one variant may differ
-FROM_RUN = ("track", "preset", "seed", "world_size", "config", "environment", "clock", "steps", "tokens", "params",
-            "train_loss", "dev_bpb", "stopped")
-CURVES = ("loss", "dev_bpb", "tokens_per_second", "lr_scale")  # columns of metrics.jsonl that are exported
+FROM_RUN = (
+    "track",
+    "preset",
+    "seed",
+    "world_size",
+    "config",
+    "environment",
+    "clock",
+    "steps",
+    "tokens",
+    "params",
+    "train_loss",
+    "dev_bpb",
+    "stopped",
+)
 
 
 def variant_of(code: str, config: dict, data: str | None) -> str:
@@ -49,16 +66,42 @@ def script_in_log(log: Path) -> bytes | None:
     """The script at the head of train.log, up to the line `# source_sha256 HEX` that fits it; None if there is none."""
     data = log.read_bytes()
     for match in re.finditer(rb"\n# source_sha256 ([0-9a-f]{64})\n", data):
-        if hashlib.sha256(data[:match.start()]).hexdigest().encode() == match[1]:
-            return data[:match.start()]
+        if hashlib.sha256(data[: match.start()]).hexdigest().encode() == match[1]:
+            return data[: match.start()]
     return None
 
 
 def changed_lines(before: bytes, after: bytes) -> tuple[int, int]:
     """(added, removed) lines of a diff."""
-    lines = list(difflib.unified_diff(before.decode(errors="replace").splitlines(),
-                                      after.decode(errors="replace").splitlines(), n=0))[2:]
+    lines = list(
+        difflib.unified_diff(
+            before.decode(errors="replace").splitlines(), after.decode(errors="replace").splitlines(), n=0
+        )
+    )[2:]
     return sum(line.startswith("+") for line in lines), sum(line.startswith("-") for line in lines)
+
+
+def read_left(path: Path) -> dict:
+    """The JSON object that a run left in `path`, with null for NaN and infinities: a run that diverged has a row."""
+    try:
+        value = json.loads(path.read_bytes(), parse_constant=lambda _: None)
+    except (ValueError, RecursionError) as error:
+        raise Failure(f"{path.name}: not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise Failure(f"{path.name}: expected a JSON object, found a {type(value).__name__}")
+    return value
+
+
+def item(value: object, key: str) -> object:
+    """value[key] if `value` is an object that has it, else None."""
+    return value.get(key) if isinstance(value, dict) else None
+
+
+def checked(row: dict) -> dict:
+    """The row. Failure, naming field and value, if it holds what a row of the log may not hold."""
+    if wrong := rows.fault(row):
+        raise Failure(f"{row['kind']}: {wrong}")
+    return row
 
 
 class Scan:
@@ -68,8 +111,9 @@ class Scan:
         self.ledger, self.database, self.ended = ledger, database, ended
         self.rows: list[dict] = []
         self.seen = {row["path"]: (row["mtime_ns"], row["size"]) for row in database.execute("SELECT * FROM seen")}
-        last = database.execute("SELECT body FROM rows WHERE kind IN ('run', 'crash') "
-                                "ORDER BY n DESC LIMIT 1").fetchone()
+        last = database.execute(
+            "SELECT body FROM rows WHERE kind IN ('run', 'crash') ORDER BY n DESC LIMIT 1"
+        ).fetchone()
         self.parent = json.loads(last["body"])["code"] if last else None
 
     def known(self, run: str, kind: str, sha256: str) -> bool:
@@ -107,77 +151,117 @@ class Scan:
         return row
 
     def folder(self, folder: Path) -> None:
-        """Collects the rows of one run's folder."""
-        name, done, log = folder.name, folder / "run.json", folder / "train.log"
+        """Collects the rows of one run's folder. Failure if one of its files holds what a row cannot."""
+        if not rows.is_folder(folder.name):
+            raise Failure(f"run should be {rows.FOLDER.words}")
+        done, log = folder / "run.json", folder / "train.log"
         if done.exists():
-            if self.fresh(done) and not self.known(name, "run", sha256_file(done)):
-                run = read_json(done)
-                code = self.code(folder)
-                data = (run.get("data") or {}).get("manifest_sha256")
-                self.rows.append({"kind": "run", "run": name, "file_sha256": sha256_file(done), **code,
-                                  **{key: run.get(key) for key in FROM_RUN}, "data": data,
-                                  "seconds": run.get("training_seconds"), "finished": done.stat().st_mtime,
-                                  "source_matches": code["code"] == run.get("source_sha256"),
-                                  "variant": variant_of(code["code"] or "", run.get("config") or {}, data)})
+            if self.fresh(done) and not self.known(folder.name, "run", sha256_file(done)):
+                self.rows.append(self.run_row(folder, done))
         elif log.exists() and (folder == self.ended or time.time() - log.stat().st_mtime > QUIET_SECONDS):
-            if self.fresh(log) and not self.known(name, "crash", sha256_file(log)):
-                lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-                config = next((line for line in lines if line.startswith("config {")), "config {}")
-                try:
-                    config = json.loads(config.removeprefix("config "))
-                except ValueError:
-                    config = {}
-                self.rows.append({"kind": "crash", "run": name, "file_sha256": sha256_file(log), **self.code(folder),
-                                  "config": config, "track": config.get("track"), "preset": config.get("preset"),
-                                  "seed": config.get("seed"), "last_line": lines[-1][:200] if lines else "",
-                                  "finished": log.stat().st_mtime})
+            if self.fresh(log) and not self.known(folder.name, "crash", sha256_file(log)):
+                self.rows.append(self.crash_row(folder, log))
         artifact, score = folder / "model.golf", folder / "eval.json"
         if self.fresh(artifact):
             sha256 = sha256_file(artifact)
-            if not self.known(name, "pack", sha256):
-                self.rows.append({"kind": "pack", "run": name, "file_sha256": sha256, "artifact": sha256,
-                                  "bytes": artifact.stat().st_size})
-        if self.fresh(score) and not self.known(name, "score", sha256_file(score)):
-            result = read_json(score, ("bpb", "artifact", "data", "scope"))
-            self.rows.append({"kind": "score", "run": name, "file_sha256": sha256_file(score), "bpb": result["bpb"],
-                              "artifact": result["artifact"]["sha256"], "split": result["data"]["split"],
-                              "scope": result["scope"], "bpb_interval": result.get("bpb_interval"),
-                              "docs": result["data"]["docs_sha256"], "clock": result.get("clock"),
-                              "slices": {key: part["bpb"] for key, part in result.get("slices", {}).items()}})
+            if not self.known(folder.name, "pack", sha256):
+                self.rows.append(
+                    {
+                        "kind": "pack",
+                        "run": folder.name,
+                        "file_sha256": sha256,
+                        "artifact": sha256,
+                        "bytes": artifact.stat().st_size,
+                    }
+                )
+        if self.fresh(score) and not self.known(folder.name, "score", sha256_file(score)):
+            self.rows.append(self.score_row(folder, score))
+
+    def run_row(self, folder: Path, done: Path) -> dict:
+        """The row of a run that has ended, from its run.json."""
+        run = read_left(done)
+        row = checked(
+            {
+                "kind": "run",
+                "run": folder.name,
+                "file_sha256": sha256_file(done),
+                **{key: run.get(key) for key in FROM_RUN},
+                "data": item(run.get("data"), "manifest_sha256"),
+                "seconds": run.get("training_seconds"),
+                "finished": done.stat().st_mtime,
+            }
+        )
+        code = self.code(folder)
+        return (
+            row
+            | code
+            | {
+                "source_matches": code["code"] == run.get("source_sha256"),
+                "variant": variant_of(code["code"] or "", row["config"], row["data"]),
+            }
+        )
+
+    def crash_row(self, folder: Path, log: Path) -> dict:
+        """The row of a run that stopped without a run.json, from its log."""
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+        config = next((line for line in lines if line.startswith("config {")), "config {}")
+        try:
+            config = json.loads(config.removeprefix("config "))
+        except ValueError:
+            config = {}
+        row = checked(
+            {
+                "kind": "crash",
+                "run": folder.name,
+                "file_sha256": sha256_file(log),
+                "config": config,
+                **{key: config.get(key) for key in ("track", "preset", "seed")},
+                "last_line": lines[-1][:200] if lines else "",
+                "finished": log.stat().st_mtime,
+            }
+        )
+        return row | self.code(folder)
+
+    def score_row(self, folder: Path, score: Path) -> dict:
+        """The row of a score, from its eval.json."""
+        result = read_left(score)
+        slices = result.get("slices", {})
+        if isinstance(slices, dict):
+            slices = {name: item(part, "bpb") for name, part in slices.items()}
+        return checked(
+            {
+                "kind": "score",
+                "run": folder.name,
+                "file_sha256": sha256_file(score),
+                "bpb": result.get("bpb"),
+                "scope": result.get("scope"),
+                "artifact": item(result.get("artifact"), "sha256"),
+                "split": item(result.get("data"), "split"),
+                "docs": item(result.get("data"), "docs_sha256"),
+                "bpb_interval": result.get("bpb_interval"),
+                "clock": result.get("clock"),
+                "slices": slices,
+            }
+        )
 
 
-def progress(items: Collection, what: str) -> Iterator:
-    """Yields the items. If that takes longer than a second, a terminal on stderr shows a bar with the time left."""
-    if not sys.stderr.isatty():
-        yield from items
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task, begin = bar.add_task(what, total=len(items), visible=False), time.monotonic()
-        for item in items:
-            yield item
-            bar.update(task, advance=1, visible=time.monotonic() > begin + 1)
-
-
-def sync(root: Path, ended: Path | None = None, loud: bool = False) -> list[dict]:
+def sync(root: Path, ended: Path | None = None) -> list[dict]:
     """Adds the rows that root/runs has none for; returns them. `ended`: a run's folder whose process is gone.
 
-    A folder that cannot be read is left out, named on stderr if `loud`: a broken run must not hide the others.
+    A folder that cannot be read, or whose files hold what a row cannot, is left out and named on stderr: a broken run
+    must not hide the others. It is named again when its files change.
     """
     if not (root / "runs").is_dir():
         return []
     ledger = Ledger(root / "runs")
-    with ledger.locked(), contextlib.closing(ledger.index()) as database:
+    with ledger.locked(), ledger.index() as database:
         scan = Scan(ledger, database, ended)
         folders = [path for path in (root / "runs").iterdir() if path.is_dir() and path.name != "scripts"]
-        for folder in progress(sorted(folders, key=lambda path: path.stat().st_mtime), "reading runs"):
+        for folder in track(sorted(folders, key=lambda path: path.stat().st_mtime), "reading runs", unit="folders"):
             try:
                 scan.folder(folder)
-            except (Failure, OSError, KeyError, TypeError) as error:
-                if loud:
-                    print(f"golf log: left out {folder.name}: {error}", file=sys.stderr)
+            except (Failure, OSError, RecursionError) as error:
+                print(f"golf log: left out {terminal(folder.name, 100)}: {terminal(str(error))}", file=sys.stderr)
         rows = ledger.append(scan.rows) if scan.rows else []
         database.commit()
     return rows
@@ -185,21 +269,28 @@ def sync(root: Path, ended: Path | None = None, loud: bool = False) -> list[dict
 
 def note(root: Path, run: str, values: dict) -> dict:
     """Adds a row of what a person or an agent says about a run; the run may still be planned."""
-    return Ledger(root / "runs").append([{"kind": "note", "run": run, **values}])[0]
+    ledger = Ledger(root / "runs")
+    with ledger.locked():
+        with ledger.index():  # Failure if a row that was there is damaged: nothing may be written after it
+            pass
+        return ledger.append([{"kind": "note", "run": run, **values}])[0]
 
 
 def query(root: Path, text: str, values: tuple = ()) -> list[dict]:
     """Rows of the index as dicts."""
     if not (root / "runs").is_dir():
         raise Failure("no runs/ here: nothing was logged yet")
-    with contextlib.closing(Ledger(root / "runs").index()) as database:
+    with Ledger(root / "runs").index() as database:
         return [dict(row) for row in database.execute(text, values)]
 
 
 def best(root: Path, track: str | None, count: int) -> list[dict]:
     """The `count` runs with the lowest dev score whose scored artifact is the packed one."""
-    return query(root, "SELECT * FROM runs WHERE bpb IS NOT NULL AND (?1 IS NULL OR track = ?1) ORDER BY bpb, finished "
-                       "LIMIT ?2", (track, count))
+    return query(
+        root,
+        "SELECT * FROM runs WHERE bpb IS NOT NULL AND (?1 IS NULL OR track = ?1) ORDER BY bpb, finished LIMIT ?2",
+        (track, count),
+    )
 
 
 def variants(root: Path, track: str, seeds: list[int]) -> dict:
@@ -209,8 +300,12 @@ def variants(root: Path, track: str, seeds: list[int]) -> dict:
     the scorer) on one of these seeds, or on as many seeds. A search on other seeds adds no rivals: it chose, and the
     claim was then made on new seeds.
     """
-    rows = query(root, "SELECT variant, seed FROM runs WHERE track = ? AND variant IS NOT NULL AND "
-                       "(bpb IS NOT NULL OR dev_bpb IS NOT NULL)", (track,))
+    rows = query(
+        root,
+        "SELECT variant, seed FROM runs WHERE track = ? AND variant IS NOT NULL AND "
+        "(bpb IS NOT NULL OR dev_bpb IS NOT NULL)",
+        (track,),
+    )
     by_variant: dict[str, set] = {}
     for row in rows:
         by_variant.setdefault(row["variant"], set()).add(row["seed"])
@@ -224,140 +319,34 @@ def rows_of(root: Path, run: str) -> list[dict]:
     if not rows:
         names = [row["run"] for row in query(root, "SELECT run FROM runs")]
         near = difflib.get_close_matches(run, names, n=1)
-        raise Failure(f"no row of a run {run!r}" + (f": did you mean {near[0]}?" if near else ""))
+        raise Failure(f"no row of a run {run!r}" + (f": did you mean {terminal(near[0])}?" if near else ""))
     return rows
 
 
 def compare(root: Path, first: str, second: str) -> dict:
     """What differs between two runs: fields of the config, lines of the script, numbers."""
-    trained = [next((row for row in reversed(rows_of(root, run)) if row["kind"] in ("run", "crash")), None)
-               for run in (first, second)]
+    trained = [
+        next((row for row in reversed(rows_of(root, run)) if row["kind"] in ("run", "crash")), None)
+        for run in (first, second)
+    ]
     if None in trained:
         raise Failure(f"{(first, second)[trained.index(None)]}: it was never trained, so there is nothing to compare")
     a, b = (row["config"] for row in trained)
-    sources = [root / "runs" / "scripts" / f"{row['code']}.py" for row in trained]
-    diff = "" if trained[0]["code"] == trained[1]["code"] else "".join(difflib.unified_diff(
-        *(path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else [] for path in sources),
-        first, second))
+    codes = [row.get("code") for row in trained]
+    diff = (
+        ""
+        if codes[0] == codes[1]
+        else "".join(
+            f"{line}\n"
+            for line in difflib.unified_diff(*(script_lines(root, code) for code in codes), first, second, lineterm="")
+        )
+    )
     numbers = [query(root, "SELECT * FROM runs WHERE run = ?", (run,))[0] for run in (first, second)]
-    return {"config": {key: [a.get(key), b.get(key)] for key in sorted({**a, **b}) if a.get(key) != b.get(key)},
-            "numbers": {key: [row[key] for row in numbers] for key in COLUMNS if key != "config"}, "diff": diff}
-
-
-def export_csv(rows: list[dict], path: Path) -> None:
-    """One line per run, columns as in the index."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS)
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomic(path, text.getvalue().encode())
-
-
-def curves_of(root: Path, rows: list[dict]):
-    """(row, [(unix time, step, {metric: value}), ...]) of every run that has a metrics.jsonl."""
-    from golf.files import read_metrics
-
-    for row in rows:
-        metrics = root / "runs" / row["run"] / "metrics.jsonl"
-        if metrics.exists():
-            start = (row["finished"] or 0) - (row["seconds"] or 0)
-            yield row, [(start + point["elapsed"], point["step"], {key: point[key] for key in CURVES
-                                                                   if point.get(key) is not None})
-                        for point in read_metrics(metrics)]
-
-
-def export_tensorboard(root: Path, rows: list[dict], folder: Path) -> None:
-    """Loss and dev bpb of every run by step as TensorBoard event files. Failure if the package is not installed."""
-    try:
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.compat.proto.summary_pb2 import Summary
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
-    except ImportError:
-        raise Failure("the package tensorboard is not installed: pip install tensorboard") from None
-
-    for row, points in curves_of(root, rows):
-        writer = EventFileWriter(str(folder / row["run"]))
-        for when, step, values in points:
-            for key, value in values.items():
-                summary = Summary(value=[Summary.Value(tag=key, simple_value=value)])
-                writer.add_event(Event(wall_time=when, step=step, summary=summary))
-        writer.close()
-
-
-def export_trackio(root: Path, rows: list[dict], folder: Path) -> None:
-    """The same curves, and what the log says of each run, as the project "golf" of a trackio folder on this machine.
-
-    Exported again, only what is new is added. Failure if the package is not installed.
-    """
-    os.environ["TRACKIO_DIR"] = str(folder.resolve())  # the package reads it once, when it is imported
-    try:
-        from trackio.sqlite_storage import SQLiteStorage
-    except ImportError:
-        raise Failure("the package trackio is not installed: pip install trackio") from None
-
-    for row, points in curves_of(root, rows):
-        times = [datetime.datetime.fromtimestamp(when, datetime.UTC).isoformat() for when, _, _ in points]
-        SQLiteStorage.bulk_log(
-            "golf", row["run"], [values for _, _, values in points], steps=[step for _, step, _ in points],
-            timestamps=times, config={key: value for key, value in row.items() if value is not None},
-            log_ids=[f"{row['run']}/{row['finished']}/{i}" for i in range(len(points))])
-
-
-def plot(rows: list[dict], path: Path) -> None:
-    """PNG: dev bpb of every scored run in the order they finished, and the best so far."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    scored = sorted((row for row in rows if row["bpb"] is not None), key=lambda row: row["finished"])
-    if not scored:
-        raise Failure("no run has a score yet: pack and score one first")
-    values = [row["bpb"] for row in scored]
-    figure = Figure(figsize=(8, 4), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    axis = figure.subplots()
-    axis.plot(range(1, len(values) + 1), values, "o", markersize=4, alpha=0.5, label="a run")
-    axis.step(range(1, len(values) + 1), [min(values[:i + 1]) for i in range(len(values))], where="post",
-              label=f"best so far: {min(values):.4f}")
-    axis.set(xlabel="scored runs, oldest first", ylabel="bpb (dev)")
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.grid(alpha=0.3)
-    axis.legend(frameon=False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    write_atomic(path, buffer.getvalue())
-
-
-def print_runs(rows: list[dict]) -> None:
-    """A table of runs."""
-    from rich.box import SIMPLE
-    from rich.console import Console
-    from rich.table import Table
-
-    def number(value, form):
-        return "-" if value is None else format(value, form)
-    table = Table(box=SIMPLE, pad_edge=False)
-    for name, justify in (("run", "left"), ("bpb", "right"), ("bytes", "right"), ("seed", "right"),
-                          ("seconds", "right"), ("ended by", "left"), ("verdict", "left"), ("who", "left"),
-                          ("hypothesis", "left")):
-        table.add_column(name, justify=justify, no_wrap=name != "hypothesis")
-    for row in rows:
-        table.add_row(row["run"], number(row["bpb"], ".4f"), number(row["bytes"], ","), number(row["seed"], "d"),
-                      number(row["seconds"], ".1f"), *(row[key] or "-" for key in ("status", "verdict", "who",
-                                                                                "hypothesis")))
-    Console().print(table)
-
-
-def print_run(root: Path, rows: list[dict]) -> None:
-    """Every row of one run, and the script's difference from the run before it."""
-    for row in rows:
-        shown = {key: value for key, value in row.items() if key not in ("hash", "previous", "config", "run")}
-        print(json.dumps(shown, ensure_ascii=False))
-    trained = [row for row in rows if row["kind"] in ("run", "crash")]
-    if trained and trained[-1]["lines_added"]:
-        before, after = ((root / "runs" / "scripts" / f"{trained[-1][key]}.py").read_text(encoding="utf-8")
-                         for key in ("parent_code", "code"))
-        print(*difflib.unified_diff(before.splitlines(), after.splitlines(), "the run before", rows[0]["run"],
-                                    lineterm=""), sep="\n")
+    return {
+        "config": {key: [a.get(key), b.get(key)] for key in sorted({**a, **b}) if a.get(key) != b.get(key)},
+        "numbers": {key: [row[key] for row in numbers] for key in COLUMNS if key != "config"},
+        "diff": diff,
+    }
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -369,6 +358,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("--json", action="store_true", help="end with one JSON object")
         return command
+
     add("sync", "add rows for runs, packs and scores that have none")
     add("verify", "read every row; exit with 1 if one was edited, moved or removed")
     command = add("note", "write down a hypothesis or a verdict")
@@ -391,8 +381,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     kinds = command.add_mutually_exclusive_group(required=True)
     kinds.add_argument("--csv", type=Path, metavar="FILE")
     kinds.add_argument("--tensorboard", type=Path, metavar="DIR")
-    kinds.add_argument("--trackio", type=Path, metavar="DIR",
-                       help="then: TRACKIO_DIR=DIR trackio show --project golf")
+    kinds.add_argument("--trackio", type=Path, metavar="DIR", help="then: TRACKIO_DIR=DIR trackio show --project golf")
     return parser.parse_args(argv)
 
 
@@ -401,7 +390,12 @@ def run_command(options: argparse.Namespace) -> dict:
     if options.command == "verify":
         count, last = Ledger(ROOT / "runs").verify()
         print(f"{count} rows, all as they were written; the last hash is {last}")
-        return {"rows": count, "last_hash": last}
+        skipped = []
+        if count:
+            skipped = [row["n"] for row in query(ROOT, "SELECT n FROM rows WHERE kind IS NULL ORDER BY n")]
+        if skipped:
+            print(f"rows that cannot be used and are skipped: {', '.join(map(str, skipped))}")
+        return {"rows": count, "last_hash": last, "skipped": skipped}
     if options.command == "note":
         if not (options.hypothesis or options.verdict):
             raise Failure("a note needs --hypothesis or --verdict", code=2)
@@ -409,11 +403,14 @@ def run_command(options: argparse.Namespace) -> dict:
             sync(ROOT)
             rows_of(ROOT, options.run)
         row = note(ROOT, options.run, {key: getattr(options, key) for key in ("hypothesis", "verdict", "who")})
-        print(f"row {row['n']}: {options.run}")
+        print(f"row {row['n']}: {terminal(options.run)}")
         return {"row": row}
-    new = sync(ROOT, loud=True)
+    new = sync(ROOT)
+    if not (ROOT / "runs").is_dir() and options.command in ("best", "show") and not getattr(options, "run", None):
+        print("nothing was logged yet")
+        return {"runs": []}
     if options.command == "sync":
-        print(f"{len(new)} new rows" + "".join(f"\n{row['n']:6} {row['kind']:6} {row['run']}" for row in new))
+        print(f"{len(new)} new rows" + "".join(f"\n{row['n']:6} {row['kind']:6} {terminal(row['run'])}" for row in new))
         return {"rows": new}
     if options.command == "show" and options.run:
         rows = rows_of(ROOT, options.run)
@@ -424,14 +421,17 @@ def run_command(options: argparse.Namespace) -> dict:
         for part in ("numbers", "config"):
             for key, (a, b) in result[part].items():
                 if a != b:
-                    print(f"{key:>20}  {a}  ->  {b}")
-        print(result["diff"] or "the scripts are the same")
+                    print(f"{terminal(key):>20}  {terminal(a)}  ->  {terminal(b)}")
+        print(terminal_lines(result["diff"]) or "the scripts are the same")
         return result
     if options.command == "best":
         runs = best(ROOT, options.track, options.count)
     else:
-        runs = query(ROOT, "SELECT * FROM runs ORDER BY finished DESC" + (
-            f" LIMIT {options.count}" if options.command == "show" else ""))
+        runs = query(
+            ROOT,
+            "SELECT * FROM runs ORDER BY finished DESC"
+            + (f" LIMIT {options.count}" if options.command == "show" else ""),
+        )
     if options.command == "plot":
         plot(runs, options.out)
         print(options.out)

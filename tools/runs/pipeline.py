@@ -16,8 +16,10 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from golf.files import ROOT, Failure, read_json, read_metrics, sha256_file, write_json
+from golf.foreign import terminal
 from golf.tracks import POCKET
 from tools.runs import curves, ledger
 from tools.runs.folder import finished
@@ -188,14 +190,14 @@ def seconds(value: float | None) -> str:
 
 def report(summary: dict, console: Console) -> None:
     """Prints the final table."""
-    table = Table(title=f"{summary['run_dir']}/", title_justify="left", show_header=False)
+    table = Table(title=Text(terminal(f"{summary['run_dir']}/")), title_justify="left", show_header=False)
     table.add_column()
     table.add_column(justify="right")
     table.add_column()
     low, high = summary["bpb_interval"]
     ratio = summary["val_bpb"] / summary["xz_bits_per_byte"]
     table.add_row(
-        f"bpb, {summary['split']} split",
+        Text(f"bpb, {summary['split']} split"),
         f"{summary['val_bpb']:.4f}",
         f"95% interval {low:.4f} to {high:.4f} over {summary['documents']:,} documents",
     )
@@ -211,7 +213,7 @@ def report(summary: dict, console: Console) -> None:
         f"{summary['headroom_bytes']:,} under the cap of {POCKET.cap_bytes:,}",
     )
     for name, size in summary["sections"].items():
-        table.add_row(f"  {name}", f"{size:,} B", f"{size / summary['artifact_bytes']:.1%}")
+        table.add_row(Text(f"  {terminal(name)}"), f"{size:,} B", f"{size / summary['artifact_bytes']:.1%}")
     table.add_section()
     table.add_row(
         "training speed",
@@ -223,13 +225,14 @@ def report(summary: dict, console: Console) -> None:
     table.add_section()
     clock = summary["clock"]
     for name, wall in clock["stages"].items():
-        table.add_row(name, seconds(wall), "wall time of the whole stage")
+        table.add_row(Text(name), Text(seconds(wall)), "wall time of the whole stage")
         for phase, wall_phase in clock.get(name, {}).items():
             if phase != "total":
-                table.add_row(f"  {phase}", seconds(wall_phase))
+                table.add_row(Text(f"  {terminal(phase)}"), Text(seconds(wall_phase)))
     table.add_section()
     for path in map(Path, summary["files"]):
-        table.add_row(path.name, f"{(ROOT / path).stat().st_size:,} B", FILES.get(path.name))
+        what = Text(FILES.get(path.name, ""))
+        table.add_row(Text(terminal(path.name)), f"{(ROOT / path).stat().st_size:,} B", what)
     console.print(table)
 
 

@@ -4,6 +4,9 @@ A row is {"n", "time", "kind", "run", ..., "previous", "hash"}; hash = SHA-256 o
 "hash", previous = the hash of row n - 1 ("" for row 1). Writers take turns by a lock on the file. runs/ledger.sqlite is
 an index that can be made again from the file; it also remembers the rows it saw, so that a cut end is noticed.
 
+tools/runs/rows.py says what a row may hold. A row that does not is never appended; one that lies in the file all the
+same (an older kit took it, or it was written by hand) is part of the chain and of nothing else.
+
 Not covered: somebody who edits a row, hashes all rows after it again and removes the index. Publish the last hash
 (`ledger verify` prints it) where others see it, and that is covered too.
 """
@@ -16,12 +19,36 @@ import json
 import math
 import os
 import sqlite3
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from golf.files import Failure
+from golf.foreign import terminal
+from tools.runs import rows
 
-COLUMNS = ("run", "status", "track", "preset", "seed", "code", "variant", "finished", "steps", "seconds", "train_loss",
-           "dev_bpb", "bytes", "bpb", "artifact", "hypothesis", "verdict", "who")
+INDEX_VERSION = 1  # of what is made from the rows; an index of another version is made again, but for what it remembers
+DAMAGED = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_MISMATCH)
+COLUMNS = (
+    "run",
+    "status",
+    "track",
+    "preset",
+    "seed",
+    "code",
+    "variant",
+    "finished",
+    "steps",
+    "seconds",
+    "train_loss",
+    "dev_bpb",
+    "bytes",
+    "bpb",
+    "artifact",
+    "hypothesis",
+    "verdict",
+    "who",
+)
 
 
 def canonical(row: dict) -> bytes:
@@ -43,20 +70,38 @@ def finite(value):
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def whole_rows(data: bytes) -> list[bytes]:
+    """The lines of a ledger with their newlines. A part of a row at the end, which a killed writer or a full disk left,
+    is no row: the next writer removes it."""
+    return data[: data.rfind(b"\n") + 1].splitlines(keepends=True)
+
+
 def check_chain(data: bytes) -> tuple[int, str]:
     """(rows, last hash) of a whole ledger. Failure names the first row that is damaged, edited, moved or missing."""
     number, previous = 0, ""
-    for number, line in enumerate(data.splitlines(), start=1):
+    for number, line in enumerate(whole_rows(data), start=1):
         try:
             row = json.loads(line)
             good = row["n"] == number and row["previous"] == previous and row["hash"] == row_hash(row)
             previous = row["hash"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise Failure(f"ledger.jsonl:{number}: not a row of the ledger") from None
         if not good:
-            raise Failure(f"ledger.jsonl:{number}: this row was edited, moved, or a row before it removed: its hash or "
-                          "its link to the row before does not match")
+            raise Failure(
+                f"ledger.jsonl:{number}: this row was edited, moved, or a row before it removed: its hash or "
+                "its link to the row before does not match"
+            )
     return number, previous
+
+
+def explain_database(path: Path, error: sqlite3.Error) -> Failure:
+    """What is wrong with the index at `path`, and what to do."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF  # the rest of the bits say where exactly
+    if code == sqlite3.SQLITE_FULL:
+        return Failure(f"{path}: the disk is full: make room and try again; the log itself is whole")
+    if code in DAMAGED:
+        return Failure(f"{path}: {error}: remove this file, it is made again")
+    return Failure(f"{path}: {error}: the index cannot be used (disk, rights, or another program holds it)")
 
 
 class Ledger:
@@ -73,7 +118,7 @@ class Ledger:
             yield self._file
             return
         self.runs.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "a+b") as file:
+        with open(self.path, "a+b", buffering=0) as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             self._file = file
             try:
@@ -82,19 +127,37 @@ class Ledger:
                 self._file = None
 
     def append(self, bodies: list[dict]) -> list[dict]:
-        """Adds a row per body ({"kind", "run", ...}) and returns the rows as written."""
+        """Adds a row per body ({"kind", "run", ...}) and returns the rows as written.
+
+        Failure, and nothing is added, if a body is not what tools/runs/rows.py says, or the disk is full.
+        """
+        for body in bodies:
+            if wrong := rows.fault(body):
+                raise Failure(f"not a row for the log: run {terminal(body.get('run'), 100)}: {wrong}")
         with self.locked() as file:
             number, previous = self._end(file)
-            rows = []
+            written = []
             for body in bodies:
                 number += 1
-                row = finite(body) | {"n": number, "previous": previous,
-                                      "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
+                row = finite(body) | {
+                    "n": number,
+                    "previous": previous,
+                    "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+                }
                 row["hash"] = previous = row_hash(row)
-                rows.append(row)
-            file.write(b"".join(canonical(row) + b"\n" for row in rows))
-            file.flush()
-        return rows
+                written.append(row)
+            self._write(file, b"".join(canonical(row) + b"\n" for row in written))
+        return written
+
+    def _write(self, file, data: bytes) -> None:
+        """All of `data` at the file's end, or nothing and a Failure."""
+        size, left = file.seek(0, os.SEEK_END), memoryview(data)
+        try:
+            while left:
+                left = left[file.write(left) :]
+        except OSError as error:
+            file.truncate(size)
+            raise Failure(f"{self.path}: {error.strerror}: nothing was added to the log") from None
 
     @staticmethod
     def _end(file) -> tuple[int, str]:
@@ -105,7 +168,7 @@ class Ledger:
             start = max(0, size - step)
             file.seek(start)
             tail, step = file.read(size - start), step * 2
-        whole = tail[:tail.rfind(b"\n") + 1]
+        whole = tail[: tail.rfind(b"\n") + 1]
         if len(whole) < len(tail):
             file.truncate(size - len(tail) + len(whole))
         if not whole:
@@ -113,80 +176,123 @@ class Ledger:
         try:
             row = json.loads(whole.splitlines()[-1])
             return row["n"], row["hash"]
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise Failure("ledger.jsonl: its last row is damaged (golf log verify)") from None
 
     def verify(self) -> tuple[int, str]:
-        """(rows, last hash) after reading every row. Failure names what was edited, or says that the end was cut."""
+        """(rows, last hash) after reading every row; of no rows where nothing was logged yet.
+
+        Failure names what was edited, or says that the end was cut.
+        """
+        if not self.path.exists() and not self.index_path.exists():
+            return check_chain(b"")
         if not self.path.exists():
             raise Failure(f"{self.path}: no ledger yet (golf log sync)")
         with self.locked() as file:
             file.seek(0)
             data = file.read()
             result = check_chain(data)
-            with contextlib.closing(self.index()) as database:  # rehashing all rows after an edit makes a good chain
-                for line, row in zip(data.splitlines(keepends=True), database.execute("SELECT * FROM rows ORDER BY n")):
+            with self.index() as database:  # rehashing all rows after an edit makes a good chain
+                for line, row in zip(whole_rows(data), database.execute("SELECT * FROM rows ORDER BY n")):
                     if line.decode() != row["body"]:
                         raise Failure(f"ledger.jsonl:{row['n']}: not the row that was here when it was last read")
         return result
 
-    def index(self) -> sqlite3.Connection:
-        """The index, brought up to date: tables rows(n, kind, run, body), runs(COLUMNS), seen(path, mtime_ns, size)."""
-        with self.locked() as file:
-            database = sqlite3.connect(self.index_path, timeout=60)
-            database.row_factory = sqlite3.Row
-            try:
-                self._catch_up(database, file)
-            except sqlite3.DatabaseError as error:
-                raise Failure(f"{self.index_path}: {error}: remove this file, it is made again") from None
-            return database
+    @contextlib.contextmanager
+    def index(self) -> Iterator[sqlite3.Connection]:
+        """The index, brought up to date: tables rows(n, kind, run, body), runs(COLUMNS), seen(path, mtime_ns, size).
 
-    def _catch_up(self, database: sqlite3.Connection, file) -> None:
+        A row that cannot be used has neither kind nor run there. Failure says what is wrong with the database, also
+        where it goes wrong while the caller uses it.
+        """
+        with self.locked() as file:
+            try:
+                with contextlib.closing(sqlite3.connect(self.index_path, timeout=60)) as database:
+                    database.row_factory = sqlite3.Row
+                    self._make_tables(database)
+                    self._catch_up(database, file)
+                    yield database
+            except sqlite3.Error as error:
+                raise explain_database(self.index_path, error) from None
+
+    def _make_tables(self, database: sqlite3.Connection) -> None:
+        """Makes the tables if they are not there. What another version made of the rows is made again from them."""
+        if database.execute("PRAGMA user_version").fetchone()[0] == INDEX_VERSION:
+            return
         database.executescript(f"""
+            BEGIN;
             CREATE TABLE IF NOT EXISTS state (id INTEGER PRIMARY KEY CHECK (id = 1), n, start, end, hash);
             CREATE TABLE IF NOT EXISTS rows (n INTEGER PRIMARY KEY, kind, run, body);
             CREATE INDEX IF NOT EXISTS rows_run ON rows (run);
             CREATE INDEX IF NOT EXISTS rows_kind ON rows (kind);
-            CREATE TABLE IF NOT EXISTS runs ({', '.join(COLUMNS)}, PRIMARY KEY (run));
+            CREATE TABLE IF NOT EXISTS runs ({", ".join(COLUMNS)}, PRIMARY KEY (run));
             CREATE INDEX IF NOT EXISTS runs_best ON runs (track, bpb);
             CREATE TABLE IF NOT EXISTS seen (path PRIMARY KEY, mtime_ns, size);
-            INSERT OR IGNORE INTO state VALUES (1, 0, 0, 0, '');""")
+            INSERT OR IGNORE INTO state VALUES (1, 0, 0, 0, '');
+            COMMIT;""")
+        bodies = [row["body"] for row in database.execute("SELECT body FROM rows ORDER BY n")]
+        database.execute("DELETE FROM rows")
+        database.execute("DELETE FROM runs")
+        for body in bodies:
+            self._take(database, json.loads(body), body)
+        database.execute(f"PRAGMA user_version = {INDEX_VERSION}")
+        database.commit()
+
+    def _catch_up(self, database: sqlite3.Connection, file) -> None:
+        """Takes the rows that were appended since the index was last used."""
         number, start, end, previous = database.execute("SELECT n, start, end, hash FROM state").fetchone()
         file.seek(start)
         data = file.read()
-        last, data = data[:end - start], data[end - start:]  # the row that was last when this index was last used
+        last, data = data[: end - start], data[end - start :]  # the row that was last when this index was last used
         if number:
             try:
                 same = last.endswith(b"\n") and row_hash(json.loads(last)) == previous
-            except ValueError:
+            except (ValueError, RecursionError):
                 same = False
             if not same:
-                raise Failure(f"ledger.jsonl: its end was cut or edited: {number} rows were there when it was last "
-                              f"read, and row {number} had the hash {previous[:12]}...")
-        for line in data[:data.rfind(b"\n") + 1].splitlines(keepends=True):
+                raise Failure(
+                    f"ledger.jsonl: its end was cut or edited: {number} rows were there when it was last "
+                    f"read, and row {number} had the hash {previous[:12]}..."
+                )
+        for line in whole_rows(data):
             try:
                 row = json.loads(line)
-                linked = row["previous"] == previous and row["n"] == number + 1
-            except (ValueError, KeyError, TypeError):
+                hash_, text = row["hash"], line.decode()
+                linked = row["previous"] == previous and row["n"] == number + 1 and isinstance(hash_, str)
+            except (ValueError, KeyError, TypeError, RecursionError):
                 linked = False
             if not linked:
-                raise Failure(f"ledger.jsonl:{number + 1}: does not follow the row before it "
-                              "(golf log verify)")
-            number, previous, start, end = row["n"], row["hash"], end, end + len(line)
-            database.execute("INSERT INTO rows VALUES (?, ?, ?, ?)", (number, row["kind"], row["run"], line.decode()))
-            self._fold(database, row)
+                raise Failure(f"ledger.jsonl:{number + 1}: does not follow the row before it (golf log verify)")
+            number, previous, start, end = number + 1, hash_, end, end + len(line)
+            self._take(database, row, text)
         database.execute("UPDATE state SET n = ?, start = ?, end = ?, hash = ?", (number, start, end, previous))
         database.commit()
 
+    @classmethod
+    def _take(cls, database: sqlite3.Connection, row: dict, body: str) -> None:
+        """Puts one more row into the index. One that cannot be used is named on stderr and kept for the chain only."""
+        wrong = rows.fault(row)
+        kind, run = (None, None) if wrong else (row["kind"], row["run"])
+        database.execute("INSERT INTO rows VALUES (?, ?, ?, ?)", (row["n"], kind, run, body))
+        if wrong:
+            print(
+                f"ledger.jsonl:{row['n']}: this row cannot be used and is skipped: run "
+                f"{terminal(row.get('run'), 100)}: {wrong}",
+                file=sys.stderr,
+            )
+        else:
+            cls._fold(database, row)
+
     @staticmethod
     def _fold(database: sqlite3.Connection, row: dict) -> None:
-        """Brings the run's line in `runs` up to date with one more row."""
+        """Brings the run's line in `runs` up to date with one more row, which was checked."""
         kind = row["kind"]
         if kind == "question":
             return
         if kind in ("run", "crash"):  # trained anew: what was packed and scored before belongs to other weights
             keep = database.execute("SELECT hypothesis, verdict, who FROM runs WHERE run = ?", (row["run"],)).fetchone()
-            values = {key: row.get(key) for key in COLUMNS} | dict(keep or {})
+            known = rows.KINDS[kind]  # other fields were not checked for a column
+            values = {key: row.get(key) if key in known else None for key in COLUMNS} | dict(keep or {})
             values |= {"status": row.get("stopped") or kind, "bytes": None, "bpb": None, "artifact": None}
         elif kind == "pack":
             values = {"bytes": row["bytes"], "artifact": row["artifact"], "bpb": None}
@@ -201,5 +307,7 @@ class Ledger:
         names = [key for key in values if key != "run"]
         if not names:
             return
-        database.execute(f"UPDATE runs SET {', '.join(f'{key} = ?' for key in names)} WHERE run = ?",
-                         [*(values[key] for key in names), row["run"]])
+        database.execute(
+            f"UPDATE runs SET {', '.join(f'{key} = ?' for key in names)} WHERE run = ?",
+            [*(values[key] for key in names), row["run"]],
+        )

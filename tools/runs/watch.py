@@ -5,7 +5,8 @@
     golf watch --json       # one JSON object
 
 It only reads: train.log (config, latest line), metrics.jsonl, run.json, eval.json. A run without run.json whose files
-have been quiet for ten minutes counts as crashed, as in the log of runs. What cannot be read is left out.
+have been quiet for ten minutes counts as crashed, as in the log of runs. What cannot be read, or is no number where
+there should be one, is left out.
 
 Not covered: GPU temperature and the like (nvidia-smi); runs on other machines whose folders are not visible here.
 """
@@ -17,19 +18,23 @@ import sys
 import time
 from pathlib import Path
 
-
 from rich.console import Console, Group
 from rich.live import Live
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from tools.runs.curves import smooth
 from golf.files import ROOT, Failure, explain, read_json
+from golf.foreign import terminal
+from tools.runs.curves import smooth
 from tools.runs.ledger import QUIET_SECONDS
+from tools.runs.rows import is_number
 
+RUNS = ROOT / "runs"
 FRAME_SECONDS = 2.0
+RUNNING = ("starting", "training", "saving")
 RECENT = 8  # finished runs in a frame
+LARGEST = 1e15  # of the numbers that are shown; what is larger is no number of a run
 CURVE_ROWS = 4  # of a curve; a character has 2 x 4 dots
 DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))  # of a Braille character: by column, from the top
 
@@ -40,7 +45,7 @@ def braille(points: list[tuple[float, float]], width: int, height: int) -> list[
     The first steps of a run would squeeze the rest into a flat line: what comes before a twentieth of the points and is
     higher than all after it stands at the upper edge.
     """
-    high_y = max(y for _, y in points[len(points) // 20:])
+    high_y = max(y for _, y in points[len(points) // 20 :])
     points = [(x, min(y, high_y)) for x, y in points]
     low_x, high_x = min(x for x, _ in points), max(x for x, _ in points)
     low_y = min(y for _, y in points)
@@ -56,17 +61,29 @@ def read_object(path: Path) -> dict:
     """The JSON object in a file that another process may be writing or removing; {} if there is none."""
     try:
         return read_json(path)
-    except Failure:
+    except (Failure, RecursionError):
         return {}
+
+
+def as_object(value: object) -> dict:
+    """`value` if it is an object, else {}."""
+    return value if isinstance(value, dict) else {}
+
+
+def can_be_shown(value: object) -> bool:
+    """Whether it is a number that fits into a picture."""
+    return is_number(value) and abs(value) < LARGEST
 
 
 def number(value, form: str) -> str:
     """A number for people; - if it is none."""
-    return format(value, form) if isinstance(value, (int, float)) else "-"
+    return format(value, form) if can_be_shown(value) else "-"
 
 
 def duration(seconds: float) -> str:
-    """Hours, minutes and seconds."""
+    """Hours, minutes and seconds; - if there are too many."""
+    if not seconds < LARGEST:
+        return "-"
     seconds = max(0, round(seconds))
     hours = f"{seconds // 3600}:" if seconds >= 3600 else ""
     return f"{hours}{seconds // 60 % 60:0{2 if hours else 1}}:{seconds % 60:02}"
@@ -107,7 +124,7 @@ class Run:
                 self.read_metrics(stats[1][1] if stats[1] else 0)
             self.result = read_object(self.folder / "run.json") if stats[2] else {}
             self.score = read_object(self.folder / "eval.json") if stats[3] else {}
-            self.config = self.result.get("config") or self.config
+            self.config = as_object(self.result.get("config")) or self.config
         return True
 
     def read_log(self, fresh: bool) -> None:
@@ -118,12 +135,12 @@ class Run:
                     self.config = {}
                     for line in file:
                         if line.startswith(b'config {"') and line.endswith(b"}\n"):
-                            self.config = json.loads(line[len(b"config "):])
+                            self.config = json.loads(line[len(b"config ") :])
                             break
                 file.seek(max(0, os.fstat(file.fileno()).st_size - 2000))
                 lines = file.read().decode(errors="replace").rpartition("\n")[0].splitlines()
                 self.last_line = lines[-1] if lines else ""
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             pass
 
     def read_metrics(self, size: int) -> None:
@@ -136,25 +153,26 @@ class Run:
                 data = file.read()
         except OSError:
             return
-        data = data[:data.rfind(b"\n") + 1]
+        data = data[: data.rfind(b"\n") + 1]
         self.read_bytes += len(data)
         for line in data.splitlines():
             try:
                 row = json.loads(line)
-                if all(isinstance(row[key], (int, float)) for key in ("step", "elapsed")):
+                if all(can_be_shown(row[key]) for key in ("step", "elapsed")):
                     self.rows.append(row)
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 continue
 
     def latest(self, key: str):
         """The newest value of a column of metrics.jsonl, or None."""
-        return next((row[key] for row in reversed(self.rows) if isinstance(row.get(key), (int, float))), None)
+        return next((row[key] for row in reversed(self.rows) if can_be_shown(row.get(key))), None)
 
     @property
     def state(self) -> str:
         """starting, training, saving, crashed; or, of a finished run, what it ended by: clock, steps, sigterm."""
         if self.result:
-            return self.result.get("stopped") or "done"
+            stopped = self.result.get("stopped")
+            return stopped if isinstance(stopped, str) and stopped not in ("", *RUNNING) else "done"
         if time.time() - self.changed > QUIET_SECONDS:
             return "crashed"
         if not self.rows:
@@ -163,11 +181,12 @@ class Run:
 
     @property
     def running(self) -> bool:
-        return self.state in ("starting", "training", "saving")
+        return self.state in RUNNING
 
     def fraction(self) -> float | None:
         """How much of the training is over, by the clock or by the count of steps, whichever is further."""
-        seconds, steps = self.config.get("max_seconds", 0), self.config.get("max_steps", 0)
+        limits = (self.config.get(key) for key in ("max_seconds", "max_steps"))
+        seconds, steps = (limit if can_be_shown(limit) else 0 for limit in limits)
         parts = [(self.latest("elapsed") or 0) / seconds] if seconds > 0 else []
         parts += [(self.latest("step") or 0) / steps] if steps > 0 else []
         return min(1.0, max(parts)) if parts else None
@@ -181,15 +200,25 @@ class Run:
         """Wall seconds by phase: run.json's clock and the scorer's; of a running one its training so far."""
         if not self.result:
             return {} if self.latest("elapsed") is None else {"train": self.latest("elapsed")}
-        phases = {**(self.result.get("clock") or {}), "score": (self.score.get("clock") or {}).get("total")}
-        return {key: value for key, value in phases.items() if isinstance(value, (int, float))}
+        phases = {**as_object(self.result.get("clock")), "score": as_object(self.score.get("clock")).get("total")}
+        return {key: value for key, value in phases.items() if can_be_shown(value)}
 
     def summary(self) -> dict:
         """What --json shows of the run."""
-        return {"run": self.name, "state": self.state, "fraction": self.fraction(), "eta_seconds": self.eta(),
-                "step": self.latest("step"), "elapsed": self.latest("elapsed"), "loss": self.latest("loss"),
-                "dev_bpb": self.latest("dev_bpb"), "tokens_per_second": self.latest("tokens_per_second"),
-                "mfu": self.latest("mfu"), "clock": self.phases(), "bpb": self.score.get("bpb")}
+        return {
+            "run": self.name,
+            "state": self.state,
+            "fraction": self.fraction(),
+            "eta_seconds": self.eta(),
+            "step": self.latest("step"),
+            "elapsed": self.latest("elapsed"),
+            "loss": self.latest("loss"),
+            "dev_bpb": self.latest("dev_bpb"),
+            "tokens_per_second": self.latest("tokens_per_second"),
+            "mfu": self.latest("mfu"),
+            "clock": self.phases(),
+            "bpb": self.score.get("bpb"),
+        }
 
 
 class Watch:
@@ -203,7 +232,9 @@ class Watch:
         try:
             names = {entry.name: entry.path for entry in os.scandir(self.folder) if entry.is_dir()}
         except OSError as error:
-            raise Failure(f"{self.folder}: {error.strerror}: nothing was run here yet") from None
+            if self.folder != RUNS or not isinstance(error, FileNotFoundError):
+                raise Failure(f"{self.folder}: {error.strerror}: nothing was run here yet") from None
+            names = {}  # a fresh clone: the folder comes with the first run
         for name in self.runs.keys() - names.keys():
             del self.runs[name]
         for name, path in names.items():
@@ -227,21 +258,25 @@ class Watch:
 def panel(run: Run, width: int) -> Panel:
     """A running one: numbers, the curve of its loss, its dev estimates."""
     fraction = run.fraction() or 0.0
-    rows = [row for row in run.rows if isinstance(row.get("loss"), (int, float))]
+    rows = [row for row in run.rows if can_be_shown(row.get("loss"))]
     curve = list(zip((row["elapsed"] for row in rows), smooth([row["loss"] for row in rows])))
     inner = max(20, width - 4)
-    dev = "  ".join(f"{row['dev_bpb']:.4f} at {duration(row['elapsed'])}" for row in run.rows
-                    if isinstance(row.get("dev_bpb"), (int, float)))
+    dev = "  ".join(
+        f"{row['dev_bpb']:.4f} at {duration(row['elapsed'])}" for row in run.rows if can_be_shown(row.get("dev_bpb"))
+    )
     bar = "━" * round(fraction * 20)
     eta = "-" if run.eta() is None else duration(run.eta())
-    first = f"{bar:─<20} {fraction:4.0%}  {run.state}  eta {eta}"
-    second = (f"step {number(run.latest('step'), ',')}  loss {number(run.latest('loss'), '.4f')}  "
-              f"{number(run.latest('tokens_per_second'), ',')} tok/s  mfu {number(run.latest('mfu'), '.1%')}  "
-              + ", ".join(f"{name} {value:.0f} s" for name, value in run.phases().items()))
-    lines = [first, second, *(braille(curve, inner, CURVE_ROWS) if len(curve) > 1 else [run.last_line[:inner]]),
-             f"dev bpb {dev}" if dev else "no dev estimate yet"]
-    return Panel(Text("\n".join(lines), overflow="ellipsis", no_wrap=True), title=run.name,
-                 title_align="left")
+    first = f"{bar:─<20} {fraction:4.0%}  {terminal(run.state)}  eta {eta}"
+    second = (
+        f"step {number(run.latest('step'), ',')}  loss {number(run.latest('loss'), '.4f')}  "
+        f"{number(run.latest('tokens_per_second'), ',')} tok/s  mfu {number(run.latest('mfu'), '.1%')}  "
+        + ", ".join(f"{terminal(name)} {value:.0f} s" for name, value in run.phases().items())
+    )
+    picture = braille(curve, inner, CURVE_ROWS) if len(curve) > 1 else [terminal(run.last_line, inner)]
+    lines = [first, second, *picture, f"dev bpb {dev}" if dev else "no dev estimate yet"]
+    return Panel(
+        Text("\n".join(lines), overflow="ellipsis", no_wrap=True), title=Text(terminal(run.name)), title_align="left"
+    )
 
 
 def frame(watch: Watch, width: int, height: int) -> Group:
@@ -254,25 +289,39 @@ def frame(watch: Watch, width: int, height: int) -> Group:
     if not running:
         parts.append(Text("nothing is running"))
     if ended:
-        table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), title_justify="left",
-                      title=f"{count} ended, the latest {len(ended)}; the clock in seconds")
+        table = Table(
+            box=None,
+            pad_edge=False,
+            padding=(0, 1, 0, 0),
+            title_justify="left",
+            title=f"{count:d} ended, the latest {len(ended)}; the clock in seconds",
+        )
         phases = ("compile", "train", "calibrate", "score")
         for name in ("run", "ended", "packed", "dev", "tok/s", "mfu", "compile", "train", "calib.", "score"):
             table.add_column(name, justify="left" if name in ("run", "ended") else "right", no_wrap=True)
         for run in ended:
-            table.add_row(run.name, run.state, number(run.score.get("bpb"), ".4f"),
-                          number(run.latest("dev_bpb"), ".4f"), number(run.result.get("tokens_per_second"), ","),
-                          number(run.result.get("mfu"), ".1%"),
-                          *(number(run.phases().get(phase), ".0f") for phase in phases))
+            table.add_row(
+                Text(terminal(run.name)),
+                Text(terminal(run.state)),
+                number(run.score.get("bpb"), ".4f"),
+                number(run.latest("dev_bpb"), ".4f"),
+                number(run.result.get("tokens_per_second"), ","),
+                number(run.result.get("mfu"), ".1%"),
+                *(number(run.phases().get(phase), ".0f") for phase in phases),
+            )
         parts.append(table)
-        parts += [Text(f"{run.name} crashed after: {run.last_line[:200]}") for run in ended if run.state == "crashed"]
+        parts += [
+            Text(f"{terminal(run.name)} crashed after: {terminal(run.last_line, 200)}")
+            for run in ended
+            if run.state == "crashed"
+        ]
     return Group(*parts)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Returns the exit code: 0, or 1 when the folder is not there."""
     parser = argparse.ArgumentParser(prog="golf watch", description="A live view of the runs in a folder.")
-    parser.add_argument("runs", type=Path, nargs="?", default=ROOT / "runs", metavar="RUNS_DIR")
+    parser.add_argument("runs", type=Path, nargs="?", default=RUNS, metavar="RUNS_DIR")
     parser.add_argument("--once", action="store_true", help="one frame")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a picture")
     options = parser.parse_args(argv)
@@ -280,8 +329,16 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if options.json:
             running, ended, count = watch.look()
-            print(json.dumps({"format": 1, "running": [run.summary() for run in running], "ended_count": count,
-                              "ended": [run.summary() for run in ended]}))
+            print(
+                json.dumps(
+                    {
+                        "format": 1,
+                        "running": [run.summary() for run in running],
+                        "ended_count": count,
+                        "ended": [run.summary() for run in ended],
+                    }
+                )
+            )
         elif options.once:
             console.print(frame(watch, console.width, 10_000))
         else:

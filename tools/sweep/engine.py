@@ -17,7 +17,7 @@ what the three seeds of records/pocket/0001_baseline differ by at a quarter, hal
 0.012). Unlike the median rule (Golovin et al. 2017, Google Vizier) it needs one finished trial, and never stops one
 that is about as good as the best.
 
-Not covered: the gate and final splits (golf ladder); one trial on several nodes (docs/h100.md); Ctrl-C leaves Slurm
+Not covered: the gate and final splits (golf ladder); one trial on several nodes (docs/gpu.md); Ctrl-C leaves Slurm
 jobs in their queue.
 """
 
@@ -38,6 +38,7 @@ from pathlib import Path
 from rich.console import Console
 
 from golf.files import ROOT, Failure, read_json, read_metrics, sha256_file, write_atomic
+from golf.foreign import terminal
 from golf.progress import Progress
 from tools.runs import ledger
 from tools.sweep import spec as spec_module
@@ -350,7 +351,7 @@ class Sweep:
 
     def say(self, text: str) -> None:
         """A line on standard output, above the bar."""
-        print(text, flush=True)
+        print(terminal(text, 10_000), flush=True)
 
     def show(self, progress: Progress) -> None:
         """Brings the bar up to date."""

@@ -1,14 +1,14 @@
-"""What each technique of train_gpt.py is worth: pairs of runs with and without it, and the table in docs/methods.md.
+"""What each technique of train_gpt.py is worth: pairs of runs with and without it, and the table in docs/techniques.md.
 
     golf methods run --parallel 2                # every technique that docs/techniques.toml lists: hours
     golf methods run "partial RoPE" XSA --steps 500
-    golf methods table --write                   # puts the table into docs/methods.md
+    golf methods table --write                   # puts the table into docs/techniques.md
 
 `run` trains the pocket preset (in rows of 256 where nothing is scored), and for each technique the preset with this
 technique turned off, or on if the preset has it off, with the same seeds and steps. Steps end these runs, not a clock,
 so other work on the machine changes how long they take and nothing else. They are a sweep named methods
 (golf sweep): what the log holds is not run again, and what was cut off goes on. What came of the pairs lies in
-docs/methods.jsonl, for clones that have no log.
+docs/techniques.jsonl, for clones that have no log.
 
 Not covered: techniques together; equal time, in which a slow technique gets fewer steps; what packing makes of a gain,
 except for techniques that work in scoring: their runs are packed and scored. Each configuration is a variant more in
@@ -27,8 +27,10 @@ import sys
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from golf.files import ROOT, Failure, write_atomic
+from golf.foreign import terminal
 from tools.runs import ledger
 from tools.sweep import engine
 from tools.sweep.configuration import Run
@@ -45,7 +47,7 @@ from tools.sweep.techniques import (
     write_pairs,
 )
 
-TECHNIQUES, PAIRS, PAGE = (ROOT / "docs" / name for name in ("techniques.toml", "methods.jsonl", "methods.md"))
+TECHNIQUES, PAIRS, PAGE = (ROOT / "docs" / name for name in ("techniques.toml", "techniques.jsonl", "techniques.md"))
 PRESET = "pocket"
 DEV_TOKENS = 131_072  # of an estimate
 # Where nothing is packed: rows of one length (each length is a graph to compile), and next to no calibration.
@@ -54,9 +56,10 @@ SAME_MACHINE = ("device", "torch", "compute", "threads", "compiled")  # in run.j
 
 
 def pair_of(technique: Technique, base: dict, other: dict) -> dict:
-    """A line of docs/methods.jsonl from two rows of the log (with "bpb" and "cost"). Failure if they differ in more."""
-    differs = [key for key in ("code", "data", "steps", "seed") if base[key] != other[key]]
-    differs += [key for key in SAME_MACHINE if base["environment"].get(key) != other["environment"].get(key)]
+    """A line of docs/techniques.jsonl from two rows of the log (with "bpb", "cost"). Failure if they differ in more."""
+    differs = [key for key in ("code", "data", "steps", "seed") if base.get(key) != other.get(key)]
+    machines = [row.get("environment") or {} for row in (base, other)]
+    differs += [key for key in SAME_MACHINE if machines[0].get(key) != machines[1].get(key)]
     a, b = base["config"], other["config"]
     changed = {key: [a.get(key), b.get(key)] for key in sorted({**a, **b}) if a.get(key) != b.get(key)}
     differs += [key for key in changed if key not in (*technique.on, "run_dir", "data_dir")]
@@ -74,7 +77,7 @@ def pair_of(technique: Technique, base: dict, other: dict) -> dict:
         "code": base["code"],
         "data": base["data"],
         "steps": base["steps"],
-        "machine": {key: base["environment"].get(key) for key in SAME_MACHINE},
+        "machine": {key: machines[0].get(key) for key in SAME_MACHINE},
         **{
             side: {
                 "run": row["run"],
@@ -97,8 +100,12 @@ def logged(run: Run, score: bool) -> dict:
         )
     ]
     last = {row["kind"]: row for row in rows}
-    clock = last["score"]["clock"]["score"] if score else last["run"]["clock"]["train"]
-    return last["run"] | {"bpb": run.value, "cost": clock}
+    phase = "score" if score else "train"
+    try:
+        cost = last["score" if score else "run"]["clock"][phase]
+        return last["run"] | {"bpb": run.value, "cost": cost}
+    except (KeyError, TypeError):
+        raise Failure(f"{run.holder}: its rows in the log do not say how long it took to {phase}") from None
 
 
 def spec_of(options: argparse.Namespace, points: list[dict], score: bool) -> Spec:
@@ -106,7 +113,7 @@ def spec_of(options: argparse.Namespace, points: list[dict], score: bool) -> Spe
     return Spec(
         path=TECHNIQUES,
         name="methods",
-        hypothesis="Each technique of docs/methods.md lowers bpb by itself.",
+        hypothesis="Each technique of docs/techniques.md lowers bpb by itself.",
         who="both",
         search="grid",
         seeds=options.seeds,
@@ -152,7 +159,7 @@ def collect(techniques: list[Technique], runner: engine.Sweep) -> tuple[list[dic
 
 
 def run(options: argparse.Namespace) -> tuple[dict, int]:
-    """Runs what the log lacks and updates docs/methods.jsonl, even if interrupted: what --json shows, exit status."""
+    """Runs what the log lacks and updates docs/techniques.jsonl, even if interrupted: what --json shows, status."""
     every = read_techniques(TECHNIQUES)
     pairs: list[dict] = []
     problems: dict[str, str] = {}
@@ -188,13 +195,13 @@ def run(options: argparse.Namespace) -> tuple[dict, int]:
                     write_pairs(PAIRS, new, every)
                 pairs, problems = pairs + new, problems | why
     for name, text in problems.items():
-        print(f"{name}: {text}")
+        print(f"{terminal(name)}: {terminal(text)}")
     print(f"{PAIRS}: {len(pairs)} pairs of {len({pair['technique'] for pair in pairs})} techniques")
     return {"format": 1, "pairs": pairs, "problems": problems}, 1 if problems else 0
 
 
 def table(options: argparse.Namespace) -> tuple[dict, int]:
-    """Prints the table, and writes it into docs/methods.md if asked: what --json shows, exit status."""
+    """Prints the table, and writes it into docs/techniques.md if asked: what --json shows, exit status."""
     techniques = read_techniques(TECHNIQUES)
     pairs = read_pairs(PAIRS, techniques)
     with contextlib.closing(Script(ROOT / "train_gpt.py", ROOT)) as script:
@@ -203,9 +210,9 @@ def table(options: argparse.Namespace) -> tuple[dict, int]:
         write_atomic(PAGE, rewrite(PAGE.read_text(encoding="utf-8"), markdown(rows, pairs)).encode())
     shown = Table(box=SIMPLE, pad_edge=False)
     for name in ("technique", "measured change of bpb", "time", "bytes", *PRESETS):
-        shown.add_column(name, justify="right" if name in ("time", "bytes") else "left")
+        shown.add_column(Text(name), justify="right" if name in ("time", "bytes") else "left")
     for row in rows:
-        shown.add_row(row["name"], *cells(row))
+        shown.add_row(*(Text(terminal(cell)) for cell in (row["name"], *cells(row))))
     Console().print(shown)
     return {"format": 1, "techniques": rows, "written": options.write}, 0
 
@@ -229,7 +236,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     command.add_argument("--json", action="store_true", help="end with one JSON object")
     command = commands.add_parser("table", help="print the table")
-    command.add_argument("--write", action="store_true", help="put it into docs/methods.md")
+    command.add_argument("--write", action="store_true", help="put it into docs/techniques.md")
     command.add_argument("--json", action="store_true", help="end with one JSON object")
     options = parser.parse_args(argv)
     if options.command == "run" and (
@@ -243,7 +250,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         raise Failure("interrupted: start it again to go on", code=130) from None
     if status:
-        print(f"golf methods: no pairs for {', '.join(summary['problems'])} (see above)", file=sys.stderr)
+        print(f"golf methods: no pairs for {terminal(', '.join(summary['problems']))} (see above)", file=sys.stderr)
     if options.json:
         print(json.dumps(summary))
     return status

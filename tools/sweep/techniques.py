@@ -1,5 +1,5 @@
-"""The table of techniques: docs/techniques.toml says what they are, docs/methods.jsonl has pairs of runs with and
-without them, and docs/methods.md gets the table. golf methods has the commands, and makes the pairs.
+"""The table of techniques: docs/techniques.toml says what they are, docs/techniques.jsonl has pairs of runs with and
+without them, and docs/techniques.md gets the table. golf methods has the commands, and makes the pairs.
 
 Not covered: whether two runs are a pair (golf methods).
 """
@@ -19,7 +19,17 @@ BEGIN, END = "<!-- techniques -->", "<!-- /techniques -->"
 PRESETS = ("16mb", "pocket")  # that the table shows
 BITS = 3.4  # a weight takes so many in the pocket records' artifacts
 NUMBERS = (6, 7)  # columns of the table: time, bytes
-NEEDED = ("technique", "seed", "base", "fields", "code", "steps", "machine", "on", "off")  # in a line of methods.jsonl
+NEEDED = (
+    "technique",
+    "seed",
+    "base",
+    "fields",
+    "code",
+    "steps",
+    "machine",
+    "on",
+    "off",
+)  # in a line of techniques.jsonl
 
 
 @dataclass(frozen=True)
@@ -76,7 +86,7 @@ def read_techniques(path: Path) -> list[Technique]:
 
 
 def read_pairs(path: Path, techniques: list[Technique]) -> list[dict]:
-    """The lines of docs/methods.jsonl, in order of the techniques and seeds; none if the file is not there."""
+    """The lines of docs/techniques.jsonl, in order of the techniques and seeds; none if the file is not there."""
     pairs, names = [], [each.name for each in techniques]
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines() if path.exists() else [], start=1):
         try:
@@ -93,7 +103,7 @@ def read_pairs(path: Path, techniques: list[Technique]) -> list[dict]:
 
 
 def write_pairs(path: Path, new: list[dict], techniques: list[Technique]) -> None:
-    """Puts pairs into docs/methods.jsonl, in place of those that it has of these techniques."""
+    """Puts pairs into docs/techniques.jsonl, in place of those that it has of these techniques."""
     replaced = {pair["technique"] for pair in new}
     pairs = [pair for pair in read_pairs(path, techniques) if pair["technique"] not in replaced] + new
     write_atomic(path, "".join(json.dumps(pair) + "\n" for pair in pairs).encode())
@@ -203,5 +213,5 @@ def rewrite(page: str, text: str) -> str:
     """The page with `text` between the markers; Failure if they are not there exactly once, in order."""
     begin, end = page.find(BEGIN), page.find(END)
     if page.count(BEGIN) != 1 or page.count(END) != 1 or begin > end:
-        raise Failure(f"docs/methods.md: expected one {BEGIN} and after it one {END}")
+        raise Failure(f"docs/techniques.md: expected one {BEGIN} and after it one {END}")
     return f"{page[:begin]}{BEGIN}\n{text}{page[end:]}"

@@ -21,6 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from golf.files import ROOT, Failure, read_json, write_json
+from golf.foreign import terminal_lines
 from tools.runs.folder import finished
 
 SPLIT = "dev"  # the only split that may guide a search (RULES.md, R7)
@@ -148,7 +149,7 @@ class Worker:
             self.seconds[name] = round(time.monotonic() - start, 2)
             errors.seek(0)
             said = errors.read()
-        sys.stderr.write(said)
+        sys.stderr.write(terminal_lines(said))
         if asked := asked or self.told_to_stop():
             raise Ended(asked, None)
         if process.returncode < 0:
@@ -258,7 +259,10 @@ def request_stop(folder: Path, reason: dict) -> None:
 
 
 def outcome_of(folder: Path) -> dict | None:
-    """The trial.json of a trial that came to its end, else None."""
+    """The trial.json of a trial that came to its end; None if there is none that can be used."""
     with contextlib.suppress(Failure):
-        return read_json(folder / "trial.json")
+        left = read_json(folder / "trial.json", ("outcome", "error", "stop"))
+        kinds = {"outcome": str, "error": (str, type(None)), "stop": (dict, type(None))}
+        if all(isinstance(left[key], kind) for key, kind in kinds.items()):
+            return left
     return None

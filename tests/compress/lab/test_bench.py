@@ -1,6 +1,6 @@
 """The benchmark: its arithmetic against numbers made by hand, and a whole run on a model of a few thousand weights.
 
-Not covered: that our coder wins (docs/methods.md has the measurements).
+Not covered: that our coder wins (docs/coder.md has the measurements).
 """
 
 import json

@@ -56,9 +56,13 @@ names = [name for name in map(str, range(2, 70000)) if os.path.exists("/proc/" +
          and not os.path.exists("/proc/self/task/" + name)]
 if names: raise RuntimeError("ESCAPED sees processes " + str(names))
 """,
-    "seccomp: system calls": "".join(f"""
+    "seccomp: system calls": "".join(
+        f"""
 refused({name!r}, lambda: call({numbers[confine.MACHINES.get(platform.machine(), (0,))[0]]}, 0, 0, 0, 0, 0))
-""" for name, numbers in confine.DENIED.items()) + """
+"""
+        for name, numbers in confine.DENIED.items()
+    )
+    + """
 import socket
 refused("socket", lambda: socket.socket(socket.AF_UNIX))
 refused("namespace by clone", lambda: call({clone}, 0x10000000 | 17, 0, 0, 0, 0))
@@ -88,9 +92,15 @@ def attack(world, name, tmp_path):
     column = confine.MACHINES[platform.machine()][0]
     import scipy
 
-    code = ATTACKS[name].format(data=str(world.data / "dev_docs.jsonl"), outside=str(outside), pid=os.getpid(),
-                                package=scipy.__file__, clone=confine.CLONE[column], prctl=confine.PRCTL[column],
-                                memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    code = ATTACKS[name].format(
+        data=str(world.data / "dev_docs.jsonl"),
+        outside=str(outside),
+        pid=os.getpid(),
+        package=scipy.__file__,
+        clone=confine.CLONE[column],
+        prctl=confine.PRCTL[column],
+        memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+    )
     return PRELUDE + code, outside
 
 
@@ -137,7 +147,7 @@ def test_only_packages_on_the_list_can_be_imported(world):
 
 def run_filter(program, arch, number, argument=0):
     """What the seccomp filter answers, by an interpreter of the few classic BPF instructions it uses."""
-    instructions = [struct.unpack("<HBBI", program[i:i + 8]) for i in range(0, len(program), 8)]
+    instructions = [struct.unpack("<HBBI", program[i : i + 8]) for i in range(0, len(program), 8)]
     data = {0: number, 4: arch, 16: argument}
     at, accumulator = 0, 0
     while True:
@@ -185,7 +195,8 @@ def test_filter_numbers_are_this_machines():
         rows = [line.split() for line in file if line.startswith("#define __NR_")]
     known = {name.removeprefix("__NR_"): int(number) for _, name, number in rows}
     assert {name: numbers[0] for name, numbers in confine.DENIED.items()} == {
-        name: known.get(name, numbers[0]) for name, numbers in confine.DENIED.items()}
+        name: known.get(name, numbers[0]) for name, numbers in confine.DENIED.items()
+    }
     assert len(set(confine.DENIED) & set(known)) > 40
 
 

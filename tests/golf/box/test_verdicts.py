@@ -1,5 +1,5 @@
-"""golf/box: artifacts that misbehave, each of which must end in one verdict and leave nothing behind; and what a box sees
-of the scorer, which is nothing.
+"""golf/box: artifacts that misbehave, each of which must end in one verdict and leave nothing behind; and what a box
+sees of the scorer, which is nothing.
 
 Not covered: attacks on single layers (test_box.py).
 """
@@ -20,23 +20,42 @@ BROKEN = {
     "segfault": ("import ctypes; ctypes.string_at(0)", "crash", "SIGSEGV"),
     "dies and leaves a child that holds the pipes": (
         "import os, time\nif os.fork() == 0:\n    time.sleep(3600)\nos._exit(4)",
-        "crash", "exit status 4|PermissionError"),  # with seccomp it cannot even start
+        "crash",
+        "exit status 4|PermissionError",
+    ),  # with seccomp it cannot even start
     "hangs": ("import time; Model.forward = lambda self, tokens: time.sleep(3600)", "hang", "time limit of 8 s"),
-    "NaN": ("Model.forward = lambda self, t: torch.full((*t.shape, 300), float('nan'))",
-            "not-a-number", "NaN or infinity at symbol 0"),
-    "probability zero": ("Model.forward = lambda self, t: F.one_hot(t * 0, 300).float().log()",
-                         "not-a-number", "probability zero"),
+    "NaN": (
+        "Model.forward = lambda self, t: torch.full((*t.shape, 300), float('nan'))",
+        "not-a-number",
+        "NaN or infinity at symbol 0",
+    ),
+    "probability zero": (
+        "Model.forward = lambda self, t: F.one_hot(t * 0, 300).float().log()",
+        "not-a-number",
+        "probability zero",
+    ),
     "wrong shape": ("Model.forward = lambda self, t: torch.zeros(*t.shape, 299)", "shape", r"299\], not \[.*300\]"),
     "prints without end": ("while True:\n    print('x' * 100000)", "flood", "printed more than"),
     "writes into the channel": (
         "import json, os, sys\nos.write(json.loads(sys.argv[-1])['reply_fd'], b'\\xff' * 64)",
-        "protocol", "a message of"),
-    "wrong weights": ("Config = dataclasses.make_dataclass('Config', [('vocab_size', int, 299), ('width', int, 16)])",
-                      "crash", "building the model: RuntimeError.*size mismatch"),
-    "unknown scope": ("class Scorer:\n    scope, chunk = 'world', 4\n    def __init__(self, *_): pass",
-                      "protocol", "scope 'world'"),
-    "huge chunk": ("class Scorer:\n    scope, chunk = 'none', 10 ** 9\n    def __init__(self, *_): pass",
-                   "protocol", "chunk 1000000000"),
+        "protocol",
+        "a message of",
+    ),
+    "wrong weights": (
+        "Config = dataclasses.make_dataclass('Config', [('vocab_size', int, 299), ('width', int, 16)])",
+        "crash",
+        "building the model: RuntimeError.*size mismatch",
+    ),
+    "unknown scope": (
+        "class Scorer:\n    scope, chunk = 'world', 4\n    def __init__(self, *_): pass",
+        "protocol",
+        "scope 'world'",
+    ),
+    "huge chunk": (
+        "class Scorer:\n    scope, chunk = 'none', 10 ** 9\n    def __init__(self, *_): pass",
+        "protocol",
+        "chunk 1000000000",
+    ),
 }
 
 

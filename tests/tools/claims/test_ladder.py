@@ -96,6 +96,7 @@ def root(tmp_path, monkeypatch):
         bpb = scores[artifact.name]
         rows = [{"id": str(i), "raw_bytes": 1000, "nats": 1000 * bpb * math.log(2)} for i in range(20)]
         out.write_text(json.dumps({"bpb": bpb, "per_document": rows, "data": {"docs_sha256": "d", "split": split}}))
+
     monkeypatch.setattr(ladder, "score_file", score_file)
     (tmp_path / "runs/x").mkdir(parents=True)
 
@@ -103,6 +104,7 @@ def root(tmp_path, monkeypatch):
         scores[name] = bpb
         (tmp_path / "runs/x" / name).write_text(name)
         return ladder.main(["ask", str(tmp_path / "runs/x" / name), "--track", "pocket", "--json", *more])
+
     return tmp_path, ask
 
 
@@ -113,8 +115,13 @@ def test_every_question_is_a_row_and_the_same_artifact_gets_the_same_answer(root
         assert ask(name, bpb) == 0
         answers.append(json.loads(capsys.readouterr().out.splitlines()[-1])["questions"][0])
     told = [(a["released"], a["new_best"], a["before"]) for a in answers]
-    assert told == [(pytest.approx(1.9), True, 0), (pytest.approx(1.9), False, 1), (pytest.approx(1.88), True, 2),
-                    (pytest.approx(1.9), False, 1), (pytest.approx(1.88), False, 3)]
+    assert told == [
+        (pytest.approx(1.9), True, 0),
+        (pytest.approx(1.9), False, 1),
+        (pytest.approx(1.88), True, 2),
+        (pytest.approx(1.9), False, 1),
+        (pytest.approx(1.88), False, 3),
+    ]
     assert [row["kind"] for row in ladder.questions(path)] == ["question"] * 4
     assert Ledger(path / "runs").verify()[0] == 4
     assert ladder.main(["show"]) == 0

@@ -16,8 +16,11 @@ def test_without_document_noise_it_is_scipys_test(paired):
     new, old, size = simulate(np.random.default_rng(0), gain=0.01, seeds=5)
     result = proof.test(new, old, size, paired, 0.002)
     a, b = ((arm.sum(1) / size.sum() / math.log(2)) for arm in (new, old))
-    reference = (scipy.stats.ttest_rel(b, a + 0.002, alternative="greater") if paired else
-                 scipy.stats.ttest_ind(b, a + 0.002, equal_var=False, alternative="greater"))
+    reference = (
+        scipy.stats.ttest_rel(b, a + 0.002, alternative="greater")
+        if paired
+        else scipy.stats.ttest_ind(b, a + 0.002, equal_var=False, alternative="greater")
+    )
     assert result["gain"] == pytest.approx(b.mean() - a.mean())
     assert result["document_error"] == pytest.approx(0, abs=1e-9)
     assert result["df"] == pytest.approx(reference.df)
@@ -53,8 +56,11 @@ def test_false_positives_keep_to_the_level_with_seeds_and_documents_random(paire
         new, old, size = simulate(rng, seeds=3, documents=80, interaction=interaction, shared=shared)
         found.append(proof.test(new, old, size, paired, 0.0)["p"] <= 0.05)
         a, b = new.sum(1) / size.sum(), old.sum(1) / size.sum()
-        test = scipy.stats.ttest_rel(b, a, alternative="greater") if paired else scipy.stats.ttest_ind(
-            b, a, equal_var=False, alternative="greater")
+        test = (
+            scipy.stats.ttest_rel(b, a, alternative="greater")
+            if paired
+            else scipy.stats.ttest_ind(b, a, equal_var=False, alternative="greater")
+        )
         naive.append(test.pvalue <= 0.05)
     assert np.mean(found) <= 0.1  # 0.05 and three standard errors of 150 draws
     if interaction:
@@ -89,11 +95,25 @@ def test_holm_is_the_published_example_and_the_definition():
 
 def test_seeds_needed_gives_the_power_it_says():
     rng = np.random.default_rng(4)
-    result = {"gain": 0.006, "margin": 0.0, "seed_error": 0.005 * math.sqrt(2 / 3), "document_error": 0.0,
-              "seeds": [3, 3], "paired": False, "documents": 50}
+    result = {
+        "gain": 0.006,
+        "margin": 0.0,
+        "seed_error": 0.005 * math.sqrt(2 / 3),
+        "document_error": 0.0,
+        "seeds": [3, 3],
+        "paired": False,
+        "documents": 50,
+    }
     count = proof.seeds_needed(result, 0.05, 0.0)
-    power = np.mean([scipy.stats.ttest_ind(rng.normal(0.006, 0.005, count), rng.normal(0, 0.005, count),
-                                           alternative="greater").pvalue <= 0.05 for _ in range(1500)])
+    power = np.mean(
+        [
+            scipy.stats.ttest_ind(
+                rng.normal(0.006, 0.005, count), rng.normal(0, 0.005, count), alternative="greater"
+            ).pvalue
+            <= 0.05
+            for _ in range(1500)
+        ]
+    )
     assert 0.75 < power < 0.9
     assert proof.seeds_needed(result | {"gain": -0.001}, 0.05, 0.0) is None
     assert proof.seeds_needed(result, 0.05, 0.01) is None  # less than luck

@@ -3,6 +3,7 @@
 Not covered: the statistics (test_proof.py).
 """
 
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -33,19 +34,58 @@ def ranges(nats, size):
     return [nats * (high - low) / size for low, high in zip([0, *edges], [*edges, size])]
 
 
-def arm(root, name, nats, size, seeds, script="s", **score):
+def arm(root, name, nats, size, seeds, script="a", **score):
     """Run folders of one side; returns what goes on the command line."""
     for seed, row in zip(seeds, nats):
         folder = root / "runs" / f"{name}{seed}"
         folder.mkdir(parents=True)
-        (folder / "run.json").write_text(json.dumps({
-            "track": "pocket", "seed": seed, "source_sha256": script, "config": {"width": name}, "dev_bpb": 2.0,
-            "environment": {"platform": "x", "threads": 2}, "data": {"manifest_sha256": "m"}}))
-        (folder / "eval.json").write_text(json.dumps({
-            "bpb": row.sum() / size.sum() / math.log(2), "scope": "document", "artifact": {"sha256": f"{name}{seed}"},
-            "data": {"docs_sha256": "d", "manifest_sha256": "m", "split": "dev"}} | score | {"per_document": [
-                {"id": str(i), "source": "news" if i % 2 else "wiki", "raw_bytes": int(size[i]), "nats": float(row[i]),
-                 "non_ascii": 0.0, "position_nats": ranges(float(row[i]), int(size[i]))} for i in range(len(size))]}))
+        (folder / "run.json").write_text(
+            json.dumps(
+                {
+                    "track": "pocket",
+                    "preset": "pocket",
+                    "world_size": 1,
+                    "seed": seed,
+                    "config": {"width": name},
+                    "source_sha256": script * 64,
+                    "dev_bpb": 2.0,
+                    "environment": {"platform": "x", "threads": 2},
+                    "data": {"dir": "data/embedded", "manifest_sha256": "m"},
+                    "training_seconds": 600.0,
+                    "steps": 100,
+                    "tokens": 400,
+                }
+            )
+        )
+        (folder / "eval.json").write_text(
+            json.dumps(
+                {
+                    "bpb": row.sum() / size.sum() / math.log(2),
+                    "scope": "document",
+                    "clock": {},
+                    "artifact": {"bytes": 1000, "sha256": hashlib.sha256(f"{name}{seed}".encode()).hexdigest()},
+                    "documents": len(size),
+                    "raw_bytes": int(size.sum()),
+                    "tokens": len(size),
+                    "data": {"docs_sha256": "d", "manifest_sha256": "m", "split": "dev"},
+                }
+                | score
+                | {
+                    "per_document": [
+                        {
+                            "id": str(i),
+                            "source": "news" if i % 2 else "wiki",
+                            "raw_bytes": int(size[i]),
+                            "tokens": 1,
+                            "nats": float(row[i]),
+                            "non_ascii": 0.0,
+                            "position_nats": ranges(float(row[i]), int(size[i])),
+                        }
+                        for i in range(len(size))
+                    ]
+                }
+            )
+        )
     return ",".join(str(root / "runs" / f"{name}{seed}") for seed in seeds)
 
 
@@ -67,10 +107,12 @@ def test_command_proves_a_real_gain_and_pairs_by_seed_only_when_all_match(root, 
     assert claim["slices_missing"] == [] and f"; {counted} of {counted} slices gain" in claim["sentence"]
     sides = np.array([i % 2 == 1 for i in range(len(size))])
     assert claim["slices"]["source news"]["gain"] == pytest.approx(
-        (old - new)[:, sides].sum(1).mean() / size[sides].sum() / math.log(2))
+        (old - new)[:, sides].sum(1).mean() / size[sides].sum() / math.log(2)
+    )
     late = np.clip(size - 1024, 0, 3072)  # bytes of each document in that range
     assert claim["slices"]["position 1024-4095"]["gain"] == pytest.approx(
-        ((old - new) * late / size).sum(1).mean() / late.sum() / math.log(2))
+        ((old - new) * late / size).sum(1).mean() / late.sum() / math.log(2)
+    )
     reference = scipy.stats.ttest_rel(*(x.sum(1) / size.sum() / math.log(2) for x in (old, new)))
     assert claim["seed_error"] == pytest.approx(claim["gain"] / reference.statistic)
     c = arm(root, "c", old, size, [1, 2, 3, 9])
@@ -115,14 +157,14 @@ def test_rivals_of_the_log_are_paid_for(root, capsys):
     for i in range(30):  # thirty other variants on A's first seed
         folder = root / "runs" / f"try{i}"
         folder.mkdir()
-        (folder / "run.json").write_text(json.dumps({"track": "pocket", "seed": 1, "config": {"width": i},
-                                                     "source_sha256": "s", "dev_bpb": 2.0}))
+        (folder / "run.json").write_text(
+            json.dumps({"track": "pocket", "seed": 1, "config": {"width": i}, "source_sha256": "s", "dev_bpb": 2.0})
+        )
     prove.main([a, b, "--json"])
     [after] = claims(capsys)
     assert after["variants_tried"] >= 30 and after["rivals"] >= before["rivals"] + 29
     assert after["p_of_the_best"] == pytest.approx(min(1, after["rivals"] * after["p"]))
-    assert after["luck_of_the_best"] == pytest.approx(
-        proof.expected_maximum(after["rivals"]) * after["standard_error"])
+    assert after["luck_of_the_best"] == pytest.approx(proof.expected_maximum(after["rivals"]) * after["standard_error"])
     assert before["gain"] == after["gain"] and after["p_holm"] > before["p_holm"]
 
 
@@ -140,8 +182,10 @@ def test_two_seed_sets_of_the_baseline_are_not_proven(root, capsys):
     assert prove.main([str(BASELINE), str(BASELINE)]) == prove.NOT_PROVEN
     out = capsys.readouterr().out
     assert out.count("not proven: ") == 4
-    assert "no slices by position and non-ascii" in out or "position_nats" in next(
-        BASELINE.glob("eval/*.json")).read_text()  # scores of the first format
+    assert (
+        "no slices by position and non-ascii" in out
+        or "position_nats" in next(BASELINE.glob("eval/*.json")).read_text()
+    )  # scores of the first format
 
 
 def copies(root):
@@ -206,18 +250,21 @@ def test_slices_add_up_to_the_whole(root, capsys):
             assert sum(found["documents"] for _, found in parts) == 60
 
 
-@pytest.mark.parametrize("change, message", [
-    (lambda root, a, b: (a + "," + a.split(",")[0], b), "same seed"),
-    (lambda root, a, b: (a, str(root / "none")), "none"),
-    (lambda root, a, b: (a.split(",")[0] + "/eval.json", b), "a1/eval.json: a file; give the folder of its run"),
-    (lambda root, a, b: (a, str(root / "runs")), "runs: neither a run (run.json) nor a record (record.json)"),
-    (lambda root, a, b: (a, copies(root)), "an artifact is there twice: these are copies of one run"),
-    (lambda root, a, b: (a, b + "," + a.split(",")[0]), "another script"),
-    (lambda root, a, b: (a, arm(root, "x", np.ones((2, 4)), np.ones(4), [1, 2])), "other documents"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda root, a, b: (a + "," + a.split(",")[0], b), "same seed"),
+        (lambda root, a, b: (a, str(root / "none")), "none"),
+        (lambda root, a, b: (a.split(",")[0] + "/eval.json", b), "a1/eval.json: a file; give the folder of its run"),
+        (lambda root, a, b: (a, str(root / "runs")), "runs: neither a run (run.json) nor a record (record.json)"),
+        (lambda root, a, b: (a, copies(root)), "an artifact is there twice: these are copies of one run"),
+        (lambda root, a, b: (a, b + "," + a.split(",")[0]), "another script"),
+        (lambda root, a, b: (a, arm(root, "x", np.ones((2, 4)), np.ones(4), [1, 2])), "other documents"),
+    ],
+)
 def test_bad_input_is_one_line(root, capsys, change, message):
     new, old, size = simulate(np.random.default_rng(6), seeds=2, documents=20)
-    a, b = arm(root, "a", new, size, [1, 2]), arm(root, "b", old, size, [7, 8], script="t")
+    a, b = arm(root, "a", new, size, [1, 2]), arm(root, "b", old, size, [7, 8], script="b")
     assert prove.main(list(change(root, a, b))) == 1
     error = capsys.readouterr().err
     assert message in error and error.splitlines()[-1].startswith("golf prove: ")
@@ -226,10 +273,12 @@ def test_bad_input_is_one_line(root, capsys, change, message):
 def test_the_same_documents_may_lie_in_data_of_another_tokenizer(root, capsys):
     new, old, size = simulate(np.random.default_rng(6), gain=0.05, seeds=4, seed_sd=0.002)
     before = arm(root, "a", old, size, [1, 2, 3, 4])
-    for name, data, code in (("b", {"docs_sha256": "d", "manifest_sha256": "other", "split": "dev"}, 0),
-                             ("c", {"docs_sha256": "other", "manifest_sha256": "m", "split": "dev"}, 1),
-                             ("e", {"docs_sha256": "d", "manifest_sha256": "m", "split": "gate"}, 1)):
-        assert prove.main([arm(root, name, new, size, [1, 2, 3, 4], script="t", data=data), before]) == code
+    for name, data, code in (
+        ("b", {"docs_sha256": "d", "manifest_sha256": "other", "split": "dev"}, 0),
+        ("c", {"docs_sha256": "other", "manifest_sha256": "m", "split": "dev"}, 1),
+        ("e", {"docs_sha256": "d", "manifest_sha256": "m", "split": "gate"}, 1),
+    ):
+        assert prove.main([arm(root, name, new, size, [1, 2, 3, 4], script="b", data=data), before]) == code
     assert capsys.readouterr().err.count("other documents") == 2
 
 
@@ -237,6 +286,49 @@ def test_a_file_that_cannot_be_used_is_one_line(root, capsys):
     (root / "runs/ledger.jsonl").mkdir(parents=True)
     assert prove.main(["a", "b"]) == 1
     assert capsys.readouterr().err == f"golf prove: {root}/runs/ledger.jsonl: Is a directory\n"
+
+
+@pytest.mark.parametrize(
+    "name, change, word",
+    [
+        ("eval.json", lambda r: r.update(bpb="x"), "bpb"),
+        ("eval.json", lambda r: r.update(per_document=[]), "per_document"),
+        ("eval.json", lambda r: r["per_document"][3].update(nats=float("nan")), "per_document.3.nats"),
+        ("eval.json", lambda r: r["per_document"][3].update(raw_bytes=-1), "per_document.3.raw_bytes"),
+        ("eval.json", lambda r: r["per_document"][3].update(position_nats=[]), "position_nats"),
+        ("eval.json", lambda r: [row.update(raw_bytes=0) for row in r["per_document"]], "no bytes"),
+        ("run.json", lambda r: r.update(environment=[1]), "environment"),
+        ("run.json", lambda r: r.update(steps=-1), "steps"),
+        ("run.json", lambda r: r["environment"].update(threads=[2]), "environment.threads"),
+        ("run.json", lambda r: r.update(seed=[1]), "seed"),
+        ("run.json", lambda r: r.update(config=[1]), "config"),
+    ],
+)
+def test_a_wrong_value_is_one_line(root, tmp_path_factory, capsys, name, change, word):
+    new, old, size = simulate(np.random.default_rng(6), seeds=2, documents=20)
+    a, b = arm(root, "a", new, size, [1, 2]), arm(root, "b", old, size, [7, 8])
+    given = tmp_path_factory.mktemp("given") / "a1"  # not in runs/, where the log would read it too
+    Path(a.split(",")[0]).rename(given)
+    value = json.loads((given / name).read_text())
+    change(value)
+    (given / name).write_text(json.dumps(value))
+    assert prove.main([f"{given},{a.split(',')[1]}", b]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and f"a1/{name}: " in error and word in error
+
+
+def test_names_are_shown_as_they_are(root, capsys):
+    new, old, size = simulate(np.random.default_rng(1), gain=0.05, seeds=2, seed_sd=0.002, documents=40)
+    a, b = arm(root, "a", new, size, [1, 2]), arm(root, "b", old, size, [1, 2])
+    folder = root / "runs/[bold]\x1b[31m[b]"
+    Path(a.split(",")[0]).rename(folder)
+    for path in (folder, *map(Path, (a.split(",")[1], *b.split(",")))):
+        score = json.loads((path / "eval.json").read_text())
+        score["per_document"][0]["source"] = "[/x]\x1b]0;title\x07"
+        (path / "eval.json").write_text(json.dumps(score))
+    assert prove.main([f"{folder},{a.split(',')[1]}", b]) in (0, prove.NOT_PROVEN)
+    out = capsys.readouterr().out
+    assert "[bold]\\x1b[31m[b]" in out and "source [/x]\\x1b" in out and "\x1b" not in out
 
 
 def test_another_processor_is_another_machine(root, capsys):

@@ -13,17 +13,19 @@ import pytest
 import sentencepiece
 import zstandard
 
-from golf.files import Failure
+from golf.__main__ import main as golf
+from golf.shards import read_shard
 from golf.tokenizer import Tokenizer
 from tests.support import ROOT
 from tests.support.texts import prose
-from tools.data import build, cli
+from tools.data import build
+from tools.data.embedded import Document
 
 
 def run(capsys, *arguments) -> tuple[int, str, str]:
     """(exit status, stdout, stderr) of the command line, in this process."""
     capsys.readouterr()
-    status = cli.main([str(argument) for argument in arguments])
+    status = golf(["data", *map(str, arguments)])
     captured = capsys.readouterr()
     return status, captured.out, captured.err
 
@@ -53,7 +55,7 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def built(folder, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("data") / "own"
-    assert cli.main(["text", str(folder), "--out", str(out), "--variant", "sp700"]) == 0
+    assert golf(["data", "text", str(folder), "--out", str(out), "--variant", "sp700"]) == 0
     return out
 
 
@@ -161,7 +163,7 @@ def test_an_interrupted_build_leaves_no_manifest(folder, tmp_path, monkeypatch, 
         raise error[1]
 
     monkeypatch.setattr(build, "write_docs", fail)
-    assert cli.main(["text", str(folder), "--out", str(tmp_path / "own"), "--variant", "sp700"]) == error[0]
+    assert golf(["data", "text", str(folder), "--out", str(tmp_path / "own"), "--variant", "sp700"]) == error[0]
     assert written and not list(tmp_path.iterdir())
 
 
@@ -182,7 +184,7 @@ def test_bad_input_ends_in_one_line(tmp_path, capsys, name, content, message):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / name).write_bytes(content)
     status, _, stderr = run(capsys, "text", tmp_path / "in", "--out", tmp_path / "out")
-    lines = [line for line in stderr.splitlines() if line.startswith("data.py:")]
+    lines = [line for line in stderr.splitlines() if line.startswith("golf data:")]
     assert status == 1 and len(lines) == 1 and message in lines[0]
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
@@ -201,7 +203,7 @@ def test_a_folder_that_is_no_data_directory_is_not_replaced(folder, capsys):
 @pytest.mark.parametrize("size", ["sp260", "sp65537", "many", "1024", "sp1024_CASE"])
 def test_usage_errors_exit_with_2(size):
     with pytest.raises(SystemExit) as error:
-        cli.main(["embedded", "--variant", size])
+        golf(["data", "embedded", "--variant", size])
     assert error.value.code == 2
 
 
@@ -215,10 +217,10 @@ def checked(capsys, directory: Path) -> tuple[int, list[str]]:
 
 def test_a_good_directory_passes_as_a_script(built):
     command = [sys.executable, "-m", "golf", "data", "check", str(built)]
-    result = subprocess.run(command, capture_output=True, text=True, cwd="/", timeout=120)
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=120)
     assert result.returncode == 0 and "no faults" in result.stdout, result.stdout + result.stderr
     assert "torch" not in subprocess.run(
-        [sys.executable, "-c", "import sys; import tools.data; print(*sys.modules)"],
+        [sys.executable, "-c", "import sys; import tools.data.cli; print(*sys.modules)"],
         capture_output=True, text=True, cwd=ROOT, timeout=120,
     ).stdout.split()  # fmt: skip
 
@@ -264,10 +266,7 @@ def renew_manifest(directory: Path) -> None:
         entry["documents"] = len(documents_of(directory, split))
         if split != "train":
             entry["sources"] = build.count_sources(
-                [
-                    cli.data_corpus.Document(row["text"], row["source"])
-                    for row in rows(directory / f"{split}_docs.jsonl")
-                ]
+                [Document(row["text"], row["source"]) for row in rows(directory / f"{split}_docs.jsonl")]
             )
             entry["raw_bytes"] = sum(counts["raw_bytes"] for counts in entry["sources"].values())
     (directory / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
@@ -461,7 +460,7 @@ def test_a_directory_that_cannot_be_checked(copy, capsys, name, content, message
     if content is not None:
         (copy / name).write_bytes(content)
     status, _, stderr = run(capsys, "check", copy)
-    lines = [line for line in stderr.splitlines() if line.startswith("data.py:")]
+    lines = [line for line in stderr.splitlines() if line.startswith("golf data:")]
     assert status == 1 and len(lines) == 1 and message in lines[0]
 
 
@@ -473,23 +472,8 @@ def test_no_directory(tmp_path, capsys):
 def test_a_long_split_becomes_several_shards(tmp_path, built, monkeypatch):
     monkeypatch.setattr(build, "SHARD_TOKENS", 100)
     tokenizer = Tokenizer((built / "tokenizer.model").read_bytes())
-    documents = [cli.data_corpus.Document(prose(seed, 50), "s") for seed in range(5)]
+    documents = [Document(prose(seed, 50), "s") for seed in range(5)]
     entry = build.write_split(tmp_path, "train", documents, tokenizer)
-    tokens = np.concatenate([build.read_shard(tmp_path / item["name"]) for item in entry["files"]])
+    tokens = np.concatenate([read_shard(tmp_path / item["name"]) for item in entry["files"]])
     assert len(entry["files"]) == -(-len(tokens) // 100) > 2
     assert tokens.tolist() == build.encode(documents, tokenizer).tolist()
-
-
-def test_read_shard_names_what_is_wrong(tmp_path):
-    path = tmp_path / "x.bin"
-    build.write_shard(path, np.arange(4, 14, dtype=np.uint16))
-    good = path.read_bytes()
-    assert build.read_shard(path).tolist() == list(range(4, 14))
-    for raw, message in (
-        (good[:500], "shorter than"),
-        (good + b"\0\0", "header says 10"),
-        (b"\0" * 2000, "not a token shard"),
-    ):
-        path.write_bytes(raw)
-        with pytest.raises(Failure, match=message):
-            build.read_shard(path)

@@ -149,8 +149,8 @@ def fetch(hub: Server, out: Path, *arguments: str, variant: str = "sp1024", vali
     code = (
         # A break keeps whole chunks (10 MB each): smaller ones make the resumption visible in small files.
         "import sys; from huggingface_hub import constants; constants.DOWNLOAD_CHUNK_SIZE = 1000; "
-        "from tools import data, data_hub; "
-        f"data_hub.VALIDATION_DOCUMENTS = {validation}; sys.exit(data.main(sys.argv[1:]))"
+        "from golf.__main__ import main; from tools.data import hub; "
+        f"hub.VALIDATION_DOCUMENTS = {validation}; sys.exit(main(['data', *sys.argv[1:]]))"
     )
     command = [
         sys.executable,
@@ -172,7 +172,7 @@ def fetch(hub: Server, out: Path, *arguments: str, variant: str = "sp1024", vali
 
 def failed(result, *parts: str) -> str:
     """The one line in which a run ended."""
-    lines = [line for line in result.stderr.splitlines() if line.startswith("data.py:")]
+    lines = [line for line in result.stderr.splitlines() if line.startswith("golf data:")]
     assert result.returncode == 1 and "Traceback" not in result.stderr, result.stderr
     assert len(lines) == 1 and all(part in lines[0] for part in parts), result.stderr
     return lines[0]

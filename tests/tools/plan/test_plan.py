@@ -110,7 +110,7 @@ def test_packing_loss_passes_through_what_was_measured():
     for loss in (0.0025, 0.03):
         low, high = plan.bits_at(loss)  # the smaller model needs fewer bits
         assert plan.packing_loss(low)[0] == pytest.approx(loss) and plan.packing_loss(high)[1] == pytest.approx(loss)
-    assert plan.bits_at(0.008) == (pytest.approx(3.600, abs=2e-3), pytest.approx(3.904, abs=2e-3))  # docs/methods.md
+    assert plan.bits_at(0.008) == (pytest.approx(3.600, abs=2e-3), pytest.approx(3.904, abs=2e-3))  # docs/coder.md
     losses = [plan.packing_loss(bits)[1] for bits in (2.0, 3.0, 4.0, 5.0)]
     assert losses == sorted(losses, reverse=True)
 

@@ -1,12 +1,16 @@
 """golf board against hand-made record.json files: order, cells, staleness, and what it refuses."""
 
+import html
 import json
+import re
+import shutil
 from pathlib import Path
 
 import pytest
+from markdown_it import MarkdownIt
 
+from tests.support.site_records import valid_record
 from tools.records import leaderboard
-from tests.support import ROOT
 
 README = "# Kit\n\nbefore\n<!-- leaderboard -->\nold\n<!-- /leaderboard -->\nafter\n"
 
@@ -21,34 +25,36 @@ def root(tmp_path, monkeypatch) -> Path:
 def add(root: Path, track: str, number: str, slug: str, mean: float, /, **changes) -> Path:
     folder = root / "records" / track / f"{number}_{slug}"
     folder.mkdir(parents=True)
-    record = {"format": 1, "track": track, "number": number, "slug": slug, "idea": f"Idea of {slug}.",
-              "artifact": {"file": None, "bytes": 249_999}, "scope": "document", "date": "2026-11-22",
-              "seeds": [{}, {}, {}], "bpb_mean": mean, "bpb_sd": 0.00123}
+    record = valid_record(track, folder.name, idea=f"Idea of {slug}.", date="2026-11-22", bpb_mean=mean, bpb_sd=0.00123)
+    record["artifact"] |= {"file": None, "bytes": 249_999} | changes.pop("artifact", {})
+    record["seeds"] = record["seeds"][: changes.pop("seeds", 3)]
     (folder / "record.json").write_text(json.dumps(record | changes))
     return folder / "record.json"
 
 
 def test_table(root):
     add(root, "pocket", "0001", "baseline", 1.87344)
-    add(root, "pocket", "0002", "best", 1.6, bpb_sd=None, seeds=[{}], scope="stream", idea="A | pipe\nand a break.")
+    add(root, "pocket", "0002", "best", 1.6, bpb_sd=None, seeds=1, scope="stream", idea="A | pipe\nand a break.")
     add(root, "pocket", "0003", "middle", 1.7)
     add(root, "open", "0001", "odd", 2.0, artifact={"file": "odd.golf", "bytes": 16_000_000})
     assert leaderboard.main([]) == 0
-    header = ("| rank | record | bpb | bytes | scope | seeds | date | idea |\n"
-              "|---:|---|---:|---:|---|---:|---|---|\n")
+    header = "| rank | record | bpb | bytes | scope | seeds | date | idea |\n|---:|---|---:|---:|---|---:|---|---|\n"
     assert (root / "README.md").read_text() == (
         "# Kit\n\nbefore\n<!-- leaderboard -->\n"
-        "**Track pocket**\n\n" + header +
-        "| 1 | [0002_best](records/pocket/0002_best) | 1.6000 | 249,999 | stream | 1 | 2026-11-22 "
+        "**Track pocket**\n\n"
+        + header
+        + "| 1 | [0002_best](records/pocket/0002_best) | 1.6000 | 249,999 | stream | 1 | 2026-11-22 "
         "| A \\| pipe and a break. |\n"
         "| 2 | [0003_middle](records/pocket/0003_middle) | 1.7000 ± 0.0012 | 249,999 | document | 3 | 2026-11-22 "
         "| Idea of middle. |\n"
         "| 3 | [0001_baseline](records/pocket/0001_baseline) | 1.8734 ± 0.0012 | 249,999 | document | 3 | 2026-11-22 "
         "| Idea of baseline. |\n"
-        "\n**Track open**\n\n" + header +
-        "| 1 | [0001_odd](records/open/0001_odd) | 2.0000 ± 0.0012 | 16,000,000 | document | 3 | 2026-11-22 "
+        "\n**Track open**\n\n"
+        + header
+        + "| 1 | [0001_odd](records/open/0001_odd) | 2.0000 ± 0.0012 | 16,000,000 | document | 3 | 2026-11-22 "
         "| Idea of odd. |\n"
-        "<!-- /leaderboard -->\nafter\n")
+        "<!-- /leaderboard -->\nafter\n"
+    )
 
 
 def test_check_fails_until_written_and_changes_nothing(root, capsys):
@@ -71,16 +77,97 @@ def test_no_records(root):
     assert "<!-- leaderboard -->\nNo records yet.\n<!-- /leaderboard -->" in (root / "README.md").read_text()
 
 
-@pytest.mark.parametrize("damage, message", [
-    (lambda root: (root / "README.md").write_text("no markers"), "expected one <!-- leaderboard -->"),
-    (lambda root: (root / "README.md").write_text(README + README), "expected one <!-- leaderboard -->"),
-    (lambda root: (root / "README.md").unlink(), "README.md: No such file"),
-    (lambda root: add(root, "pocket", "0002", "cut", 1.0).write_text('{"track": '), "0002_cut/record.json: not JSON"),
-    (lambda root: add(root, "pocket", "0002", "list", 1.0).write_text("[]"), "expected a JSON object"),
-    (lambda root: add(root, "pocket", "0002", "part", 1.0).write_text('{"track": "pocket"}'), "no key 'number'"),
-    (lambda root: add(root, "pocket", "0002", "moved", 1.0, number="0009"), "it calls itself pocket/0009_moved"),
-    (lambda root: add(root, "mine", "0002", "x", 1.0), "it calls itself mine/0002_x"),
-])
+HOSTILE = (
+    "<!-- /leaderboard -->",
+    "<!-- leaderboard -->",
+    "<script>alert(1)</script>",
+    "[x](javascript:alert(1))",
+    "![x](https://tracker.invalid/p.png)",
+    "a | b",
+    "two\n\n# lines",
+    "`code",
+    "```",
+    "\x1b[2J",
+    "<b>&amp;</b>",
+    "https://tracker.invalid",
+    "@someone #1",
+    "**a** _b_ ~~c~~ \\",
+    "| --- |\n| x |",
+    "[a]: http://b",
+    "-->",
+)
+
+
+@pytest.mark.parametrize("idea", HOSTILE)
+def test_no_idea_can_break_the_table(root, idea):
+    """The same rows and cells as with a harmless idea, by a Markdown renderer; only text in the last cell; and the
+    table can be written again."""
+
+    def rendered(text: str) -> tuple[int, list[str]]:
+        add(root, "pocket", "0001", "one", 1.9, idea=text)
+        assert leaderboard.main([]) == 0 and leaderboard.main(["--check"]) == 0
+        readme = (root / "README.md").read_text()
+        shutil.rmtree(root / "records")
+        assert readme.count("<!-- leaderboard -->") == readme.count("<!-- /leaderboard -->") == 1
+        assert leaderboard.rewrite(readme, []).endswith("No records yet.\n<!-- /leaderboard -->\nafter\n")
+        page = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(readme)
+        return page.count("<"), re.findall(r"<td>(.*?)</td>", page)
+
+    tags, harmless = rendered("harmless")
+    other, cells = rendered(idea)
+    assert (other, len(cells)) == (tags, len(harmless)) and cells[:-1] == harmless[:-1]
+    shown = html.unescape(cells[-1]).replace("\u200b", "")
+    assert shown == " ".join(idea.replace("\x1b", "\\x1b").split())
+
+
+def test_hidden_folders_are_no_records(root):
+    """`record make` builds a record in one; killed, it stays."""
+    add(root, "pocket", "0001", "baseline", 1.9)
+    add(root, "pocket", ".0002", "made", 1.8)
+    add(root, ".trash", "0003", "removed", 1.7)
+    assert [record["number"] for record in leaderboard.read_records(root)] == ["0001"]
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda root: (root / "README.md").write_text("no markers"), "expected one <!-- leaderboard -->"),
+        (lambda root: (root / "README.md").write_text(README + README), "expected one <!-- leaderboard -->"),
+        (lambda root: (root / "README.md").unlink(), "README.md: No such file"),
+        (
+            lambda root: add(root, "pocket", "0002", "cut", 1.0).write_text('{"track": '),
+            "0002_cut/record.json: not JSON",
+        ),
+        (lambda root: add(root, "pocket", "0002", "list", 1.0).write_text("[]"), "expected a JSON object"),
+        (
+            lambda root: add(root, "pocket", "0002", "part", 1.0).write_text('{"track": "pocket"}'),
+            "is a required property",
+        ),
+        (
+            lambda root: add(root, "pocket", "0002", "typed", 1.0, idea=["a"]),
+            "0002_typed/record.json: idea: ['a'] is not",
+        ),
+        (lambda root: add(root, "pocket", "0002", "nan", float("nan")), "0002_nan/record.json: a bpb is not a number"),
+        (lambda root: add(root, "pocket", "0002", "inf", float("inf")), "0002_inf/record.json: a bpb is not a number"),
+        (
+            lambda root: add(root, "pocket", "0002", "far", 1.0, config={"a": [float("inf")]}),
+            "a number is NaN, infinite",
+        ),
+        (lambda root: add(root, "pocket", "0002", "high", 1e6), "0002_high/record.json: a bpb is not a number below"),
+        (lambda root: add(root, "pocket", "0002", "day", 1.0, date="2026-02-30"), "0002_day/record.json: date: day"),
+        (
+            lambda root: add(root, "pocket", "0002", "half", 1.0, idea="\ud800"),
+            "0002_half/record.json: a text holds half",
+        ),
+        (
+            lambda root: add(root, "pocket", "0002", "deep", 1.0).write_text('{"track":' + "[" * 100_000),
+            "0002_deep/record",
+        ),
+        (lambda root: add(root, "pocket", "0002", "line\n", 1.0), "it calls itself pocket/0002_line\\n"),
+        (lambda root: add(root, "pocket", "0002", "moved", 1.0, number="0009"), "it calls itself pocket/0009_moved"),
+        (lambda root: add(root, "mine", "0002", "x", 1.0), "'mine' is not one of"),
+    ],
+)
 def test_bad_input_is_one_line(root, capsys, damage, message):
     add(root, "pocket", "0001", "baseline", 1.9)
     damage(root)

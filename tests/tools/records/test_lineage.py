@@ -2,12 +2,12 @@
 
 import json
 import re
-from pathlib import Path
 
 import pytest
 
-from tools.records import lineage
 from tests.support import ROOT
+from tests.support.site_records import valid_record
+from tools.records import lineage
 
 BASE = '''"""The first."""
 import math
@@ -27,8 +27,14 @@ def train(steps):
     net = Net()
     return [net.forward(step) for step in range(steps)]
 '''
-RENAMED = BASE.replace("steps", "count").replace("step ", "k ").replace("(step)", "(k)").replace("y", "value").replace(
-    "tanh", "tanh  ").replace('"""The first."""', "# other words\n")
+RENAMED = (
+    BASE.replace("steps", "count")
+    .replace("step ", "k ")
+    .replace("(step)", "(k)")
+    .replace("y", "value")
+    .replace("tanh", "tanh  ")
+    .replace('"""The first."""', "# other words\n")
+)
 CHANGED = RENAMED.replace("range(3)", "range(5)") + "\n\ndef extra(a, b):\n    return {a: b, b: a}\n"
 
 
@@ -42,8 +48,7 @@ def add(root, name, source, parent=None, track="pocket"):
     folder = root / "records" / track / name
     folder.mkdir(parents=True)
     (folder / "train_gpt.py").write_text(source)
-    (folder / "record.json").write_text(json.dumps({"track": track, "parent": parent, "bpb_mean": 1.5,
-                                                    "authors": ["Ann"]}))
+    (folder / "record.json").write_text(json.dumps(valid_record(track, name, parent=parent, authors=["Ann"])))
 
 
 def tree(capsys, *arguments):
@@ -66,7 +71,7 @@ def test_renaming_reformatting_and_comments_are_inherited(root, capsys):
 def test_each_statement_names_the_record_it_comes_from(root, capsys):
     add(root, "0001_a", BASE)
     add(root, "0002_b", CHANGED, "0001_a")
-    moved = CHANGED[CHANGED.index("def extra"):] + "\n\n" + CHANGED[:CHANGED.index("def extra")]
+    moved = CHANGED[CHANGED.index("def extra") :] + "\n\n" + CHANGED[: CHANGED.index("def extra")]
     add(root, "0003_c", moved + "NEW = 1\n", "0002_b")
     lines = moved.splitlines() + ["NEW = 1"]
     origins = {}
@@ -87,12 +92,19 @@ def test_what_falls_with_an_ancestor(root, capsys):
     add(root, "0001_x", CHANGED, "0002_b", track="open")
     rows = tree(capsys, "--invalid", "0002_b")["fallen"]
     assert {row["record"]: (row["status"], row["lines"]) for row in rows} == {
-        "pocket/0002_b": ("invalid", 3), "pocket/0003_c": ("re-verify", 3), "open/0001_x": ("re-verify", 3)}
+        "pocket/0002_b": ("invalid", 3),
+        "pocket/0003_c": ("re-verify", 3),
+        "open/0001_x": ("re-verify", 3),
+    }
     rows = tree(capsys, "--invalid", "pocket/0001_a")["fallen"]
     base = sum(len(s.lines) for s in lineage.statements(BASE, "x"))
     assert {row["record"]: row["lines"] for row in rows} == {
-        "pocket/0001_a": base, "pocket/0002_b": base - 1, "pocket/0003_c": base - 1, "open/0001_x": base - 1,
-        "pocket/0004_d": base}
+        "pocket/0001_a": base,
+        "pocket/0002_b": base - 1,
+        "pocket/0003_c": base - 1,
+        "open/0001_x": base - 1,
+        "pocket/0004_d": base,
+    }
 
 
 def test_the_lines_of_every_statement_are_its_own(root):
@@ -104,20 +116,26 @@ def test_the_lines_of_every_statement_are_its_own(root):
     found = lineage.statements(source, "x")
     covered = [number for statement in found for number in statement.lines]
     skip = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
-    code = {number for token in tokenize.generate_tokens(io.StringIO(source).readline) if token.type not in skip
-            and not (token.type == tokenize.STRING and token.line.lstrip().startswith('"""'))
-            for number in range(token.start[0], token.end[0] + 1)}
+    code = {
+        number
+        for token in tokenize.generate_tokens(io.StringIO(source).readline)
+        if token.type not in skip and not (token.type == tokenize.STRING and token.line.lstrip().startswith('"""'))
+        for number in range(token.start[0], token.end[0] + 1)
+    }
     lines = source.splitlines()
     missing = {n for n in code - set(covered) if not re.match(r"\s*(else|finally|try|except\b.*):", lines[n - 1])}
     assert not [lines[n - 1] for n in missing]
     assert len(covered) == len(set(covered))
 
 
-@pytest.mark.parametrize("damage, message", [
-    (lambda root: add(root, "0002_b", BASE, "0009_gone"), "0009_gone is not in records"),
-    (lambda root: add(root, "0002_b", "def (", "0001_a"), "line 1"),
-    (lambda root: add(root, "0002_b", BASE, "0002_b"), "circle"),
-])
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda root: add(root, "0002_b", BASE, "0009_gone"), "0009_gone is not in records"),
+        (lambda root: add(root, "0002_b", "def (", "0001_a"), "line 1"),
+        (lambda root: add(root, "0002_b", BASE, "0002_b"), "circle"),
+    ],
+)
 def test_bad_families_are_one_line(root, capsys, damage, message):
     add(root, "0001_a", BASE)
     damage(root)

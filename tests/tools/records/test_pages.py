@@ -1,4 +1,4 @@
-"""tools/records/pages.py and tools/records/charts.py without a browser: what the pages say and refuse. test_pages_browser.py has one.
+"""The pages and their charts without a browser: what they say and refuse. test_pages_browser.py has one.
 
 References: record.json and the logs, Python's HTML parser, the hostile text itself.
 """
@@ -15,14 +15,11 @@ import struct
 from pathlib import Path
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.support.site_records import BASELINE, HOSTILE, add, family
-from tools.records import charts
-from tools.records import leaderboard
-from tools.records import lineage
-from tools.records import pages
-from tests.support import ROOT
+from tools.records import charts, leaderboard, lineage, pages
 
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 
@@ -56,8 +53,11 @@ class Page(html.parser.HTMLParser):
 
     def all(self, tag, **attributes) -> list[str]:
         """Texts of these elements, white space joined."""
-        return [" ".join(text.split()) for name, found, text in self.elements
-                if name == tag and attributes.items() <= found.items()]
+        return [
+            " ".join(text.split())
+            for name, found, text in self.elements
+            if name == tag and attributes.items() <= found.items()
+        ]
 
 
 @pytest.fixture(scope="module")
@@ -100,8 +100,15 @@ def test_hostile_text_is_shown_and_not_obeyed(site):
     assert page.all("h1") == [f"0004 {shown}"] and page.all("title")[0].startswith(f"0004 {shown}")
     assert any(shown in text for text in index.all("a"))
     text = " ".join(page.elements[0][2].split())
-    where = {"idea": page.all("p", **{"class": "lead"}), "author": page.all("dd"), "slice": page.all("th"),
-             "audit": page.all("td"), "layer": page.all("th"), "config": page.all("dd"), "diff": page.all("pre")}
+    where = {
+        "idea": page.all("p", **{"class": "lead"}),
+        "author": page.all("dd"),
+        "slice": page.all("th"),
+        "audit": page.all("td"),
+        "layer": page.all("th"),
+        "config": page.all("dd"),
+        "diff": page.all("pre"),
+    }
     for name, texts in where.items():
         assert any(shown in found for found in texts), name
     assert "<script>window.hacked = 'readme'</script>" in text and "tracker.invalid" not in page.source
@@ -139,9 +146,14 @@ def test_numbers_of_the_baseline_are_those_of_its_record(tmp_path):
 
 def test_what_a_record_lacks_is_said(site):
     page = " ".join(Page(site / "open/0001_odd.html").elements[0][2].split())
-    for line in ("No logs in this record", "No scores by slice in this record", "No scores in this record",
-                 "The artifact is not in the repository: 16,000,000 bytes", "not scored on the same documents, or a",
-                 "The same script as its parent's"):
+    for line in (
+        "No logs in this record",
+        "No scores by slice in this record",
+        "No scores in this record",
+        "The artifact is not in the repository: 16,000,000 bytes",
+        "not scored on the same documents, or a",
+        "The same script as its parent's",
+    ):
         assert line in page
     assert "No audits in this record's scores" in Page(site / "pocket/0001_baseline.html").elements[0][2]
     assert "none: the first of its line" in Page(site / "pocket/0001_baseline.html").elements[0][2]
@@ -158,8 +170,11 @@ def test_change_against_the_parent_is_that_of_lineage(site):
         assert re.search(rf"{re.escape(signed(-claim['gain']))}.{{0,20}}{re.escape(low)} to {re.escape(high)}", text)
         assert "1 changed, 2 new" in text
     assert "1 of 35 fields differ from the parent" in text and "96" in text and "was 64" in text
-    diff = next(attributes for tag, attributes, _ in Page(site / "pocket/0002_wider.html").elements if tag == "details"
-                and "open" in attributes)
+    diff = next(
+        attributes
+        for tag, attributes, _ in Page(site / "pocket/0002_wider.html").elements
+        if tag == "details" and "open" in attributes
+    )
     assert diff is not None
 
 
@@ -203,24 +218,42 @@ def edit(path: Path, **changes) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-@pytest.mark.parametrize("damage, message", [
-    (lambda root, r: (root / "site").mkdir() or (root / "site/mine.txt").write_text("x"), "did not write: move them"),
-    (lambda root, r: (r / "logs/passwd.log").symlink_to("/etc/passwd"), "passwd.log: a symbolic link"),
-    (lambda root, r: edit(r / "record.json", bpb_mean=math.nan), "a bpb is not a number"),
-    (lambda root, r: edit(r / "record.json", bpb_mean=1e300), "a bpb is not a number"),
-    (lambda root, r: edit(r / "record.json", date="2026-02-30"), "date: day"),
-    (lambda root, r: edit(r / "record.json", authors=[]), "authors: "),
-    (lambda root, r: edit(r / "record.json", artifact={"file": "../../x", "bytes": 1}), "artifact"),
-    (lambda root, r: (r / "baseline.golf").write_bytes(b"GOLF"), "baseline.golf: file cut short"),
-    (lambda root, r: (r / "eval/seed482590693.json").write_text("{}"), "eval/seed482590693.json: no key 'bpb'"),
-    (lambda root, r: edit(r / "eval/seed482590693.json", slices=[1]), "not what the kit writes"),
-    (lambda root, r: (r / "logs/seed482590693.metrics.jsonl").write_text('{"step": 1, "elapsed": "x", "loss": 1}\n'),
-     "not what the kit writes"),
-    (lambda root, r: edit(r / "eval/seed482590693.json", audits=[{"audit": "blind", "verdict": "pass"}]), "'detail'"),
-    (lambda root, r: edit(add(root, "pocket", "0002", "child", parent="0001_baseline") / "eval/seed482590693.json",
-                          per_document=[1]), "0002_child: a log or score is not what"),
-    (lambda root, r: (r / "README.md").write_bytes(b"\xff"), "not what the kit writes"),
-])
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (
+            lambda root, r: (root / "site").mkdir() or (root / "site/mine.txt").write_text("x"),
+            "did not write: move them",
+        ),
+        (lambda root, r: (r / "logs/passwd.log").symlink_to("/etc/passwd"), "passwd.log: a symbolic link"),
+        (lambda root, r: edit(r / "record.json", bpb_mean=math.nan), "a bpb is not a number"),
+        (lambda root, r: edit(r / "record.json", bpb_mean=1e300), "a bpb is not a number"),
+        (lambda root, r: edit(r / "record.json", date="2026-02-30"), "date: day"),
+        (lambda root, r: edit(r / "record.json", authors=[]), "authors: "),
+        (lambda root, r: edit(r / "record.json", artifact={"file": "../../x", "bytes": 1}), "artifact"),
+        (lambda root, r: (r / "baseline.golf").write_bytes(b"GOLF"), "baseline.golf: file cut short"),
+        (lambda root, r: (r / "eval/seed482590693.json").write_text("{}"), "eval/seed482590693.json: no key 'bpb'"),
+        (lambda root, r: edit(r / "eval/seed482590693.json", slices=[1]), "not what the kit writes"),
+        (
+            lambda root, r: (r / "logs/seed482590693.metrics.jsonl").write_text(
+                '{"step": 1, "elapsed": "x", "loss": 1}\n'
+            ),
+            "not what the kit writes",
+        ),
+        (
+            lambda root, r: edit(r / "eval/seed482590693.json", audits=[{"audit": "blind", "verdict": "pass"}]),
+            "'detail'",
+        ),
+        (
+            lambda root, r: edit(
+                add(root, "pocket", "0002", "child", parent="0001_baseline") / "eval/seed482590693.json",
+                per_document=[1],
+            ),
+            "0002_child: a log or score is not what",
+        ),
+        (lambda root, r: (r / "README.md").write_bytes(b"\xff"), "not what the kit writes"),
+    ],
+)
 def test_bad_input_is_one_line_and_leaves_the_site_alone(root, capsys, damage, message):
     record = add(root, "pocket", "0001", "baseline")
     damage(root, record)
@@ -231,18 +264,24 @@ def test_bad_input_is_one_line_and_leaves_the_site_alone(root, capsys, damage, m
     assert before == sorted(path for path in root.rglob("*") if "README" not in path.name)
 
 
-@pytest.mark.parametrize("source, found", [
-    ("# Top\n\nwords", "<h3>Top</h3>\n<p>words</p>\n"),
-    ("a <b onclick=x()>b</b>", "<p>a &lt;b onclick=x()&gt;b&lt;/b&gt;</p>\n"),
-    ("<script>x</script>", "<p>&lt;script&gt;x&lt;/script&gt;</p>\n"),
-    ("[x](https://a.org/b)", '<p><a href="https://a.org/b" rel="noopener noreferrer">x</a></p>\n'),
-    ("[x](logs/a.log) [y](//a.org) [z](file.md#x)", "<p><span>x</span> <span>y</span> <span>z</span></p>\n"),
-    ("![loss](https://a.org/p.png)", "<p>loss</p>\n"),
-    ("[x](javascript:x()) <javascript:x()>", "<p>[x](javascript:x()) &lt;javascript:x()&gt;</p>\n"),
-    ("```\n<i>\n```", "<pre><code>&lt;i&gt;\n</code></pre>\n"),
-    ("|a|\n|--:|\n|1|", '<table>\n<thead>\n<tr>\n<th class="number">a</th>\n</tr>\n</thead>\n<tbody>\n<tr>\n'
-                        '<td class="number">1</td>\n</tr>\n</tbody>\n</table>\n'),
-])
+@pytest.mark.parametrize(
+    "source, found",
+    [
+        ("# Top\n\nwords", "<h3>Top</h3>\n<p>words</p>\n"),
+        ("a <b onclick=x()>b</b>", "<p>a &lt;b onclick=x()&gt;b&lt;/b&gt;</p>\n"),
+        ("<script>x</script>", "<p>&lt;script&gt;x&lt;/script&gt;</p>\n"),
+        ("[x](https://a.org/b)", '<p><a href="https://a.org/b" rel="noopener noreferrer">x</a></p>\n'),
+        ("[x](logs/a.log) [y](//a.org) [z](file.md#x)", "<p><span>x</span> <span>y</span> <span>z</span></p>\n"),
+        ("![loss](https://a.org/p.png)", "<p>loss</p>\n"),
+        ("[x](javascript:x()) <javascript:x()>", "<p>[x](javascript:x()) &lt;javascript:x()&gt;</p>\n"),
+        ("```\n<i>\n```", "<pre><code>&lt;i&gt;\n</code></pre>\n"),
+        (
+            "|a|\n|--:|\n|1|",
+            '<table>\n<thead>\n<tr>\n<th class="number">a</th>\n</tr>\n</thead>\n<tbody>\n<tr>\n'
+            '<td class="number">1</td>\n</tr>\n</tbody>\n</table>\n',
+        ),
+    ],
+)
 def test_readme_can_neither_run_nor_fetch(source, found):
     assert pages.readme_html(source) == found
 

@@ -23,8 +23,14 @@ from tools.records import pages
 pytestmark = pytest.mark.browser
 PATIENCE = 300_000  # milliseconds: a machine that is busy is not a page that is broken
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-PAGES = ("index.html", "pocket/0001_baseline.html", "pocket/0002_wider.html", "pocket/0003_adapts.html",
-         "pocket/0004_hostile.html", "open/0001_odd.html")
+PAGES = (
+    "index.html",
+    "pocket/0001_baseline.html",
+    "pocket/0002_wider.html",
+    "pocket/0003_adapts.html",
+    "pocket/0004_hostile.html",
+    "open/0001_odd.html",
+)
 
 
 @pytest.fixture(scope="module")
@@ -129,8 +135,11 @@ def test_every_link_leads_somewhere(bases, root, tab, kind):
         url = f"{bases[kind]}/{name}"
         page.goto(url)
         anchors[url] = set(page.eval_on_selector_all("[id]", "found => found.map(e => e.id)"))
-        targets |= set(page.eval_on_selector_all(
-            "a[href]", "found => found.map(e => new URL(e.getAttribute('href'), document.baseURI).href)"))
+        targets |= set(
+            page.eval_on_selector_all(
+                "a[href]", "found => found.map(e => new URL(e.getAttribute('href'), document.baseURI).href)"
+            )
+        )
     inside = {target for target in targets if target.startswith(f"{bases[kind]}/")}
     assert targets - inside == {"https://example.org/paper"} and len(inside) > 20
     for target in inside:
@@ -142,16 +151,24 @@ def test_every_link_leads_somewhere(bases, root, tab, kind):
 
 
 def records(root: Path, track: str) -> dict[str, dict]:
-    return {f"{track}/{path.parent.name}": json.loads(path.read_text())
-            for path in sorted(root.glob(f"records/{track}/*/record.json"))}
+    return {
+        f"{track}/{path.parent.name}": json.loads(path.read_text())
+        for path in sorted(root.glob(f"records/{track}/*/record.json"))
+    }
 
 
 def test_sorting_is_pythons(bases, root, tab):
     page, found = tab(f"{bases['file']}/index.html"), records(root, "pocket")
     ranked = sorted(found, key=lambda name: found[name]["bpb_mean"])
-    keys = {"rank": ranked.index, "record": lambda name: Path(name).name, "bpb": lambda name: found[name]["bpb_mean"],
-            "scope": lambda name: found[name]["scope"], "bytes": lambda name: found[name]["artifact"]["bytes"],
-            "seeds": lambda name: len(found[name]["seeds"]), "date": lambda name: found[name]["date"]}
+    keys = {
+        "rank": ranked.index,
+        "record": lambda name: Path(name).name,
+        "bpb": lambda name: found[name]["bpb_mean"],
+        "scope": lambda name: found[name]["scope"],
+        "bytes": lambda name: found[name]["artifact"]["bytes"],
+        "seeds": lambda name: len(found[name]["seeds"]),
+        "date": lambda name: found[name]["date"],
+    }
     table = page.locator("#pocket table")
 
     def shown() -> list[str]:
@@ -179,10 +196,12 @@ def scale(chart, axis: str, value) -> np.poly1d:
     """From pixels to data, as a line through the ticks of an axis; `value` reads a tick's text."""
     boxes = chart.locator(f"text.{axis}.tick").evaluate_all(
         "found => found.map(e => { const b = e.getBoundingClientRect(); return [e.textContent, b.x + b.width / 2, "
-        "b.y + b.height / 2]; })")
+        "b.y + b.height / 2]; })"
+    )
     lines = chart.locator("path.mark" if axis == "x" else "path.grid").evaluate_all(
         "found => found.map(e => { const b = e.getBoundingClientRect(); return [b.x + b.width / 2, "
-        "b.y + b.height / 2]; })")
+        "b.y + b.height / 2]; })"
+    )
     places = [place[0 if axis == "x" else 1] for place in lines]
     values = [value(text) for text, _, _ in boxes]
     assert len(places) == len(values) >= 2
@@ -207,8 +226,9 @@ def test_points_of_the_charts_are_where_the_data_says(bases, root, tab, width):
     page, found = tab(f"{bases['file']}/index.html", width), records(root, "pocket")
     by_date, by_bytes = page.locator("#pocket figure.chart").all()
     for chart, read, value in (
-            (by_date, of_date, lambda record: date.fromisoformat(record["date"]).toordinal()),
-            (by_bytes, of_bytes, lambda record: record["artifact"]["bytes"])):
+        (by_date, of_date, lambda record: date.fromisoformat(record["date"]).toordinal()),
+        (by_bytes, of_bytes, lambda record: record["artifact"]["bytes"]),
+    ):
         x, y = scale(chart, "x", read), scale(chart, "y", float)
         points = chart.locator("a.point").evaluate_all("""found => found.map(e => {
             const m = e.querySelector(".dot").getScreenCTM(), bar = e.querySelector(".spread").getBoundingClientRect();
@@ -300,7 +320,8 @@ def test_no_page_scrolls_sideways(bases, tab, width):
             sizes = page.locator("svg text, td, th, p, li, dd, dt").evaluate_all(
                 "found => found.filter(e => e.getClientRects().length).map(e => e.ownerSVGElement ? "
                 "parseFloat(getComputedStyle(e).fontSize) * e.getScreenCTM().a : "
-                "parseFloat(getComputedStyle(e).fontSize))")
+                "parseFloat(getComputedStyle(e).fontSize))"
+            )
             assert min(sizes) >= 11, name  # CSS pixels
 
 

@@ -15,10 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tools.runs import curves
-from tools.records import record
 from golf.files import Failure
-from tests.support import ROOT
+from tools.records import record
+from tools.runs import curves
 
 SCRIPT = '''"""A stand-in for train_gpt.py."""
 from dataclasses import dataclass
@@ -41,8 +40,13 @@ ENVIRONMENT = {"python": "3.11", "torch": "2.13.0"}
 @pytest.fixture
 def root(tmp_path, monkeypatch) -> Path:
     """A repository with one commit, which record.py takes for its own."""
-    for key, value in {"GIT_AUTHOR_NAME": "a", "GIT_AUTHOR_EMAIL": "a@b", "GIT_COMMITTER_NAME": "a",
-                       "GIT_COMMITTER_EMAIL": "a@b", "GIT_CONFIG_GLOBAL": os.devnull}.items():
+    for key, value in {
+        "GIT_AUTHOR_NAME": "a",
+        "GIT_AUTHOR_EMAIL": "a@b",
+        "GIT_COMMITTER_NAME": "a",
+        "GIT_COMMITTER_EMAIL": "a@b",
+        "GIT_CONFIG_GLOBAL": os.devnull,
+    }.items():
         monkeypatch.setenv(key, value)
     monkeypatch.setattr(record, "ROOT", tmp_path)
     subprocess.run("git init -q && git commit -q --allow-empty -m first", shell=True, check=True, cwd=tmp_path)
@@ -60,17 +64,43 @@ def make_run(folder: Path, seed: int, bpb: float, script: str = SCRIPT, artifact
     (folder / "model.golf").write_bytes(artifact)
     sha256 = hashlib.sha256(script.encode()).hexdigest()
     (folder / "train.log").write_text(f"{script}\n# source_sha256 {sha256}\nconfig {{}}\nstep 1\n")
-    (folder / "metrics.jsonl").write_text("".join(
-        json.dumps({"step": i, "elapsed": i * 0.5, "loss": 5 - i / 10}) + "\n" for i in range(20)))
-    run = {"track": "pocket", "preset": "pocket", "world_size": 1, "seed": seed, "environment": ENVIRONMENT,
-           "config": {"width": 96, "seed": seed, "run_dir": str(folder), "preset": "pocket", "compile": True},
-           "source_sha256": sha256, "data": {"dir": "data/embedded", "manifest_sha256": "m"},
-           "training_seconds": 599.5, "steps": 1000 + seed % 7, "tokens": 8192 * 1000}
+    (folder / "metrics.jsonl").write_text(
+        "".join(json.dumps({"step": i, "elapsed": i * 0.5, "loss": 5 - i / 10}) + "\n" for i in range(20))
+    )
+    run = {
+        "track": "pocket",
+        "preset": "pocket",
+        "world_size": 1,
+        "seed": seed,
+        "environment": ENVIRONMENT,
+        "config": {"width": 96, "seed": seed, "run_dir": str(folder), "preset": "pocket", "compile": True},
+        "source_sha256": sha256,
+        "data": {"dir": "data/embedded", "manifest_sha256": "m"},
+        "training_seconds": 599.5,
+        "steps": 1000 + seed % 7,
+        "tokens": 8192 * 1000,
+    }
     run["config"] |= changes.pop("config", {})
     (folder / "run.json").write_text(json.dumps(run | changes))
-    (folder / "eval.json").write_text(json.dumps({
-        "bpb": bpb, "scope": "document", "data": {"manifest_sha256": "m", "docs_sha256": "d", "split": "dev"},
-        "artifact": {"name": "model.golf", "bytes": len(artifact), "sha256": hashlib.sha256(artifact).hexdigest()}}))
+    (folder / "eval.json").write_text(
+        json.dumps(
+            {
+                "bpb": bpb,
+                "scope": "document",
+                "data": {"manifest_sha256": "m", "docs_sha256": "d", "split": "dev"},
+                "documents": 1,
+                "raw_bytes": 100,
+                "tokens": 40,
+                "clock": {"score": 1.0},
+                "per_document": [{"id": "0" * 16, "source": "news", "raw_bytes": 100, "tokens": 40, "nats": 133.0}],
+                "artifact": {
+                    "name": "model.golf",
+                    "bytes": len(artifact),
+                    "sha256": hashlib.sha256(artifact).hexdigest(),
+                },
+            }
+        )
+    )
     return folder
 
 
@@ -80,9 +110,29 @@ def make_runs(root: Path, count: int = 3, bpbs=(1.92, 1.90, 1.97), **changes) ->
 
 
 def make(root: Path, runs: list[Path], *more: str, number: str = "0001", slug: str = "baseline") -> int:
-    return record.main(["make", "--track", "pocket", "--number", number, "--slug", slug, "--title", "The baseline",
-                        "--idea", "Start here.", "--author", "Ann", "--agent_help", "some", "--seed_commit", "HEAD",
-                        *more, *map(str, runs)])
+    return record.main(
+        [
+            "make",
+            "--track",
+            "pocket",
+            "--number",
+            number,
+            "--slug",
+            slug,
+            "--title",
+            "The baseline",
+            "--idea",
+            "Start here.",
+            "--author",
+            "Ann",
+            "--agent_help",
+            "some",
+            "--seed_commit",
+            "HEAD",
+            *more,
+            *map(str, runs),
+        ]
+    )
 
 
 def test_seeds_are_the_documented_hash():
@@ -110,8 +160,15 @@ def test_record_folder(root, capsys):
     seeds = record.draw_seeds(head(root), 3)
     made = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     assert made == {"README.md", "record.json", "train_gpt.py", "parent.diff", "curves.png", "baseline.golf"} | {
-        f"{where}{seed}{what}" for seed in seeds for where, what in
-        (("logs/seed", ".log"), ("logs/seed", ".metrics.jsonl"), ("logs/seed", ".run.json"), ("eval/seed", ".json"))}
+        f"{where}{seed}{what}"
+        for seed in seeds
+        for where, what in (
+            ("logs/seed", ".log"),
+            ("logs/seed", ".metrics.jsonl"),
+            ("logs/seed", ".run.json"),
+            ("eval/seed", ".json"),
+        )
+    }
     assert (folder / "train_gpt.py").read_text() == SCRIPT
     assert (folder / "parent.diff").read_bytes() == b""
     for seed, run in zip(seeds, runs):
@@ -128,34 +185,61 @@ def test_record_folder(root, capsys):
     assert written.pop("bpb_sd") == pytest.approx(np.std([1.92, 1.90, 1.97], ddof=1))
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", written.pop("date"))
     assert written == {
-        "format": 1, "track": "pocket", "number": "0001", "slug": "baseline", "title": "The baseline",
-        "idea": "Start here.", "parent": None, "authors": ["Ann"], "sources": ["Keller 2024", "https://a.org"],
+        "format": 1,
+        "track": "pocket",
+        "number": "0001",
+        "slug": "baseline",
+        "title": "The baseline",
+        "idea": "Start here.",
+        "parent": None,
+        "authors": ["Ann"],
+        "sources": ["Keller 2024", "https://a.org"],
         "agent_help": "some",
         "script_sha256": hashlib.sha256(SCRIPT.encode()).hexdigest(),
-        "artifact": {"file": "baseline.golf", "bytes": median.stat().st_size,
-                     "sha256": hashlib.sha256(median.read_bytes()).hexdigest(), "seed": seeds[0]},
-        "config": {"width": 96, "preset": "pocket", "compile": True}, "scope": "document",
+        "artifact": {
+            "file": "baseline.golf",
+            "bytes": median.stat().st_size,
+            "sha256": hashlib.sha256(median.read_bytes()).hexdigest(),
+            "seed": seeds[0],
+        },
+        "config": {"width": 96, "preset": "pocket", "compile": True},
+        "scope": "document",
         "data": {"manifest_sha256": "m", "split": "dev", "docs_sha256": "d"},
-        "seeds": [{"seed": seed, "bpb": bpb, "artifact_bytes": (run / "model.golf").stat().st_size,
-                   "train_seconds": 599.5, "steps": 1000 + seed % 7, "tokens": 8192000}
-                  for seed, bpb, run in zip(seeds, (1.92, 1.90, 1.97), runs)],
-        "seed_commit": head(root), "environment": ENVIRONMENT, "variants": 1,
-        "files": {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-                  for path in folder.rglob("*") if path.is_file() and path.name not in (
-                      "README.md", "record.json", "curves.png")}}
+        "seeds": [
+            {
+                "seed": seed,
+                "bpb": bpb,
+                "artifact_bytes": (run / "model.golf").stat().st_size,
+                "train_seconds": 599.5,
+                "steps": 1000 + seed % 7,
+                "tokens": 8192000,
+            }
+            for seed, bpb, run in zip(seeds, (1.92, 1.90, 1.97), runs)
+        ],
+        "seed_commit": head(root),
+        "environment": ENVIRONMENT,
+        "variants": 1,
+        "files": {
+            path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in folder.rglob("*")
+            if path.is_file() and path.name not in ("README.md", "record.json", "curves.png")
+        },
+    }
     assert record.schema_errors(json.loads((folder / "record.json").read_text())) == []
 
 
 def test_record_readme_states_mean_spread_interval_and_the_command(root):
     assert make(root, make_runs(root, config={"width": 128, "compile": False})) == 0
     text = (root / "records/pocket/0001_baseline/README.md").read_text()
-    half = 4.302653 * np.std([1.92, 1.90, 1.97], ddof=1) / 3 ** 0.5  # t with 2 degrees of freedom, two-sided 95%
+    half = 4.302653 * np.std([1.92, 1.90, 1.97], ddof=1) / 3**0.5  # t with 2 degrees of freedom, two-sided 95%
     assert f"Mean 1.9300 bpb, standard deviation {np.std([1.92, 1.90, 1.97], ddof=1):.4f}" in text
     assert f"{1.93 - half:.4f} to {1.93 + half:.4f} (Student's t, df = 2)" in text
     seed = record.draw_seeds(head(root), 3)[0]
     name = "records/pocket/0001_baseline"
-    assert (f"python {name}/train_gpt.py --preset=pocket --width=128 --compile=False --seed={seed} "
-            f"--run_dir=runs/0001_baseline_s{seed}\n") in text
+    assert (
+        f"python {name}/train_gpt.py --preset=pocket --width=128 --compile=False --seed={seed} "
+        f"--run_dir=runs/0001_baseline_s{seed}\n"
+    ) in text
     assert f"python eval_heldout.py {name}/baseline.golf --data data/embedded --split dev\n" in text
 
 
@@ -177,11 +261,14 @@ def test_large_artifact_is_named_by_hash_only(root):
     assert artifact["sha256"] in (folder / "README.md").read_text()
 
 
-@pytest.mark.parametrize("before, after", [
-    (SCRIPT, SCRIPT.replace("width: int = 64", "width: int = 32") + "\nEXTRA = 1\n"),
-    (SCRIPT, SCRIPT.rstrip("\n")),
-    (SCRIPT.rstrip("\n"), "import os\n" + SCRIPT),
-])
+@pytest.mark.parametrize(
+    "before, after",
+    [
+        (SCRIPT, SCRIPT.replace("width: int = 64", "width: int = 32") + "\nEXTRA = 1\n"),
+        (SCRIPT, SCRIPT.rstrip("\n")),
+        (SCRIPT.rstrip("\n"), "import os\n" + SCRIPT),
+    ],
+)
 def test_parent_diff_turns_the_parent_into_the_child(root, before, after):
     assert make(root, make_runs(root, script=before)) == 0
     parent = root / "records/pocket/0001_baseline"
@@ -209,7 +296,8 @@ REFUSED = {
     "'training_seconds'": lambda runs: rewrite(runs[1] / "run.json", lambda r: r.pop("training_seconds")),
     "scored another artifact": lambda runs: (runs[1] / "model.golf").write_bytes(b"other"),
     "trained and scored on different data": lambda runs: rewrite(
-        runs[1] / "eval.json", lambda r: r["data"].update(manifest_sha256="x")),
+        runs[1] / "eval.json", lambda r: r["data"].update(manifest_sha256="x")
+    ),
     "held-out data (split)": lambda runs: rewrite(runs[1] / "eval.json", lambda r: r["data"].update(split="gate")),
     "its head is not the script": lambda runs: (runs[1] / "train.log").write_text("# edited\n" + SCRIPT),
     "not the same config (width)": lambda runs: rewrite(runs[1] / "run.json", lambda r: r["config"].update(width=1)),
@@ -218,7 +306,8 @@ REFUSED = {
     "trained for the 16mb track": lambda runs: rewrite(runs[1] / "run.json", lambda r: r.update(track="16mb")),
     "the clock is 600 s": lambda runs: rewrite(runs[1] / "run.json", lambda r: r.update(training_seconds=600.5)),
     "two runs have the same seed": lambda runs: rewrite(
-        runs[1] / "run.json", lambda r: r.update(seed=json.loads((runs[0] / "run.json").read_text())["seed"])),
+        runs[1] / "run.json", lambda r: r.update(seed=json.loads((runs[0] / "run.json").read_text())["seed"])
+    ),
     "draws": lambda runs: rewrite(runs[1] / "run.json", lambda r: r.update(seed=42)),
     "metrics.jsonl:21": lambda runs: (runs[1] / "metrics.jsonl").open("a").write("{}\n"),
 }
@@ -233,6 +322,118 @@ def test_refusal_is_one_line_and_leaves_nothing(root, capsys, reason):
     assert reason in error and "s1" in error or reason in ("draws", "two runs have the same seed") and reason in error
     assert error.count("\n") == 1
     assert [path for path in (root / "records").rglob("*") if path.is_file() or "0001" in path.name] == []
+
+
+WRONG = {  # file, where in it, the JSON text of another value
+    "run.json": [
+        ("training_seconds", "NaN"),
+        ("training_seconds", "-1"),
+        ("training_seconds", '"9"'),
+        ("steps", "true"),
+        ("steps", "1.0"),
+        ("seed", '"1"'),
+        ("seed", "9" * 5000),
+        ("config", "[1]"),
+        ("environment", "null"),
+        ("data", "7"),
+        ("tokens", "1e999"),
+        ("preset", '"\\u001b[31m"'),
+        ("source_sha256", '"x"'),
+        ("world_size", "0"),
+        ("config", "[" * 100_000 + "]" * 100_000),
+    ],
+    "eval.json": [
+        ("bpb", "NaN"),
+        ("bpb", "Infinity"),
+        ("bpb", "-Infinity"),
+        ("bpb", "0"),
+        ("bpb", "true"),
+        ("scope", "[]"),
+        ("data", "[1]"),
+        ("artifact", '"x"'),
+        ("per_document", "{}"),
+        ("clock", "1"),
+    ],
+}
+
+
+@pytest.mark.parametrize("name, key, text", [(name, *case) for name, cases in WRONG.items() for case in cases])
+def test_a_wrong_value_is_one_line_that_names_file_and_field(root, capsys, name, key, text):
+    runs = make_runs(root)
+    folder = runs[1].rename(root / "given")  # not in runs/, where the log would read it too
+    value = json.loads((folder / name).read_text())
+    (folder / name).write_text(json.dumps(value | {key: "HERE"}).replace('"HERE"', text))
+    assert make(root, [runs[0], folder, runs[2]]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and f"given/{name}: " in error and len(error) < 1000 and "\x1b" not in error
+    assert key in error or len(text) > 1000  # what json itself refuses has no field
+    assert not list((root / "records").rglob("*"))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        '{"step": 20, "elapsed": NaN}',
+        '{"step": "1", "elapsed": 1}',
+        '{"step": 1}',
+        "[]",
+        '{"step": 1, "elapsed": null}',
+        '{"step": true, "elapsed": 1}',
+        "1",
+        '{"step": ' + "9" * 5000,
+        '{"step": 20, "elapsed": 1, "loss": "x"}',
+        '{"step": 20, "elapsed": 1, "loss": 1e300}',
+        "[" * 100_000,
+        '{"step": 20, "elapsed": 1, "\x1b[31m": {}}',
+    ],
+)
+def test_a_wrong_row_of_metrics_is_one_line(root, capsys, row):
+    runs = make_runs(root)
+    with (runs[1] / "metrics.jsonl").open("a") as file:
+        file.write(row + "\n")
+    assert make(root, runs) == 1
+    error = capsys.readouterr().err
+    assert "s1/metrics.jsonl:21: " in error and error[:-1].isprintable() and len(error) < 500
+    assert not list((root / "records").rglob("*"))
+
+
+def test_nobody_finds_a_record_that_is_half_made(root, monkeypatch):
+    """Where a kill would leave it, neither the leaderboard's glob nor lineage's reaches it."""
+    runs, seen = make_runs(root), []
+
+    def look(path, title, curves):
+        seen.append(
+            (
+                list(root.glob("records/*/*/record.json")),
+                list(root.glob("records/*/*/train_gpt.py")),
+                len(list(root.rglob("records/**/train_gpt.py"))),
+            )
+        )
+        path.write_bytes(b"")
+
+    monkeypatch.setattr(curves, "draw", look)
+    assert make(root, runs) == 0
+    assert seen == [([], [], 1)]
+    assert sorted(path.name for path in (root / "records").iterdir()) == ["pocket"]
+
+
+def test_the_readme_shows_words_as_they_are(root):
+    from markdown_it import MarkdownIt
+
+    words = "<script>x</script> [a](javascript:b) `c` | <!-- /leaderboard --> ![d](https://e.invalid/f.png)"
+    assert make(root, make_runs(root), "--title", words, "--idea", words, "--author", words) == 0
+    text = (root / "records/pocket/0001_baseline/README.md").read_text()
+    html = MarkdownIt("commonmark").enable("table").render(text)
+    assert not re.search(r"<script|<a |<!--|<img (?!src=\"curves.png\")", html) and "<!--" not in text
+    shown = html.replace("&#8203;", "").replace("\u200b", "")
+    assert shown.count("&lt;script&gt;x&lt;/script&gt; [a](javascript:b) `c` |") == 3
+
+
+def test_words_for_the_shell_are_quoted(root):
+    runs = make_runs(root, data={"dir": "data/x; touch stolen", "manifest_sha256": "m"}, preset="pocket")
+    assert make(root, runs) == 0
+    text = (root / "records/pocket/0001_baseline/README.md").read_text()
+    assert text.count("--data 'data/x; touch stolen' --split dev") == 2
 
 
 def test_other_script_is_refused(root, capsys):
@@ -267,8 +468,17 @@ def test_number_in_use_is_refused_and_kept(root, capsys):
     assert {path: path.read_bytes() for path in (root / "records").rglob("*") if path.is_file()} == before
 
 
-@pytest.mark.parametrize("flag, value", [("--number", "1"), ("--slug", "a/b"), ("--slug", ".."), ("--track", "mine"),
-                                         ("--idea", "two\nlines"), ("--agent_help", "lots")])
+@pytest.mark.parametrize(
+    "flag, value",
+    [
+        ("--number", "1"),
+        ("--slug", "a/b"),
+        ("--slug", ".."),
+        ("--track", "mine"),
+        ("--idea", "two\nlines"),
+        ("--agent_help", "lots"),
+    ],
+)
 def test_bad_usage_exits_2(root, flag, value):
     with pytest.raises(SystemExit) as exit_info:
         make(root, [], flag, value)
@@ -298,8 +508,12 @@ def test_curve_shows_the_rows(tmp_path):
 
     rows = [{"step": i, "elapsed": float(i), "loss": 5 - i / 30, "dev_bpb": 2.0} for i in range(100)]
     pixels = []
-    for name, shown in (("falling", rows), ("twice", rows + rows[-1:]), ("flat", [row | {"loss": 2.0} for row in rows]),
-                        ("no dev", [{k: v for k, v in row.items() if k != "dev_bpb"} for row in rows])):
+    for name, shown in (
+        ("falling", rows),
+        ("twice", rows + rows[-1:]),
+        ("flat", [row | {"loss": 2.0} for row in rows]),
+        ("no dev", [{k: v for k, v in row.items() if k != "dev_bpb"} for row in rows]),
+    ):
         curves.draw(tmp_path / f"{name}.png", "a run", [("seed 1", shown)])
         pixels.append(imread(tmp_path / f"{name}.png")[..., :3])
     blue = [np.argwhere(np.abs(image - [31 / 255, 119 / 255, 180 / 255]).max(-1) < 0.02) for image in pixels]

@@ -65,8 +65,17 @@ def test_a_run_from_its_first_line_to_its_score(tmp_path, capsys):
     watcher.look()
     assert [r["step"] for r in watcher.runs["a"].rows] == [1, 2, 3, 4, 5]
     log(folder, {"step": 9, "elapsed": 95.0, "loss": 4.1, "dev_bpb": 2.1})
-    (folder / "run.json").write_text(json.dumps({"stopped": "clock", "config": CONFIG, "clock": {"compile": 5.0,
-                                     "train": 95.0}, "tokens_per_second": 1300, "mfu": 0.5}))
+    (folder / "run.json").write_text(
+        json.dumps(
+            {
+                "stopped": "clock",
+                "config": CONFIG,
+                "clock": {"compile": 5.0, "train": 95.0},
+                "tokens_per_second": 1300,
+                "mfu": 0.5,
+            }
+        )
+    )
     ended = look(runs, capsys)[1]["a"]
     assert (ended["state"], ended["dev_bpb"], ended["bpb"]) == ("clock", 2.1, None)
     assert "nothing is running" in picture(watcher)
@@ -146,18 +155,30 @@ def test_no_folder_is_one_line(tmp_path, capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
-@given(st.lists(st.tuples(st.floats(0, 600), st.floats(1, 9)), min_size=1, max_size=60), st.integers(1, 40),
-       st.integers(1, 6))
+@given(
+    st.lists(st.tuples(st.floats(0, 600), st.floats(1, 9)), min_size=1, max_size=60),
+    st.integers(1, 40),
+    st.integers(1, 6),
+)
 def test_the_curve_has_its_points_where_a_plain_plot_has_them(points, width, height):
-    top = max(y for _, y in points[len(points) // 20:])
+    top = max(y for _, y in points[len(points) // 20 :])
     clipped = [(x, min(y, top)) for x, y in points]
     xs, ys = zip(*clipped)
     grid = set()
     for x, y in clipped:  # column from the left, row from the top, in dots
-        grid.add((round((x - min(xs)) / ((max(xs) - min(xs)) or 1) * (2 * width - 1)),
-                  round((max(ys) - y) / ((max(ys) - min(ys)) or 1) * (4 * height - 1))))
+        grid.add(
+            (
+                round((x - min(xs)) / ((max(xs) - min(xs)) or 1) * (2 * width - 1)),
+                round((max(ys) - y) / ((max(ys) - min(ys)) or 1) * (4 * height - 1)),
+            )
+        )
     bits = {0: (0, 0), 1: (0, 1), 2: (0, 2), 6: (0, 3), 3: (1, 0), 4: (1, 1), 5: (1, 2), 7: (1, 3)}  # Unicode: dots 1-8
     lines = watch.braille(points, width, height)
     assert [len(line) for line in lines] == [width] * height
-    assert grid == {(2 * column + bits[bit][0], 4 * row + bits[bit][1]) for row, line in enumerate(lines)
-                    for column, letter in enumerate(line) for bit in bits if (ord(letter) - 0x2800) >> bit & 1}
+    assert grid == {
+        (2 * column + bits[bit][0], 4 * row + bits[bit][1])
+        for row, line in enumerate(lines)
+        for column, letter in enumerate(line)
+        for bit in bits
+        if (ord(letter) - 0x2800) >> bit & 1
+    }

@@ -79,7 +79,7 @@ def wide(seed=1, bpb=1.9, **changes) -> dict:
 
 
 def pair(technique: str, seed: int, on: dict, off: dict) -> dict:
-    """A line of methods.jsonl."""
+    """A line of techniques.jsonl."""
     return methods.pair_of(WIDE, row(seed=seed, **off), wide(seed, **on)) | {"technique": technique}
 
 
@@ -224,12 +224,12 @@ def test_pairs_come_back_as_they_were_written(tmp_path):
 
 @pytest.mark.parametrize("page", ["none", f"{END}{BEGIN}", f"{BEGIN}{END}{END}"])
 def test_a_page_without_its_markers_is_refused(page):
-    with pytest.raises(Failure, match="methods.md: expected one"):
+    with pytest.raises(Failure, match="techniques.md: expected one"):
         techniques.rewrite(page, "x")
 
 
 def test_the_page_in_docs_is_what_the_command_makes(monkeypatch):
-    """From techniques.toml, methods.jsonl and the presets: golf methods table --write."""
+    """From techniques.toml, techniques.jsonl and the presets: golf methods table --write."""
     known = techniques.read_techniques(methods.TECHNIQUES)
     fields = {f.name for f in dataclasses.fields(train_gpt.Config)}
     unknown = {key for each in known for key in each.on} - fields
@@ -252,7 +252,7 @@ def tree(tmp_path):
     folder = sweep_tree.build(tmp_path)
     (folder / "docs").mkdir()
     write_techniques(folder / "docs/techniques.toml", ENTRIES)
-    (folder / "docs/methods.md").write_text(f"Before.\n{BEGIN}\n{END}\nAfter.\n")
+    (folder / "docs/techniques.md").write_text(f"Before.\n{BEGIN}\n{END}\nAfter.\n")
     return folder
 
 
@@ -286,7 +286,7 @@ def test_pairs_are_run_once_and_become_the_table(tree):
     scored = [call for call in calls if call[0] == "eval_heldout.py"]
     assert len(scored) == 4 and len({call[1] for call in scored}) == 4  # base and "tied", which alone needs it
 
-    lines = [json.loads(line) for line in (tree / "docs/methods.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (tree / "docs/techniques.jsonl").read_text().splitlines()]
     assert lines == result["pairs"] and [(each["technique"], each["seed"]) for each in lines] == [
         (name, seed) for name in ("good rate", "fast", "tied") for seed in (1, 2)
     ]
@@ -302,11 +302,11 @@ def test_pairs_are_run_once_and_become_the_table(tree):
 
     again = call(tree, "run", "fast", "tied", "--steps=3", "--seeds", "1", "2")
     assert sweep_tree.calls(tree) == [] and "4 pairs of 2 techniques" in again.stdout
-    kept = [json.loads(line) for line in (tree / "docs/methods.jsonl").read_text().splitlines()]
+    kept = [json.loads(line) for line in (tree / "docs/techniques.jsonl").read_text().splitlines()]
     assert kept == lines
 
     before = call(tree, "table", "--json")
-    assert (tree / "docs/methods.md").read_text().count("\n") == 4
+    assert (tree / "docs/techniques.md").read_text().count("\n") == 4
     (tree / "runs").rename(tree / "elsewhere")  # a fresh clone has no log
     after = call(tree, "table", "--write", "--json")
     rows = {each["name"]: each for each in json.loads(after.stdout.splitlines()[-1])["techniques"]}
@@ -314,7 +314,7 @@ def test_pairs_are_run_once_and_become_the_table(tree):
     assert rows["fast"]["bpb"] == pytest.approx(2.0) and rows["fast"]["half"] == pytest.approx(0, abs=1e-12)
     assert rows["fast"]["time"] == 2.0 and rows["fast"]["bytes"] == 64_000 * 3.4 / 8
     assert rows["tied"]["time"] == 1.1  # of scoring: 11 s with it, 10 s without
-    page = (tree / "docs/methods.md").read_text()
+    page = (tree / "docs/techniques.md").read_text()
     assert page.startswith(f"Before.\n{BEGIN}\n| technique") and page.endswith(f"{END}\nAfter.\n")
     [line] = [line for line in page.splitlines() if line.startswith("| fast")]
     assert [cell.strip() for cell in line.split("|")][5:9] == [
@@ -344,7 +344,7 @@ def test_interrupted_pairs_that_are_complete_are_kept(tree):
         assert "start it again" in process.communicate(timeout=120)[1] and process.returncode == 130
     finally:
         sweep_tree.stop_all()
-    [line] = [json.loads(line) for line in (tree / "docs/methods.jsonl").read_text().splitlines()]
+    [line] = [json.loads(line) for line in (tree / "docs/techniques.jsonl").read_text().splitlines()]
     assert line["technique"] == "good rate" and math.isclose(line["on"]["bpb"] - line["off"]["bpb"], -1.0)
 
 

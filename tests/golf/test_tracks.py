@@ -1,0 +1,28 @@
+"""The tracks against RULES.md and the presets of train_gpt.py, which state the same facts for people and for itself."""
+
+import re
+
+import train_gpt
+from golf.tracks import TRACKS
+from tests.support import ROOT
+
+
+def test_names_are_the_keys_and_sentences_state_the_numbers():
+    for name, track in TRACKS.items():
+        assert track.name == name and track.description.endswith(".")
+        if track.training_seconds is not None:
+            numbers = {int(number.replace(",", "")) for number in re.findall(r"\d[\d,]*", track.description)}
+            assert {track.cap_bytes, track.training_seconds, track.scoring_seconds} <= numbers
+            assert track.machine in track.description and track.data in track.description
+
+
+def test_the_training_script_states_the_same_clocks():
+    for name in TRACKS.keys() & train_gpt.PRESETS.keys():
+        config = train_gpt.parse_config([f"--preset={name}"], {})
+        assert config.track == name and config.max_seconds == TRACKS[name].training_seconds
+
+
+def test_the_rules_state_the_same_caps():
+    rules = (ROOT / "RULES.md").read_text(encoding="utf-8")
+    for track in TRACKS.values():
+        assert f"{track.cap_bytes:,}" in rules
