@@ -87,7 +87,7 @@ class Reader:
     def __init__(self, tree: ast.Module):
         self.values = {}  # name: the literal that it is bound to
         self.reasons = {}  # name: why what it is bound to is no literal
-        self.fields = None  # of Config, once its class was read
+        self.classes = {}  # name: {field: default} of each dataclass that was read
         self.left = MAX_VALUES
         self.changed = changed_names(tree)
         for statement in tree.body:
@@ -95,8 +95,9 @@ class Reader:
 
     def statement(self, node: ast.stmt) -> None:
         """Follows what one statement of the module binds."""
-        if isinstance(node, ast.ClassDef) and node.name == "Config" and "Config" not in self.changed:
-            self.fields = self.config(node)
+        if isinstance(node, ast.ClassDef):
+            if node.name not in self.changed:
+                self.dataclass(node)
         elif (name := plain_binding(node)) and name not in self.changed:
             try:
                 self.values[name] = self.value(node.value)
@@ -176,14 +177,26 @@ class Reader:
             result[key_value] = self.value(value)
         return result
 
-    def config(self, node: ast.ClassDef) -> dict:
-        """{field: default} of the class Config."""
+    def dataclass(self, node: ast.ClassDef) -> None:
+        """Reads a class if it may be Config, or what Config inherits from; keeps why it cannot be read."""
+        try:
+            self.classes[node.name] = self.fields(node)
+        except Unreadable as error:
+            self.reasons[node.name] = str(error)[:200]
+
+    def fields(self, node: ast.ClassDef) -> dict:
+        """{field: default} of a dataclass, inherited ones first, as dataclasses order them."""
         decorator = node.decorator_list[0] if len(node.decorator_list) == 1 else None
         called = decorator.func if isinstance(decorator, ast.Call) else decorator
         decorated = called is not None and name_of(called) == "dataclass" and "dataclass" not in self.changed
-        if not decorated or node.bases or node.keywords:
-            raise at(node, "Config is not `@dataclass(frozen=True) class Config:`")
+        if not decorated or len(node.bases) > 1 or node.keywords:
+            raise at(node, f"{node.name} is not `@dataclass(frozen=True) class {node.name}:`, with one base at most")
         fields = {}
+        for base in node.bases:
+            if not isinstance(base, ast.Name) or base.id not in self.classes:
+                reason = self.reasons.get(base.id) if isinstance(base, ast.Name) else None
+                raise at(node, reason or f"{node.name} inherits from what is no dataclass of this file")
+            fields |= self.classes[base.id]
         for part in node.body:
             match part:
                 case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value):
@@ -193,7 +206,7 @@ class Reader:
                 case ast.Expr(value=ast.Constant()) | ast.Pass():
                     pass
                 case _:
-                    raise at(part, "Config holds more than fields with a default, and methods of ordinary names")
+                    raise at(part, f"{node.name} holds more than fields with a default, and methods of ordinary names")
         return fields
 
     def default(self, node: ast.expr) -> object:
@@ -210,17 +223,18 @@ class Reader:
         for name in ("Config", "PRESETS"):
             if name in self.changed:
                 raise Unreadable(f"{name} is bound twice, or changed after it was bound")
-        if self.fields is None:
-            raise Unreadable("no class Config")
+        fields = self.classes.get("Config")
+        if fields is None:
+            raise Unreadable(self.reasons.get("Config", "no class Config"))
         presets = self.values.get("PRESETS")
         if not isinstance(presets, dict):
             raise Unreadable(self.reasons.get("PRESETS", "no dict PRESETS"))
         if not isinstance(presets.get(preset), dict):
             raise Unreadable(f"PRESETS has no dict for {preset!r}")
-        unknown = sorted(presets[preset].keys() - self.fields.keys())
+        unknown = sorted(presets[preset].keys() - fields.keys())
         if unknown:
             raise Unreadable(f"PRESETS[{preset!r}] sets {unknown[0]!r}, which is no field of Config")
-        return self.fields | presets[preset]
+        return fields | presets[preset]
 
 
 def name_of(node: ast.expr) -> str | None:

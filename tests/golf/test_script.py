@@ -128,7 +128,8 @@ def test_settings_that_change_after_they_were_bound_are_refused(more, word):
     [
         ("HEADS = 2", "HEADS = int('2')", "no literal"),
         ("heads=HEADS", "depth=HEADS", "no field of Config"),
-        ("class Config:", "class Config(Base):", "line 9"),
+        ("class Config:", "class Config(Base):", "no dataclass of this file"),
+        ("class Config:", "class Config(A, B):", "one base"),
         ("def size", "def __init__", "methods"),
         ("@dataclass(frozen=True)\n", "", "@dataclass"),
         ('"small": SMALL', '"large": SMALL', "no dict for 'small'"),
@@ -186,3 +187,38 @@ def test_nothing_runs_and_nothing_beside_the_script_is_imported(tmp_path, monkey
     monkeypatch.setenv("PYTHONSTARTUP", str(tmp_path / "json.py"))
     assert script.read(b"open('ran', 'w')\n" + SOURCE.encode(), "plain")["heads"] == 2
     assert not (tmp_path / "ran").exists()
+
+
+INHERITED = '''
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    width: int = 96
+    depth: int = 6
+
+
+@dataclass(frozen=True)
+class Config(ModelConfig):
+    seed: int = 1
+    depth: int = 4
+
+
+PRESETS = {"small": dict(width=8)}
+'''
+
+
+def test_inherited_fields_are_those_that_an_import_gives():
+    names: dict = {}
+    exec(INHERITED.replace("@dataclass", "@__import__('dataclasses').dataclass"), names)  # our own text, above
+    expected = vars(names["Config"](**names["PRESETS"]["small"]))
+    assert script.read(INHERITED.encode(), "small") == expected
+    assert list(script.read(INHERITED.encode(), "small")) == list(expected)
+
+
+@pytest.mark.parametrize("word", ["class ModelConfig:", "@dataclass(frozen=True)\nclass ModelConfig:"])
+def test_a_base_that_cannot_be_read_is_named(word):
+    odd = INHERITED.replace(word, "class ModelConfig(print()):" if word.startswith("class") else "class ModelConfig:")
+    with pytest.raises(Failure, match="line 6: ModelConfig|line 5: ModelConfig|line 12: Config inherits|no dataclass"):
+        script.read(odd.encode(), "small")
