@@ -16,7 +16,8 @@ from rich.progress import track
 from rich.table import Table
 
 from scoring import passes
-from tests.redteam.cases import CHEATS, HONEST
+from tests.redteam.cases import CHEATS
+from tests.redteam.honest import HONEST
 from tests.redteam.world import World
 
 

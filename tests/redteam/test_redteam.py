@@ -9,7 +9,8 @@ import sys
 
 import pytest
 
-from tests.redteam.cases import CHEATS, HONEST
+from tests.redteam.cases import CHEATS
+from tests.redteam.honest import HONEST
 from tests.redteam.world import World
 from tests.support import ROOT
 

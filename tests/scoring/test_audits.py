@@ -15,7 +15,8 @@ from golf.box import box
 from scoring import audits, reference
 from scoring import score as scoring_score
 from tests.redteam import local
-from tests.redteam.cases import CHEATS, HONEST
+from tests.redteam.cases import CHEATS
+from tests.redteam.honest import HONEST
 from tests.redteam.world import World, take_out_landlock
 from tests.support import ROOT
 from tests.support.scoring_world import ADAPTIVE, lanes_of

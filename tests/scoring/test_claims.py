@@ -14,7 +14,8 @@ import pytest
 from golf.box import box, cgroup, confine
 from scoring import audits, passes
 from tests.redteam import local
-from tests.redteam.cases import CHEATS, HONEST, STORED
+from tests.redteam.cases import CHEATS, STORED
+from tests.redteam.honest import HONEST
 from tests.redteam.world import World
 from tests.support.scoring_world import SCRIPT, plain_evaluation
 

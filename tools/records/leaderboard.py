@@ -2,12 +2,16 @@
 
     golf board --site      # the table, and site/: the same and more as pages for a browser
 
+The last column is a label of at most 12 words from records/labels.toml, since records are never edited; a record that has
+none there shows the first words of its idea.
+
 Not covered: whether a record is valid or its gain is real; the table shows what the records say, best mean bpb first.
 """
 
 import argparse
 import json
 import sys
+import tomllib
 from pathlib import Path
 
 from golf.files import ROOT, Failure, explain, write_atomic
@@ -16,14 +20,43 @@ from tools.records import pages, reading
 
 BEGIN, END = "<!-- leaderboard -->", "<!-- /leaderboard -->"
 ORDER = ("16mb", "pocket", "open")  # of the tracks in README.md
+LABEL_WORDS = 12
+
+
+def read_labels(path: Path) -> dict[str, str]:
+    """{"track/number_slug": label} of labels.toml; empty if it is not there. Failure for a label that is none."""
+    try:
+        tracks = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (ValueError, RecursionError) as error:
+        raise Failure(f"{path}: not TOML: {error}") from None
+    labels = {}
+    for track, entries in tracks.items():
+        if not isinstance(entries, dict):
+            raise Failure(f"{path}: {track}: expected a table [{track}] of labels")
+        for name, label in entries.items():
+            if not isinstance(label, str) or not 1 <= len(label.split()) <= LABEL_WORDS:
+                raise Failure(f"{path}: {track}.{name}: expected a text of 1 to {LABEL_WORDS} words")
+            labels[f"{track}/{name}"] = label
+    return labels
+
+
+def shortened(idea: str) -> str:
+    """The first words of an idea, for a record without a label."""
+    words = idea.split()
+    return " ".join(words[:LABEL_WORDS]) + (" ..." if len(words) > LABEL_WORDS else "")
 
 
 def read_records(root: Path) -> list[dict]:
-    """All records below `root`, each with its folder's path from there as "folder". Failure if one is not valid."""
-    return [
-        record | {"folder": folder.relative_to(root).as_posix()}
-        for folder, record in reading.read_records(root).items()
-    ]
+    """All records below `root`, each with "folder", its path from there, and "label". Failure if one is not valid."""
+    labels = read_labels(root / "records" / "labels.toml")
+    entries = []
+    for folder, record in reading.read_records(root).items():
+        path = folder.relative_to(root).as_posix()
+        label = labels.get(path.removeprefix("records/")) or shortened(record["idea"])
+        entries.append(record | {"folder": path, "label": label})
+    return entries
 
 
 def table(entries: list[dict]) -> str:
@@ -34,7 +67,7 @@ def table(entries: list[dict]) -> str:
         if not ranked:
             continue
         rows = [
-            "| rank | record | bpb | bytes | scope | seeds | date | idea |",
+            "| rank | record | bpb | bytes | scope | seeds | date | what |",
             "|---:|---|---:|---:|---|---:|---|---|",
         ]
         for rank, r in enumerate(ranked, start=1):
@@ -48,7 +81,7 @@ def table(entries: list[dict]) -> str:
                 markdown(r["scope"]),
                 len(r["seeds"]),
                 markdown(r["date"]),
-                markdown(r["idea"]),
+                markdown(r["label"]),
             ]
             rows.append(f"| {' | '.join(map(str, cells))} |")
         parts.append(f"**Track {track}**\n\n" + "\n".join(rows) + "\n")

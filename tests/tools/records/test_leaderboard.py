@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
+from tests.support import ROOT
 from tests.support.site_records import valid_record
 from tools.records import leaderboard
 
@@ -34,17 +35,17 @@ def add(root: Path, track: str, number: str, slug: str, mean: float, /, **change
 
 def test_table(root):
     add(root, "pocket", "0001", "baseline", 1.87344)
-    add(root, "pocket", "0002", "best", 1.6, bpb_sd=None, seeds=1, scope="stream", idea="A | pipe\nand a break.")
+    add(root, "pocket", "0002", "best", 1.6, bpb_sd=None, seeds=1, scope="stream", idea="A | pipe and a bracket.")
     add(root, "pocket", "0003", "middle", 1.7)
     add(root, "open", "0001", "odd", 2.0, artifact={"file": "odd.golf", "bytes": 16_000_000})
     assert leaderboard.main([]) == 0
-    header = "| rank | record | bpb | bytes | scope | seeds | date | idea |\n|---:|---|---:|---:|---|---:|---|---|\n"
+    header = "| rank | record | bpb | bytes | scope | seeds | date | what |\n|---:|---|---:|---:|---|---:|---|---|\n"
     assert (root / "README.md").read_text() == (
         "# Kit\n\nbefore\n<!-- leaderboard -->\n"
         "**Track pocket**\n\n"
         + header
         + "| 1 | [0002_best](records/pocket/0002_best) | 1.6000 | 249,999 | stream | 1 | 2026-11-22 "
-        "| A \\| pipe and a break. |\n"
+        "| A \\| pipe and a bracket. |\n"
         "| 2 | [0003_middle](records/pocket/0003_middle) | 1.7000 ± 0.0012 | 249,999 | document | 3 | 2026-11-22 "
         "| Idea of middle. |\n"
         "| 3 | [0001_baseline](records/pocket/0001_baseline) | 1.8734 ± 0.0012 | 249,999 | document | 3 | 2026-11-22 "
@@ -84,15 +85,14 @@ HOSTILE = (
     "[x](javascript:alert(1))",
     "![x](https://tracker.invalid/p.png)",
     "a | b",
-    "two\n\n# lines",
     "`code",
     "```",
-    "\x1b[2J",
     "<b>&amp;</b>",
     "https://tracker.invalid",
     "@someone #1",
     "**a** _b_ ~~c~~ \\",
-    "| --- |\n| x |",
+    "| --- |",
+    "one two three four five six seven eight nine ten eleven twelve `thirteen",
     "[a]: http://b",
     "-->",
 )
@@ -117,7 +117,30 @@ def test_no_idea_can_break_the_table(root, idea):
     other, cells = rendered(idea)
     assert (other, len(cells)) == (tags, len(harmless)) and cells[:-1] == harmless[:-1]
     shown = html.unescape(cells[-1]).replace("\u200b", "")
-    assert shown == " ".join(idea.replace("\x1b", "\\x1b").split())
+    assert shown == " ".join(idea.split()[:12]) + " ..." * (len(idea.split()) > 12)
+
+
+def test_a_label_stands_for_the_idea(root):
+    add(root, "pocket", "0001", "one", 1.9)
+    add(root, "pocket", "0002", "two", 1.8)
+    (root / "records/labels.toml").write_text("[pocket]\n0002_two = 'A | label'\n")
+    assert [r["label"] for r in leaderboard.read_records(root)] == ["Idea of one.", "A | label"]
+    assert leaderboard.main([]) == 0
+    assert "| A \\| label |\n" in (root / "README.md").read_text()
+
+
+def test_the_labels_of_this_repository_fit_and_name_records():
+    labels = leaderboard.read_labels(ROOT / "records/labels.toml")
+    assert labels and all((ROOT / "records" / name / "record.json").is_file() for name in labels)
+
+
+@pytest.mark.parametrize("idea", ["two\n\n# lines", "\x1b[2J", "| --- |\n| x |"])
+def test_an_idea_of_several_lines_or_with_escapes_is_refused(root, capsys, idea):
+    add(root, "pocket", "0001", "one", 1.9, idea=idea)
+    assert leaderboard.main([]) == 1
+    error = capsys.readouterr().err
+    assert "0001_one/record.json: idea: " in error and error.count("\n") == 1 and "\x1b" not in error
+    assert (root / "README.md").read_text() == README
 
 
 def test_hidden_folders_are_no_records(root):
@@ -147,13 +170,22 @@ def test_hidden_folders_are_no_records(root):
             lambda root: add(root, "pocket", "0002", "typed", 1.0, idea=["a"]),
             "0002_typed/record.json: idea: ['a'] is not",
         ),
-        (lambda root: add(root, "pocket", "0002", "nan", float("nan")), "0002_nan/record.json: a bpb is not a number"),
-        (lambda root: add(root, "pocket", "0002", "inf", float("inf")), "0002_inf/record.json: a bpb is not a number"),
+        (
+            lambda root: add(root, "pocket", "0002", "nan", float("nan")),
+            "0002_nan/record.json: not JSON: bpb_mean: nan",
+        ),
+        (
+            lambda root: add(root, "pocket", "0002", "inf", float("inf")),
+            "0002_inf/record.json: not JSON: bpb_mean: inf",
+        ),
         (
             lambda root: add(root, "pocket", "0002", "far", 1.0, config={"a": [float("inf")]}),
-            "a number is NaN, infinite",
+            "config.a.0: inf is not a finite number",
         ),
-        (lambda root: add(root, "pocket", "0002", "high", 1e6), "0002_high/record.json: a bpb is not a number below"),
+        (
+            lambda root: add(root, "pocket", "0002", "high", 1e6),
+            "0002_high/record.json: bpb_mean: 1000000.0 is greater",
+        ),
         (lambda root: add(root, "pocket", "0002", "day", 1.0, date="2026-02-30"), "0002_day/record.json: date: day"),
         (
             lambda root: add(root, "pocket", "0002", "half", 1.0, idea="\ud800"),
@@ -163,9 +195,12 @@ def test_hidden_folders_are_no_records(root):
             lambda root: add(root, "pocket", "0002", "deep", 1.0).write_text('{"track":' + "[" * 100_000),
             "0002_deep/record",
         ),
-        (lambda root: add(root, "pocket", "0002", "line\n", 1.0), "it calls itself pocket/0002_line\\n"),
+        (lambda root: add(root, "pocket", "0002", "line\n", 1.0), "0002_line\\n/record.json: "),
         (lambda root: add(root, "pocket", "0002", "moved", 1.0, number="0009"), "it calls itself pocket/0009_moved"),
         (lambda root: add(root, "mine", "0002", "x", 1.0), "'mine' is not one of"),
+        (lambda root: (root / "records/labels.toml").write_text("x"), "labels.toml: not TOML"),
+        (lambda root: (root / "records/labels.toml").write_text("pocket = 1"), "pocket: expected a table"),
+        (lambda root: (root / "records/labels.toml").write_text("[p]\na = '" + "w " * 13 + "'"), "p.a: expected"),
     ],
 )
 def test_bad_input_is_one_line(root, capsys, damage, message):
