@@ -33,7 +33,7 @@ site: $(VENV)/.run ## write the leaderboard as pages for a browser: site/index.h
 	$(PY) -m golf board --site
 
 hook: $(VENV)/.run ## from now on, git push checks the records that are pushed
-	$(PY) -m golf check --install_hook
+	$(PY) -m golf check --install-hook
 
 venv: $(VENV)/.run $(VENV)/.test ## only make .venv and install what run and test need
 

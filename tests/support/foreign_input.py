@@ -165,11 +165,11 @@ class Workplace:
                     "More.",
                     "--author",
                     "Ann",
-                    "--agent_help",
+                    "--agent-help",
                     "some",
                     "--parent",
                     str(self.parent),
-                    "--seed_commit",
+                    "--seed-commit",
                     self.head,
                     *map(str, sorted(self.runs.iterdir())),
                 ]

@@ -2,7 +2,7 @@
 
     golf record seeds --commit HEAD --count 3
     golf record make --track pocket --number 0001 --slug baseline --title "..." --idea "..." \\
-        --author NAME --agent_help none --seed_commit COMMIT RUN [RUN ...]
+        --author NAME --agent-help none --seed-commit COMMIT RUN [RUN ...]
 
 `make` recomputes what it can (hashes, sizes, seeds, the source in the log) and refuses runs that differ in more than
 the seed. What the runs hold is a stranger's: their JSON goes through the schemas of docs/; their script is read, never

@@ -537,7 +537,7 @@ def test_hook_is_installed_once_and_names_the_pushed_records(repository, capsys)
     def head():
         return subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=repository, text=True).strip()
 
-    assert check.main(["--install_hook"]) == 0 == check.main(["--install_hook"])
+    assert check.main(["--install-hook"]) == 0 == check.main(["--install-hook"])
     hook = repository / ".git/hooks/pre-push"
     assert hook.stat().st_mode & 0o111 and "--pushed" in hook.read_text()
     first, none = head(), "0" * 40
@@ -550,11 +550,11 @@ def test_hook_is_installed_once_and_names_the_pushed_records(repository, capsys)
     assert [path.name for path in new_branch] == ["0001_baseline", "0002_next"]
     assert check.pushed_records(repository, [f"a {none} b {first}"]) == []
     hook.write_text("other")
-    assert check.main(["--install_hook"]) == 1
+    assert check.main(["--install-hook"]) == 1
     assert hook.read_text() == "other" and "another hook" in capsys.readouterr().err
     hook.unlink()
     hook.mkdir()
-    assert check.main(["--install_hook"]) == 1
+    assert check.main(["--install-hook"]) == 1
     assert capsys.readouterr().err == f"golf check: {hook}: Is a directory\n"
 
 

@@ -125,9 +125,9 @@ def make(root: Path, runs: list[Path], *more: str, number: str = "0001", slug: s
             "Start here.",
             "--author",
             "Ann",
-            "--agent_help",
+            "--agent-help",
             "some",
-            "--seed_commit",
+            "--seed-commit",
             "HEAD",
             *more,
             *map(str, runs),
@@ -476,7 +476,7 @@ def test_number_in_use_is_refused_and_kept(root, capsys):
         ("--slug", ".."),
         ("--track", "mine"),
         ("--idea", "two\nlines"),
-        ("--agent_help", "lots"),
+        ("--agent-help", "lots"),
     ],
 )
 def test_bad_usage_exits_2(root, flag, value):
