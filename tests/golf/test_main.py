@@ -204,7 +204,7 @@ def fresh_clone(tmp_path_factory):
         ("log verify", None),
         ("watch --once", "running"),
         ("ladder show", "questions"),
-        ("board --check", None),
+        ("board", None),
         ("lineage", None),
     ],
 )

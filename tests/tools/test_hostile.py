@@ -15,8 +15,8 @@ from rich.console import Console
 import eval_heldout
 from compress import __main__ as compress_main
 from compress import report as compress_report
+from golf.files import Failure
 from golf.foreign import terminal
-from scoring import ScoringError
 from scoring import report as scoring_report
 from tests.support.site_records import valid_record
 from tools.records import lineage
@@ -86,7 +86,7 @@ def test_errors_of_compress_and_of_the_scorer(tmp_path, capsys, monkeypatch):
     check(capsys)
 
     def refuse(*_):
-        raise ScoringError(WORDS)
+        raise Failure(WORDS)
 
     monkeypatch.setattr(eval_heldout, "main_score", refuse)
     assert eval_heldout.main(["x"]) == 1

@@ -262,7 +262,7 @@ def outcome_of(folder: Path) -> dict | None:
     """The trial.json of a trial that came to its end; None if there is none that can be used."""
     with contextlib.suppress(Failure):
         left = read_json(folder / "trial.json", ("outcome", "error", "stop"))
-        kinds = {"outcome": str, "error": (str, type(None)), "stop": (dict, type(None))}
+        kinds = {"outcome": str, "error": str | None, "stop": dict | None}
         if all(isinstance(left[key], kind) for key, kind in kinds.items()):
             return left
     return None

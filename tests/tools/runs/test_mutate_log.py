@@ -21,7 +21,7 @@ def cases_of(target: str, count: int) -> list[tuple[int, str]]:
 @pytest.mark.parametrize("target", ["run.json", "row"])
 def test_it_finds_a_log_that_takes_every_row(monkeypatch, target):
     monkeypatch.setattr(rows, "fault", lambda row: None)
-    with pytest.raises(Exception):  # noqa: B017  (whatever it runs into)
+    with pytest.raises(Exception):  # noqa: B017 (whatever a log that took the row runs into)
         mutate_log.try_cases(cases_of(target, 20))
 
 
