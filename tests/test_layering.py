@@ -39,7 +39,7 @@ class Row:
 TORCH = frozenset({"torch"})
 BESIDE = frozenset({"train_gpt", "decode", "torch"})
 LAB = frozenset({"compress.lab"})
-GOLF = {"golf", "torch", "numpy", "scipy", "brotli", "pyppmd", "sentencepiece", "rich"}
+GOLF = {"golf", "torch", "numpy", "scipy", "brotli", "pyppmd", "sentencepiece", "rich", "jsonschema"}
 COMPRESS = {"golf", "compress", "torch", "numpy", "brotli", "rich", "python_minifier"}
 SCORING = {"golf", "scoring", "torch", "numpy", "scipy", "sentencepiece", "rich"}
 TOOLS = {"golf", "scoring", "compress", "tools", "torch", "numpy", "scipy", "rich", "matplotlib", "sentencepiece",
