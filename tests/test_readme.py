@@ -69,7 +69,7 @@ def usage_error(main, argv: list[str]) -> str:
 
 def training_error(argv: list[str]) -> str:
     """What train_gpt.py says of its arguments. A word in capitals, as in --seed=N, stands for a number."""
-    argv = [re.sub(r"=[A-Z_]+$", "=1", argument) for argument in argv if argument != "--dry-run"]
+    argv = [re.sub(r"=[A-Z_]+$", "=1", argument) for argument in argv if argument not in ("--dry-run", "--help")]
     try:
         train_gpt.parse_config(argv, {})
     except train_gpt.RunError as error:
@@ -121,11 +121,12 @@ def command_error(command: str, whole: bool = True) -> str:
 
 
 def blocks(text: str) -> list[str]:
-    """The commands in a page's code blocks. A backslash at the end of a line joins it to the next; a line with an arrow
-    is a picture of the flow.
+    """The commands in a page's code blocks. A backslash at the end of a line joins it to the next; a line with columns,
+    two spaces or more apart, is a picture of the flow.
     """
-    lines = "\n".join(re.findall(r"^```\w*\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)).replace("\\\n", " ")
-    return [line for line in lines.splitlines() if line.startswith(STARTS) and "->" not in line]
+    text = "\n".join(re.findall(r"^```\w*\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL))
+    lines = [line.partition(" #")[0].strip() for line in re.sub(r" *\\\n *", " ", text).splitlines()]
+    return [line for line in lines if line.startswith(STARTS) and "  " not in line]
 
 
 def mentions(text: str) -> list[str]:
@@ -142,8 +143,8 @@ def test_commands_are_understood(page):
 
 
 def test_commands_are_found():
-    text = "Say `golf log` or `ls`.\n```\ngolf run --budget \\\n  5\nls\n```\n"
-    assert [command.split() for command in blocks(text)] == [["golf", "run", "--budget", "5"]]
+    text = "Say `golf log` or `ls`.\n```\ngolf run --budget \\\n  5   # seconds\nls\ngolf run    writes runs/\n```\n"
+    assert blocks(text) == ["golf run --budget 5"]
     assert mentions(text) == ["golf log"]
     assert len({command for page in PAGES for command in blocks(page.read_text(encoding="utf-8"))}) > 20
 
@@ -179,7 +180,7 @@ def test_the_check_finds_what_it_should(command, found):
 def test_links_and_names_of_files_lead_somewhere(page):
     text = page.read_text(encoding="utf-8")
     links = [link for link in re.findall(r"\]\(([^)#\s]+)", text) if not link.startswith(("http", "mailto:"))]
-    names = re.findall(r"`((?:tests|tools|golf|compress|scoring|docs|records)/[\w./]+)`", text)
+    names = re.findall(r"`((?:tests|tools|golf|compress|scoring|docs)/[\w./]+)`", text)
     missing = [link for link in links if not (page.parent / link).exists()]
     missing += [name for name in names if not (ROOT / name).exists()]
     assert missing == []

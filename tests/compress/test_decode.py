@@ -353,11 +353,13 @@ def test_framing_is_checked():
         refused(GOOD + extra, "left over")
 
 
+@pytest.mark.slow
 def test_a_bomb_is_not_inflated():
     bomb = brotli.compress(bytes(200_000_000))
     refused(b"\2" + len(bomb).to_bytes(3, "little") + bomb, "head")
 
 
+@pytest.mark.slow
 def test_every_changed_byte_gives_weights_or_one_line():
     """Without the container's checksum: nothing but ValueError comes out, and only plain bits can change unnoticed."""
     outcomes = {"value": 0, "error": 0}

@@ -98,6 +98,7 @@ def test_a_model_too_small_for_its_cap_stops_at_the_finest_useful_steps(packed):
     assert 0.5 * FINEST_LOSS < sum(row["actual"] for row in report["types"]) < 2 * FINEST_LOSS
 
 
+@pytest.mark.slow
 def test_an_interrupted_pack_leaves_no_file(tmp_path):
     for stage in ("rounding", "coding", "checking"):
         run = make_run(tmp_path / stage)

@@ -223,6 +223,7 @@ def test_order_follows_the_seed_and_a_saved_state_goes_on():
     assert torch.equal(a.next()[0], resumed.next()[0])
 
 
+@pytest.mark.slow
 def test_the_compiled_gather_equals_the_plain_one():
     tokens = torch.randint(-(2**15), 2**15, (500,), dtype=torch.int16)
     args = tokens, torch.arange(0, 400, 7), torch.randperm(50), torch.tensor(3), 5, 16

@@ -168,6 +168,7 @@ def test_rivals_of_the_log_are_paid_for(root, capsys):
     assert before["gain"] == after["gain"] and after["p_holm"] > before["p_holm"]
 
 
+@pytest.mark.slow
 def test_two_seed_sets_of_the_baseline_are_not_proven(root, capsys):
     seeds = [row["seed"] for row in json.loads((BASELINE / "record.json").read_text())["seeds"]]
     for seed in seeds:
