@@ -2,8 +2,8 @@
 
     golf board --site      # the table, and site/: the same and more as pages for a browser
 
-The last column is a label of at most 12 words from records/labels.toml, since records are never edited; a record that has
-none there shows the first words of its idea.
+The last column is a label of at most 12 words from records/labels.toml, since records are never edited. A record that
+has none there shows the first words of its idea.
 
 Not covered: whether a record is valid or its gain is real; the table shows what the records say, best mean bpb first.
 """
