@@ -1,10 +1,10 @@
 """Train the best language model that fits in a fixed number of bytes within a fixed time.
 
     torchrun --standalone --nproc_per_node=8 train_gpt.py            # 16mb track: 600 s on 8xH100
-    python train_gpt.py --preset=pocket                              # pocket track: 600 s on two CPU cores
-    torchrun --standalone --nproc_per_node=2 train_gpt.py --preset=tiny   # the same code path, two gloo ranks
-    python train_gpt.py --help                                       # every field, its meaning and its unit
-    python train_gpt.py --preset=16mb --dry-run                      # a line of JSON for golf plan; no GPU needed
+    python train_gpt.py --preset=pocket                              # pocket track: 600 s on two CPUs
+    torchrun --standalone --nproc_per_node=2 train_gpt.py --preset=tiny   # two ranks, on any machine
+    python train_gpt.py --help                                       # every field, its meaning and unit
+    python train_gpt.py --preset=16mb --dry-run                      # numbers for golf plan; no GPU needed
 
 This is the one file a participant edits, and it imports nothing of the rest. Its sections, in order: Config, Schedule,
 Model, Optimiser, Scorer, Data, Clock, Calibration, Run. A run writes runs/<id>/{train.log, metrics.jsonl, run.json,
@@ -26,7 +26,6 @@ import copy
 import ctypes
 import difflib
 import hashlib
-import inspect
 import io
 import json
 import math
@@ -42,7 +41,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
-import torch.distributed.nn  # now: AdamW would import it later, and its defaults keep the group that is up alive
+import torch.distributed.nn  # AdamW would import it later, and keep the process group alive by that
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -56,7 +55,7 @@ if torch.cuda.is_available():  # elsewhere nothing runs its kernels, and importi
 # ---- Config --------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class ModelConfig:
-    """What the artifact needs to know. These fields travel in it, where they differ from the defaults."""
+    """What the artifact needs to know. A field travels in it where it differs from its default."""
 
     # The model
     vocab_size: int = 8192  # tokens that the tokenizer knows
@@ -64,20 +63,20 @@ class ModelConfig:
     num_layers: int = 11  # layers, each of attention and an MLP
     model_dim: int = 512  # channels of the residual stream
     num_heads: int = 8  # query heads of a layer
-    num_kv_heads: int = 4  # key heads of a layer, and value heads; each serves a group of query heads
+    num_kv_heads: int = 4  # key and value heads of a layer; each serves a group of query heads
     mlp_mult: float = 4.0  # channels inside an MLP, as a multiple of model_dim
-    rope_base: float = 10000.0  # RoPE's wavelengths, in tokens, grow from 2 pi towards 2 pi times this
-    logit_softcap: float = 30.0  # tanh bends the logits into the interval from minus this to this, in nats
+    rope_base: float = 10000.0  # RoPE's wavelengths go from 2 pi tokens to 2 pi times this
+    logit_softcap: float = 30.0  # nats: tanh keeps logits between minus this and this
 
     # Techniques of the public challenge; False or 0 turns one off
     rope_dims: int = 16  # channels of a head that RoPE rotates; 0 means all (PR #315)
     ln_scale: bool = True  # layer l reads its normalised input times 1 / sqrt(l + 1) (PR #315)
-    leaky_slope: float = 0.5  # slope of the activation LeakyReLU^2 below zero; 0 is ReLU^2 (PR #493)
-    xsa: bool = True  # heads lose what points along the token's own value (arXiv:2603.09078, PR #478)
+    leaky_slope: float = 0.5  # slope of LeakyReLU^2 below zero; 0 is ReLU^2 (PR #493)
+    xsa: bool = True  # heads lose what lies along the token's own value (arXiv:2603.09078, PR #478)
     attn_gate: int = 12  # input channels that decide how much of each head goes on (PR #1787)
-    smear_gate: int = 12  # channels that decide how much of the embedding before is added (PR #1667, #1851)
+    smear_gate: int = 12  # channels that decide how much of the last embedding is added (PR #1667, #1851)
     gated_skips: bool = True  # U-Net skips mix in by a learned gate per channel (PR #1089)
-    parallel_start: int = 8  # first layer, from 0, whose attention and MLP have a lane each (PR #1530)
+    parallel_start: int = 8  # first layer whose attention and MLP have a lane each; 0: none (PR #1530)
     loops: int = 2  # extra passes through layers loop_first to loop_last (PR #1394, #1493)
     loop_first: int = 3  # the first looped layer, counted from 0
     loop_last: int = 5  # the last looped layer, counted from 0
@@ -95,14 +94,14 @@ class Config(ModelConfig):
     """Every knob. The defaults are the 16mb preset; `--field=value` overrides any of them."""
 
     # Training rows and initialisation
-    document_mask: bool = True  # documents that share a training row do not see each other (PR #1530)
+    document_mask: bool = True  # documents in one training row do not see each other (PR #1530)
     qk_gain_init: float = 5.0  # what the learned gain of every query head starts from
     ortho_init: bool = True  # matrices start orthogonal; else uniform, as PyTorch makes them
 
     # Optimiser: Muon for the matrices, Adam for the embedding and for gains, mixes and skips
-    matrix_lr: float = 0.026  # Muon's learning rate: the spectral norm of a step, for a square matrix
-    embed_lr: float = 0.03  # Adam's learning rate for the embedding
-    scalar_lr: float = 0.02  # Adam's learning rate for gains, mixes, gates and skips
+    matrix_lr: float = 0.026  # of Muon: about the spectral norm of a square matrix's step
+    embed_lr: float = 0.03  # of Adam, for the embedding
+    scalar_lr: float = 0.02  # of Adam, for gains, mixes, gates and skips
     muon_momentum: float = 0.97  # share of the momentum that a step keeps, once it has risen
     muon_momentum_start: float = 0.92  # the same at the first step
     muon_momentum_steps: int = 1500  # steps over which it rises, linearly
@@ -111,7 +110,7 @@ class Config(ModelConfig):
     muon_row_norm: bool = True  # MuonEq-R: rows of equal length first (arXiv:2603.28254, PR #1260)
     weight_decay: float = 0.095  # of Muon's matrices, decoupled: times the learning rate, a step
     embed_decay: float = 0.085  # of the embedding, likewise
-    decay_taper: float = 0.0  # share of both decays that goes over the last 30% of the run (PR #1729: 0.5)
+    decay_taper: float = 0.0  # share of both decays that goes in the last 30% of the run (PR #1729: 0.5)
     adam_beta1: float = 0.9  # share of Adam's mean gradient that a step keeps
     adam_beta2: float = 0.99  # share of Adam's mean squared gradient that a step keeps
 
@@ -119,18 +118,18 @@ class Config(ModelConfig):
     warmdown: float = 0.85  # the last fraction, over which learning rates fall, linearly
     min_lr: float = 0.1  # share of the learning rates that they never fall below
     loop_from: float = 0.35  # the fraction at which the extra passes begin
-    ema_decay: float = 0.9965  # share that the average of the weights, which is what is saved, keeps a step
-    stages: str = ""  # until:seq_len:batch_tokens,... with rising fractions: shorter rows, other batches
+    ema_decay: float = 0.9965  # share of the averaged weights, which are saved, that a step keeps
+    stages: str = ""  # until:seq_len:batch_tokens,... by rising fractions: other rows and batches
 
     # Batch
     batch_tokens: int = 786_432  # tokens of a step, over all ranks
     micro_batch_tokens: int = 98_304  # most tokens of one forward on one rank
 
     # Clock
-    max_seconds: float = 600.0  # of training and calibration; 0 means no limit, then max_steps is one
-    max_steps: int = 0  # steps after which a run ends; 0 means no limit, then max_seconds is one
-    checkpoint_every: int = 1000  # steps between saved states of a run without max_seconds; 0 means none
-    calibration_tokens: int = 262_144  # tokens, over all ranks, for the second moments that packing needs
+    max_seconds: float = 600.0  # of training and calibration; 0 means no limit but max_steps
+    max_steps: int = 0  # steps after which a run ends; 0 means no limit but max_seconds
+    checkpoint_every: int = 1000  # steps between states to go on from, without max_seconds; 0: none
+    calibration_tokens: int = 262_144  # tokens, over all ranks, for packing's second moments
     dev_tokens: int = 1_048_576  # tokens of the dev split for the estimates in the log
     dev_evals: int = 4  # such estimates in a run, the one at its end included
 
@@ -145,8 +144,8 @@ class Config(ModelConfig):
 
 # What the small presets share
 SMALL = dict(
-    track="pocket", num_heads=2, num_kv_heads=1, rope_dims=0, ln_scale=False, attn_gate=0, parallel_start=0,
-    loops=0, document_mask=False, qk_gain_init=1.5, ortho_init=False,
+    track="pocket", num_heads=2, num_kv_heads=1, rope_dims=0, ln_scale=False, attn_gate=0,
+    parallel_start=0, loops=0, document_mask=False, qk_gain_init=1.5, ortho_init=False,
     matrix_lr=0.03, embed_lr=0.05, scalar_lr=0.04, weight_decay=0.03, embed_decay=0.0,
     muon_momentum=0.95, muon_momentum_start=0.85, muon_momentum_steps=300,
     warmdown=0.75, min_lr=0.0, ema_decay=0.99,
@@ -159,8 +158,8 @@ POCKET = SMALL | dict(
     score_chunk=256, score_context=257, score_lr=0.0008, score_counts=True,
 )  # fmt: skip
 TINY = SMALL | dict(
-    data_dir="data/embedded", vocab_size=1024, seq_len=128, num_layers=2, model_dim=64, mlp_mult=2.0,
-    batch_tokens=2048, micro_batch_tokens=1024, max_seconds=20.0,
+    data_dir="data/embedded", vocab_size=1024, seq_len=128,
+    num_layers=2, model_dim=64, mlp_mult=2.0, batch_tokens=2048, micro_batch_tokens=1024, max_seconds=20.0,
     calibration_tokens=8192, dev_tokens=16_384, dev_evals=1,
 )  # fmt: skip
 PRESETS = {"16mb": {}, "pocket": POCKET, "tiny": TINY}
@@ -173,9 +172,7 @@ class RunError(Exception):
 
 
 class UsageError(RunError):
-    """A command line that cannot be run."""
-
-    code = 2
+    code = 2  # a command line that cannot be run
 
 
 def require(condition: bool, why: str):
@@ -185,7 +182,7 @@ def require(condition: bool, why: str):
 
 
 def parse_argument(argument: str, following: str) -> tuple[str, object]:
-    """(field, value) of `--field=value`, typed from the defaults; a bare `--field` sets a bool. Raises UsageError."""
+    """(field, value) of `--field=value`, typed from the defaults; a bare `--field` sets a bool."""
     key, equals, text = argument.removeprefix("--").partition("=")
     key = key.replace("-", "_")
     defaults = {field.name: field.default for field in fields(Config)}
@@ -194,11 +191,12 @@ def parse_argument(argument: str, following: str) -> tuple[str, object]:
         hint = f": did you mean --{near[0]}=...?" if near else ""
         raise UsageError(f"unknown argument {argument!r}{hint}")
     if not equals and following and not following.startswith("--"):
-        raise UsageError(f"{argument!r} and its value are two arguments: write --{key}={following}")
+        raise UsageError(f"write --{key}={following}, as one argument")
     kind = type(defaults[key])
     try:
         if kind is bool:
-            return key, {"": True, "true": True, "1": True, "false": False, "0": False}[text.lower()]
+            switch = {"": True, "true": True, "1": True, "false": False, "0": False}
+            return key, switch[text.lower()]
         value = kind(text)
         if kind is str and not equals or kind is float and not math.isfinite(value):
             raise ValueError
@@ -215,10 +213,9 @@ def parse_config(argv: list[str], environment: dict[str, str]) -> Config:
     """
     values = dict(map(parse_argument, argv, [*argv[1:], ""]))
     for key in asdict(Config()):
-        name = key.upper()
-        require(
-            name not in environment, f"the environment sets {name}, unread here: use --{key}={environment.get(name)}"
-        )
+        if key.upper() in environment:
+            use = f"use --{key}={environment[key.upper()]}"
+            raise UsageError(f"the environment sets {key.upper()}, unread here: {use}")
     preset = values.get("preset") or ("16mb" if torch.cuda.is_available() else "pocket")
     require(preset in PRESETS, f"no preset {preset!r}: choose one of {', '.join(PRESETS)}")
     config = replace(Config(), **PRESETS[preset] | values | {"preset": preset})
@@ -262,13 +259,13 @@ def artifact_config(config: Config) -> dict:
 
 # ---- Schedule: all that changes during a run -----------------------------------------------------
 #
-#   what                          fields                                      how
-#   tokens of a row and of a step stages, seq_len, batch_tokens               by stage
-#   extra passes                  loops, loop_from                            off, then on
-#   learning rates                warmdown, min_lr                            constant, then linearly down to a floor
-#   Muon's momentum               muon_momentum, ..._start, ..._steps         linearly up, by step
-#   weight decays                 decay_taper                                 constant, linearly down over the last 30%
-#   average of the weights        ema_decay                                   a longer memory with every step
+#   what                         fields                          how
+#   a row's and a step's tokens  stages, seq_len, batch_tokens   by stage
+#   extra passes                 loops, loop_from                off, then on
+#   learning rates               warmdown, min_lr                constant, then down to a floor
+#   momentum of Muon             muon_momentum, _start, _steps   up, by step
+#   weight decays                decay_taper                     constant, down in the last 30%
+#   average of the weights       ema_decay                       a longer memory with every step
 
 
 @dataclass(frozen=True)
@@ -283,9 +280,8 @@ class Stage:
     tokens: int  # of a step, over all ranks
 
 
-def stages(config: Config, world: int) -> list[Stage]:
-    """The run's stages in order, on any number of ranks. Raises UsageError if `config.stages` cannot be read."""
-    c = config
+def stages(c: Config, world: int) -> list[Stage]:
+    """The run's stages in order, on any number of ranks. Raises UsageError for a bad `stages`."""
     table = parse_stages(c)
     ends = {until for until, _, _ in table}
     if c.loops and c.loop_from > 0:
@@ -330,9 +326,8 @@ class Rates:
     average: float  # share of the averaged weights that stays
 
 
-def rates(config: Config, step: int, fraction: float) -> Rates:
+def rates(c: Config, step: int, fraction: float) -> Rates:
     """The schedules at a step, when `fraction` of the run is over."""
-    c = config
     falling = (1 - fraction) / c.warmdown if c.warmdown else 1.0
     risen = min(1.0, step / max(1, c.muon_momentum_steps))
     return Rates(
@@ -344,11 +339,13 @@ def rates(config: Config, step: int, fraction: float) -> Rates:
     )
 
 
-# ---- Model. Shapes: B batch, T time, D width, H heads, G key/value heads, K head width, V vocabulary
+# ---- Model ---------------------------------------------------------------------------------------
+#
+# Shapes: B batch, T time, D width, H heads, G key/value heads, K head width, V vocabulary
 
 BOS = 1  # the token that documents start with
-BLOCK_LENGTH = 1024  # tokens of the longest rows that attend_in_blocks takes: its memory grows with their square
-MAX_SCORE = 80.0  # of attention: exp() and sums of it stay finite in float32; no trained model came near
+BLOCK_LENGTH = 1024  # tokens of the longest rows for attend_in_blocks: it needs their square in memory
+MAX_SCORE = 80.0  # of attention: sums of exp() stay finite in float32. No trained model came near
 
 
 def declare(parameter: nn.Parameter, group: str, rows: tuple[int, ...] = ()) -> nn.Parameter:
@@ -363,7 +360,7 @@ def declare(parameter: nn.Parameter, group: str, rows: tuple[int, ...] = ()) -> 
 
 
 def matrix(columns: int, *rows: int) -> nn.Linear:
-    """A linear map without bias for Muon: several matrices in one, fused for speed, if there are several `rows`."""
+    """A linear map for Muon, without bias: a matrix for each of `rows`, fused for speed."""
     linear = nn.Linear(columns, sum(rows), bias=False)
     declare(linear.weight, "muon", rows)
     return linear
@@ -375,17 +372,14 @@ def scalars(*shape: int) -> nn.Parameter:
 
 
 def declarations(model: nn.Module) -> dict[str, dict]:
-    """{parameter: {"group", "rows"}} as declared; a vector needs no declaration. Raises RunError for other parameters."""
+    """{parameter: {"group", "rows"}} as declared. Raises RunError for a matrix that was not."""
     found = {}
     for name, p in model.named_parameters():
         group = getattr(p, "group", "scalar" if p.ndim < 2 else "")
-        rows = list(getattr(p, "row_blocks", ()))
         if group not in ("muon", "embedding", "scalar"):
             how = 'declare(parameter, "muon"), or "embedding" or "scalar", where it is made'
             raise RunError(f"no optimiser is declared for {name} {list(p.shape)}: write {how}")
-        if group == "muon" and (p.ndim != 2 or sum(rows) != len(p)):
-            raise RunError(f"{name} {list(p.shape)} is declared as matrices of {rows} rows, which it does not hold")
-        found[name] = {"group": group, "rows": rows}
+        found[name] = {"group": group, "rows": list(getattr(p, "row_blocks", p.shape[:1]))}
     return found
 
 
@@ -441,14 +435,16 @@ def takes_blocks(length: int, compiled: bool, masked: bool) -> bool:
 def attend(q: Tensor, k: Tensor, v: Tensor, documents: Tensor | None) -> Tensor:
     """Causal attention of q [B, H, T, K] over k, v [B, G, T, K]; within documents if given their mask or bounds."""
     masked = documents is not None
-    if q.is_cpu and q.requires_grad and takes_blocks(q.size(2), torch.compiler.is_compiling(), masked):
+    compiled = torch.compiler.is_compiling()
+    if q.is_cpu and q.requires_grad and takes_blocks(q.size(2), compiled, masked):
         return attend_in_blocks(q, k, v)
     if not masked or documents.ndim == 4:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=documents, is_causal=not masked, enable_gqa=True)
     from torch.nn.attention.varlen import varlen_attn
 
     B, H, T, K = q.shape
-    flat = [x.transpose(1, 2).flatten(0, 1).bfloat16() for x in (q, k, v)]  # the kernels take nothing wider
+    # The kernels take the tokens of all rows in one line, and no type wider than 16 bits
+    flat = [x.transpose(1, 2).flatten(0, 1).bfloat16() for x in (q, k, v)]
     y = varlen_attn(*flat, documents, documents, T, T, window_size=(-1, 0), enable_gqa=True)
     return y.view(B, T, H, K).transpose(1, 2).to(q.dtype)
 
@@ -465,23 +461,20 @@ def attend_in_blocks(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     G = k.size(1)
     exact = torch.promote_types(q.dtype, torch.float32)
     q = (q / math.sqrt(K)).reshape(B * G, -1, T, K)  # [B G, H / G, T, K]
-    k = k.reshape(B * G, -1, T, K)
-    v = v.reshape(B * G, -1, T, K)
-    power_of_two = T & (T - 1) == 0
-    first = 64 if power_of_two and T % 64 == 0 else T
+    k, v = k.reshape(B * G, -1, T, K), v.reshape(B * G, -1, T, K)
+    first = 64 if T % 64 == 0 and T & (T - 1) == 0 else T  # a power of two is made of such blocks
     lower = torch.ones(first, first, dtype=torch.bool, device=q.device).tril()
     total = 0.0  # [B G, H / G, T, K], the values weighted by exp(score)
     weight = 0.0  # [B G, H / G, T], the sum of these weights
-    for offset in [0] + [first << n for n in range((T // first).bit_length() - 1)]:  # from queries back to keys
+    # The offset is how far a block's keys lie before its queries: 0 on the diagonal
+    for offset in [0] + [first << n for n in range((T // first).bit_length() - 1)]:
         width = offset or first
         # [B G, T / width, H / G, width, K]
         queries = q.unflatten(2, (-1, width)).transpose(1, 2)
         keys = k.unflatten(2, (-1, width)).transpose(1, 2)
         values = v.unflatten(2, (-1, width)).transpose(1, 2)
         if offset:
-            queries = queries[:, 1::2]
-            keys = keys[:, ::2]
-            values = values[:, ::2]
+            queries, keys, values = queries[:, 1::2], keys[:, ::2], values[:, ::2]
         # The heads of a group share their keys, so they stand one below the other in one product
         scores = queries.flatten(2, 3) @ keys.flatten(2, 3).mT
         scores = scores.to(exact).unflatten(2, (-1, width)).exp()  # finite: see MAX_SCORE
@@ -499,9 +492,7 @@ def choose_attention(config: Config, device: torch.device) -> str:
     if device.type == "cpu":
         blocks = takes_blocks(config.seq_len, config.compile, config.document_mask)
         return "attend_in_blocks" if blocks else "scaled_dot_product_attention"
-    H = config.num_heads
-    G = config.num_kv_heads
-    T = 128
+    H, G, T = config.num_heads, config.num_kv_heads, 128
     result = "torch's own attention"
     shape = (1, H + 2 * G, T, config.model_dim // H)
     qkv = torch.randn(*shape, device=device, dtype=torch.bfloat16, requires_grad=True)
@@ -510,9 +501,10 @@ def choose_attention(config: Config, device: torch.device) -> str:
             torch.nn.attention.activate_flash_attention_impl(name)
             documents = torch.tensor([0, 50, T], device=device, dtype=torch.int32)
             attend(*qkv.split((H, G, G), 1), documents).sum().backward()
-            torch.backends.cuda.enable_cudnn_sdp(False)  # where rows are not cut torch might prefer it
+            # Where rows are not cut, torch might prefer cuDNN's
+            torch.backends.cuda.enable_cudnn_sdp(False)
             return name
-        except Exception as error:  # of other people's kernels, or of importing them: anything may come
+        except Exception as error:  # importing or running other people's kernels raises anything
             result += f", no {name}: {error!r:.60}"
     torch.nn.attention.restore_flash_attention_impl(False)
     return result
@@ -527,8 +519,7 @@ class Attention(nn.Module):
 
     def __init__(self, config: Config):
         super().__init__()
-        self.heads = config.num_heads
-        self.kv_heads = config.num_kv_heads
+        self.heads, self.kv_heads = config.num_heads, config.num_kv_heads
         self.width = config.model_dim // config.num_heads
         self.xsa = config.xsa
         self.rope = (config.rope_dims or self.width, config.rope_base)
@@ -549,20 +540,20 @@ class Attention(nn.Module):
         if T > self.table.size(1):  # a longer window than in training
             table = rope_table(T, *self.rope).to(x.device)
         # Queries and keys have norm sqrt(K) here, so a score is at most gain * sqrt(K): attend_in_blocks needs a bound
-        q = rotate(norm(q), table)
-        k = rotate(norm(k), table)
+        q, k = rotate(norm(q), table), rotate(norm(k), table)
         bound = MAX_SCORE / math.sqrt(self.width)
         q = q * self.gain.clamp(-bound, bound).to(q.dtype)[:, None, None]
         # Autocast leaves the three in different types, and attention wants one
         v = v.to(q.dtype)
         y = attend(q, k.to(q.dtype), v, documents)
         if self.xsa:
-            own = F.normalize(v, dim=-1).to(y.dtype)[:, :, None]  # [B, G, 1, T, K]: one for H / G heads
+            # One value vector for H / G heads: [B, G, 1, T, K]
+            own = F.normalize(v, dim=-1).to(y.dtype)[:, :, None]
             y = y.view(B, self.kv_heads, -1, T, self.width)
             y = (y - (y * own).sum(-1, keepdim=True) * own).flatten(1, 2)
         if self.gate is not None:
-            # Half the slope opens the gates more slowly (PR #1855)
-            gate = torch.sigmoid(0.5 * F.linear(x[..., : self.gate.size(1)], self.gate))  # [B, T, H]
+            # [B, T, H]. Half the slope, so that gates move more slowly (PR #1855)
+            gate = torch.sigmoid(0.5 * F.linear(x[..., : self.gate.size(1)], self.gate))
             y = y * gate.transpose(1, 2)[..., None]
         return self.proj(y.transpose(1, 2).reshape(B, T, D))
 
@@ -590,8 +581,7 @@ class Block(nn.Module):
 
     def __init__(self, config: Config, layer: int):
         super().__init__()
-        self.attn = Attention(config)
-        self.mlp = MLP(config)
+        self.attn, self.mlp = Attention(config), MLP(config)
         self.mix = scalars(2, config.model_dim)
         self.attn_gain = scalars(config.model_dim)
         self.mlp_gain = scalars(config.model_dim)
@@ -714,8 +704,7 @@ class GPT(nn.Module):
     def order(self) -> list[int]:
         """The layers in the order in which they are passed."""
         layers = list(range(self.config.num_layers))
-        first = self.config.loop_first
-        end = self.config.loop_last + 1
+        first, end = self.config.loop_first, self.config.loop_last + 1
         return layers[:first] + layers[first:end] * (1 + self.loops) + layers[end:]
 
     def embedded(self, tokens: Tensor) -> Tensor:
@@ -735,7 +724,8 @@ class GPT(nn.Module):
             return None
         if not tokens.is_cuda:  # CPUs have no kernels of variable length
             return document_mask(tokens)
-        return document_bounds(tokens, len(tokens) + tokens.numel() // 128)  # no corpus has documents so short
+        # No corpus has documents of less than 128 tokens on average
+        return document_bounds(tokens, len(tokens) + tokens.numel() // 128)
 
     def hidden(self, tokens: Tensor) -> Tensor:
         """tokens [B, T] -> what the output head reads [B, T, D]."""
@@ -749,7 +739,8 @@ class GPT(nn.Module):
             block = self.blocks[layer]
             if block.parallel and lane is None:
                 lane = x  # both lanes go on from the same place
-            if i >= len(order) - half:  # with an odd number of passes the one in the middle has no partner
+            # With an odd number of passes the one in the middle has no partner
+            if i >= len(order) - half:
                 back = saved.pop()
                 slot = len(saved)
                 back = self.skip[slot] * back
@@ -786,14 +777,17 @@ def build_model(config: Config) -> nn.Module:
 
 
 def multiplied_weights(model: GPT) -> int:
-    """Matrix weights that one token meets: looped layers count once per pass, the tied embedding once, as the head."""
-    block = sum(p.numel() for p in model.blocks[0].parameters() if getattr(p, "group", "") == "muon")
-    return len(model.order()) * block + model.embed.weight.numel()
+    """Matrix weights that one token meets: a layer's once per pass, the tied embedding's once."""
+    block = model.blocks[0]
+    declared = declarations(block)
+    weights = sum(p.numel() for name, p in block.named_parameters() if declared[name]["group"] == "muon")
+    return len(model.order()) * weights + model.embed.weight.numel()
 
 
 def flops_per_token(model: GPT, config: Config) -> int:
-    """Training FLOPs of one token: 6 per matrix weight, and the causal half of attention's 12 T D per layer."""
-    return 6 * multiplied_weights(model) + 6 * len(model.order()) * config.seq_len * config.model_dim
+    """Training FLOPs of one token: 6 per matrix weight, and half of attention's 12 T D per layer."""
+    attention = 6 * len(model.order()) * config.seq_len * config.model_dim
+    return 6 * multiplied_weights(model) + attention
 
 
 # ---- Optimiser -----------------------------------------------------------------------------------
@@ -829,9 +823,7 @@ class Muon:
     """
 
     def __init__(self, matrices: list[tuple], config: Config, dtype: torch.dtype, world: int):
-        self.config = config
-        self.dtype = dtype
-        self.world = world
+        self.config, self.dtype, self.world = config, dtype, world
         shapes: dict[tuple, list] = {}
         for parameter, rows in matrices:
             shapes.setdefault(tuple(parameter[rows].shape), []).append((parameter, rows))
@@ -843,7 +835,7 @@ class Muon:
 
     @torch.no_grad()
     def step(self, lr: float, momentum: float, decay: float):
-        """One update from the parameters' .grad (each rank's own mean); lr and decay include the schedule."""
+        """One update from the parameters' .grad , each rank's own mean."""
         updates = [
             self.update(shape, bank, buffer, lr, momentum, decay)
             for (shape, bank), buffer in zip(self.banks, self.momentum)
@@ -853,7 +845,7 @@ class Muon:
                 next(update, None)
 
     def update(self, shape: tuple, bank: list, buffer: Tensor, lr: float, momentum: float, decay: float):
-        """Updates a bank; yields where it would wait for other ranks: twice, or never if there are none."""
+        """Updates a bank; yields where it would wait for other ranks, if there are any: twice."""
         grad = torch.stack([p.grad[rows] for p, rows in bank])
         if self.world > 1:
             missing = buffer.size(0) * self.world - len(bank)
@@ -888,17 +880,17 @@ class Optimizers:
     """
 
     def __init__(self, model: GPT, config: Config, dtype: torch.dtype, world: int, rank: int):
-        self.config = config
-        self.world = world
-        self.rank = rank
+        self.config, self.world, self.rank = config, world, rank
         self.names, self.params = zip(*model.named_parameters())
         matrices = []
         groups = {"embedding": [], "scalar": []}
         self.adam_params = []
         for p, declared in zip(self.params, declarations(model).values()):
             if declared["group"] == "muon":
-                ends = np.cumsum(declared["rows"]).tolist()
-                matrices += [(p, slice(end - count, end)) for end, count in zip(ends, declared["rows"])]
+                end = 0
+                for count in declared["rows"]:
+                    matrices.append((p, slice(end, end + count)))
+                    end += count
             else:
                 groups[declared["group"]].append(p)
                 self.adam_params.append(p)
@@ -907,7 +899,8 @@ class Optimizers:
             dict(params=groups["embedding"], base_lr=config.embed_lr, base_decay=config.embed_decay),
             dict(params=groups["scalar"], base_lr=config.scalar_lr, base_decay=0.0),
         ]
-        self.adam = torch.optim.AdamW(adam_groups, lr=0.0, betas=(config.adam_beta1, config.adam_beta2), fused=True)
+        betas = (config.adam_beta1, config.adam_beta2)
+        self.adam = torch.optim.AdamW(adam_groups, lr=0.0, betas=betas, fused=True)
         self.ema = [p.detach().clone() for p in self.params]
 
     @torch.no_grad()
@@ -917,7 +910,8 @@ class Optimizers:
         if self.world > 1:  # all small gradients in one message, which travels while Muon works
             flat = torch.cat([p.grad.flatten() for p in self.adam_params])
             sent = dist.all_reduce(flat, async_op=True)
-        self.muon.step(c.matrix_lr * rates.learning_rate, rates.momentum, c.weight_decay * rates.decay)
+        lr = c.matrix_lr * rates.learning_rate
+        self.muon.step(lr, rates.momentum, c.weight_decay * rates.decay)
         if self.world > 1:
             sent.wait()
             flat /= self.world
@@ -970,8 +964,7 @@ class Scorer:
     DISCOUNT = 0.7
 
     def __init__(self, model: nn.Module, config: Config):
-        self.model = model
-        self.config = config
+        self.model, self.config = model, config
         self.params = list(model.parameters())
         self.chunk = config.score_chunk or config.seq_len
         learns = config.score_lr or config.score_counts
@@ -993,15 +986,16 @@ class Scorer:
             torch._foreach_copy_(self.params, self.kept)
 
     def logits(self, tokens: Tensor) -> Tensor:
-        """tokens [B, C] -> logits [B, C, V]; row i predicts tokens[:, i] from what came before it. No state changes."""
+        """tokens [B, C] -> logits [B, C, V]; row i predicts tokens[:, i] from what came before it."""
         self.tokens = tokens
         past = self.past[:, -self.config.score_context :]
-        with torch.set_grad_enabled(self.config.score_lr > 0):  # observe() goes back through these rows
+        # observe() goes back through these rows
+        with torch.set_grad_enabled(self.config.score_lr > 0):
             self.rows = self.model(torch.cat((past, tokens[:, :-1]), 1), past.size(1) - 1)
         return self.mix() if self.config.score_counts else self.rows
 
     def mix(self) -> Tensor:
-        """Log-probabilities [1, C, V]. What followed in the chunk, before a row, counts like what is committed."""
+        """Log-probabilities [1, C, V]. The chunk's own text, before a row, counts like scored text."""
         p = self.rows[0].detach().float().softmax(1)
         text = torch.cat((self.past, self.tokens), 1)[0].tolist()
         self.new = []
@@ -1014,10 +1008,12 @@ class Scorer:
                 hits += [row * p.size(1) + token for token in seen.get(context, []) + followed]
                 followed.append(text[i])
             self.new.append(new)
-            counts = torch.bincount(torch.tensor(hits, dtype=torch.int64), minlength=p.numel()).view_as(p).to(p)
+            hits = torch.tensor(hits, dtype=torch.int64)
+            counts = torch.bincount(hits, minlength=p.numel()).view_as(p).to(p)
             # Each kind of token that was seen gives the discount to the row below
             rest = mass + self.DISCOUNT * (counts > 0).sum(1, keepdim=True)
-            p = ((counts - self.DISCOUNT).clamp_min(0) + rest * p) / (counts.sum(1, keepdim=True) + mass)
+            own = (counts - self.DISCOUNT).clamp_min(0)
+            p = (own + rest * p) / (counts.sum(1, keepdim=True) + mass)
         return p.log()[None]
 
     def observe(self):
@@ -1028,7 +1024,8 @@ class Scorer:
             for context, followed in new.items():
                 seen.setdefault(context, []).extend(followed)
         if self.config.score_lr:
-            F.cross_entropy(self.rows.flatten(0, 1).float(), self.tokens.flatten(), reduction="sum").backward()
+            rows = self.rows.flatten(0, 1).float()
+            F.cross_entropy(rows, self.tokens.flatten(), reduction="sum").backward()
             self.adam.step()
             self.adam.zero_grad()
 
@@ -1056,7 +1053,7 @@ def open_shard(path: Path, vocab_size: int) -> np.memmap:
 
 
 def find_shards(data_dir: str, split: str) -> list[Path]:
-    """A split's shards in order. Raises RunError, with the command that makes them, if there are none."""
+    """A split's shards in order. Raises RunError, with the command that makes them."""
     paths = sorted(Path(data_dir).glob(f"{split}_*.bin"))
     if not paths:
         name, _, variant = Path(data_dir).name.partition("_")
@@ -1066,7 +1063,7 @@ def find_shards(data_dir: str, split: str) -> list[Path]:
 
 
 def read_share(shards: list[np.ndarray], rank: int, world: int) -> np.ndarray:
-    """This rank's part of the concatenated shards: equal parts, each border moved on to the next document."""
+    """This rank's part of the shards: equal parts, each border moved on to the next document."""
     firsts = np.cumsum([0] + [len(shard) for shard in shards])
     total = firsts[-1]
 
@@ -1082,8 +1079,7 @@ def read_share(shards: list[np.ndarray], rank: int, world: int) -> np.ndarray:
                     return int(max(position, first) + documents[0])
         return total
 
-    low = border(rank)
-    high = border(rank + 1)
+    low, high = border(rank), border(rank + 1)
     return np.concatenate([s[max(0, low - first) : max(0, high - first)] for s, first in zip(shards, firsts)])
 
 
@@ -1091,9 +1087,7 @@ def row_starts(tokens: np.ndarray, length: int) -> np.ndarray:
     """Starts of training rows of length + 1 tokens: the next row starts at the first document that begins in the last
     quarter of this one, else where this one ends. So rows start at documents where that costs little re-reading."""
     documents = np.flatnonzero(tokens == BOS).tolist() + [len(tokens) + length]
-    starts = []
-    position = 0
-    i = 0  # of the next document
+    starts, position, i = [], 0, 0
     while position + length < len(tokens):
         starts.append(position)
         end = position + length
@@ -1104,7 +1098,7 @@ def row_starts(tokens: np.ndarray, length: int) -> np.ndarray:
 
 
 def cut_rows(data: Tensor, starts: Tensor, order: Tensor, cursor: Tensor, rows: int, length: int) -> tuple:
-    """Gathers rows [rows, length] of inputs and of targets one token later, as int32, without leaving the device."""
+    """Inputs and targets one token later, int32 [rows, length], without leaving the device."""
     first = starts[order[cursor + torch.arange(rows, device=data.device)]]
     window = data[first[:, None] + torch.arange(length + 1, device=data.device)]
     window = window.int() & 0xFFFF  # tokens are unsigned; PyTorch's 16-bit integers are not
@@ -1124,8 +1118,7 @@ class Loader:
             why = f"rank {rank} has {len(starts)} rows, a micro-batch has {rows}"
             raise RunError(f"{why}: use more data or lower --micro_batch_tokens")
         self.rows = rows
-        self.length = config.seq_len
-        self.piece = config.seq_len
+        self.length = self.piece = config.seq_len
         self.seed = config.seed * 1_000_003 + rank
         self.data = torch.from_numpy(tokens.astype(np.uint16, copy=True).view(np.int16)).to(device)
         self.starts = torch.from_numpy(starts).to(device)
@@ -1150,8 +1143,9 @@ class Loader:
         return x.reshape(-1, self.piece), y.reshape(-1, self.piece)
 
     def warm_up(self):
-        """Compiles the gather on blank tokens, so that nothing reads training data outside the clock."""
-        self.cut(torch.zeros_like(self.data), self.starts, self.order, self.position, self.rows, self.length)
+        """Compiles the gather on blank tokens: nothing reads training data outside the clock."""
+        blank = torch.zeros_like(self.data)
+        self.cut(blank, self.starts, self.order, self.position, self.rows, self.length)
 
 
 class DevSet:
@@ -1173,7 +1167,8 @@ class DevSet:
         self.x = tokens[:size].view(-1, config.seq_len)
         self.y = tokens[1 : size + 1].view(-1, config.seq_len)
         try:
-            split = json.loads((Path(config.data_dir) / "manifest.json").read_text())["splits"]["dev"]
+            manifest = json.loads((Path(config.data_dir) / "manifest.json").read_text())
+            split = manifest["splits"]["dev"]
             self.bytes_per_token = split["raw_bytes"] / split["tokens"]
         except (OSError, KeyError, TypeError, ValueError, ZeroDivisionError):
             why = f"{config.data_dir}/manifest.json does not say how many bytes the dev split has"
@@ -1200,7 +1195,7 @@ def seconds(work) -> float:
 
 
 def keep_freed_memory():
-    """glibc gives large blocks back to the kernel when they are freed: each step would fault their pages in again."""
+    """glibc gives large freed blocks back to the kernel: each step would fault their pages in."""
     with contextlib.suppress(AttributeError, OSError):  # another C library
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
@@ -1232,8 +1227,10 @@ class Machine:
         self.name = torch.cuda.get_device_name(self.device)
         self.has_compiler = True
         dense_bf16 = {"H100": 989.5e12, "H200": 989.5e12, "B200": 2250e12, "A100": 312e12}
-        self.peak_flops = next((flops for key, flops in dense_bf16.items() if key in self.name), None)
-        self.expected_flops = 200e12 if "H100" in self.name else None  # 6 per weight and token, from PR #1530 on
+        known = [flops for key, flops in dense_bf16.items() if key in self.name]
+        self.peak_flops = known[0] if known else None
+        # 6 per weight and token, as measured from PR #1530 on
+        self.expected_flops = 200e12 if "H100" in self.name else None
         self.dtype = torch.bfloat16
         self.why = f"bfloat16 on {self.name}, data sheet's dense peak"
 
@@ -1249,35 +1246,33 @@ class Machine:
         self.choose_cpu_dtype()
 
     def choose_cpu_dtype(self):
-        """CPUs differ by 10x in bfloat16, so both types are timed (0.1 s) and the faster one is taken."""
-        rates = {}
-        for dtype in (torch.float32, torch.bfloat16):
+        """CPUs differ by 10x in bfloat16, so both types are timed (0.1 s)."""
+
+        def rate(dtype: torch.dtype) -> float:
             a = torch.randn(1024, 512).to(dtype)
             b = torch.randn(512, 1024).to(dtype)
             a @ b
-            rates[dtype] = 2 * 1024 * 512 * 1024 / min(seconds(lambda: a @ b) for _ in range(20))
+            return 2 * 1024 * 512 * 1024 / min(seconds(lambda: a @ b) for _ in range(20))
+
+        rates = {dtype: rate(dtype) for dtype in (torch.float32, torch.bfloat16)}
         self.dtype = max(rates, key=rates.get)
         self.peak_flops = rates[self.dtype]
         float32, bfloat16 = (rate / 1e9 for rate in rates.values())
         self.why = f"measured matrix GFLOP/s: float32 {float32:.0f}, bfloat16 {bfloat16:.0f}"
 
-    def reduce(self, value: float | Tensor, operation) -> float:
-        """A number of every rank, reduced to one that all of them get."""
+    def largest(self, value: float | Tensor, operation=dist.ReduceOp.MAX) -> float:
+        """The largest value of all ranks, or another reduction."""
         value = torch.as_tensor(value, dtype=torch.float64, device=self.device).detach()
         if self.world > 1:
             dist.all_reduce(value, op=operation)
         return float(value)
 
-    def largest(self, value: float) -> float:
-        """The largest value of all ranks."""
-        return self.reduce(value, dist.ReduceOp.MAX)
-
     def mean(self, value: Tensor) -> float:
         """The mean of a scalar over ranks."""
-        return self.reduce(value, dist.ReduceOp.SUM) / self.world
+        return self.largest(value, dist.ReduceOp.SUM) / self.world
 
     def mfu(self, tokens_per_second: float, token_flops: float) -> float | None:
-        """Model FLOP utilisation: the share of the machine's matrix peak that the model's own FLOPs use."""
+        """Model FLOP utilisation: the share of the matrix peak that the model's own FLOPs use."""
         if not self.peak_flops:
             return None
         return round(tokens_per_second * token_flops / self.world / self.peak_flops, 4)
@@ -1285,16 +1280,11 @@ class Machine:
     def describe(self, config: Config) -> dict:
         """What the log and run.json say of where a run was made."""
         return dict(
-            python=platform.python_version(),
-            torch=torch.__version__,
-            platform=platform.platform(),
-            device=self.name,
-            threads=torch.get_num_threads(),
-            world_size=self.world,
-            compute=str(self.dtype).removeprefix("torch."),
-            why=self.why,
+            python=platform.python_version(), torch=torch.__version__, platform=platform.platform(),
+            device=self.name, threads=torch.get_num_threads(), world_size=self.world,
+            compute=str(self.dtype).removeprefix("torch."), why=self.why,
             compiled=config.compile and self.has_compiler,
-        )
+        )  # fmt: skip
 
 
 class Clock:
@@ -1307,8 +1297,7 @@ class Clock:
     """
 
     def __init__(self, config: Config, world: int, device: torch.device):
-        self.config = config
-        self.world = world
+        self.config, self.world = config, world
         self.on_gpu = device.type == "cuda"
         self.ledger: dict[str, float] = {}  # phase -> seconds
         self.reserve = 0.0  # seconds of the cap kept for calibration
@@ -1319,9 +1308,7 @@ class Clock:
         self.steps: deque[float] = deque(maxlen=8)  # seconds of the last steps
         self.signalled = False
         # What the ranks agreed on
-        self.elapsed = 0.0
-        self.step_seconds = 0.0
-        self.told_to_stop = 0.0
+        self.elapsed = self.step_seconds = self.told_to_stop = 0.0
 
     @contextlib.contextmanager
     def phase(self, name: str):
@@ -1331,7 +1318,7 @@ class Clock:
         self.ledger[name] = self.ledger.get(name, 0.0) + time.perf_counter() - start
 
     def obey_signals(self):
-        """SIGTERM, and the first Ctrl-C, end training after the step at hand; the second Ctrl-C aborts."""
+        """SIGTERM and the first Ctrl-C end training after the step at hand; the second aborts."""
 
         def stop(number, _):
             self.signalled = True
@@ -1345,17 +1332,19 @@ class Clock:
         self.last = time.perf_counter()
 
     def tick(self):
-        """Call after each step (again, to wait for a GPU): adds it to this rank's time and agrees with the others."""
+        """Call after each step, and again to wait for a GPU: adds its time, agreed with others."""
         if self.on_gpu:
             event = torch.cuda.current_stream().record_event()
-            (self.launched or event).synchronize()  # how long the first step takes must be known before the second
+            # How long the first step takes must be known before the second
+            (self.launched or event).synchronize()
             self.launched = event
         now = time.perf_counter()
         self.used += now - self.last
         self.steps.append(now - self.last)
         self.last = now
         own = (self.used, max(self.steps), float(self.signalled))
-        agreed = torch.tensor(own, dtype=torch.float64)  # not on a GPU, which would have to finish its work first
+        # Not on a GPU, which would have to finish its work first
+        agreed = torch.tensor(own, dtype=torch.float64)
         if self.world > 1:
             dist.all_reduce(agreed, op=dist.ReduceOp.MAX)
         self.elapsed, self.step_seconds, self.told_to_stop = agreed.tolist()
@@ -1366,17 +1355,18 @@ class Clock:
         return self.config.max_seconds - self.reserve
 
     def fraction(self, step: int) -> float:
-        """How much of the run is over, in [0, 1], by the clock or by the count of steps, whichever is further."""
+        """How much of the run is over, in [0, 1]: by time or by steps, whichever is further."""
         by_time = self.elapsed / self.budget if self.config.max_seconds > 0 else 0.0
         by_step = step / self.config.max_steps if self.config.max_steps > 0 else 0.0
         return min(1.0, max(by_time, by_step))
 
     def verdict(self, step: int) -> str:
-        """ "" to go on, else why to stop: "sigterm", "clock" (the next step would not end in time) or "steps"."""
+        """Why to stop: "sigterm", "clock" (a step would not end in time), "steps"; "" to go on."""
         if self.told_to_stop:
             return "sigterm"
-        under_way = 1 + self.on_gpu  # steps
-        if self.config.max_seconds > 0 and self.elapsed + 1.1 * under_way * self.step_seconds > self.budget:
+        # The next step may take 10% longer than any of the last ones; on a GPU another is under way
+        end = self.elapsed + 1.1 * (1 + self.on_gpu) * self.step_seconds
+        if self.config.max_seconds > 0 and end > self.budget:
             return "clock"
         return "steps" if 0 < self.config.max_steps <= step else ""
 
@@ -1399,7 +1389,7 @@ class SecondMoments(torch.overrides.TorchFunctionMode):
         self.taps = {}  # tap -> sum of x x^T
         self.linear = {}  # parameter -> its tap, and sums of squared output gradients
         self.embedding = {}  # parameter -> sums of g g^T, and of |g|^2 by row
-        # Of one forward: address and shape of an input -> its tap. Inputs are kept alive, or an address could come back
+        # In one forward, address and shape of an input -> its tap. Inputs live on, or addresses recur
         self.seen: dict[tuple, str] = {}
         self.alive: list[Tensor] = []
 
@@ -1438,7 +1428,7 @@ class SecondMoments(torch.overrides.TorchFunctionMode):
         out.register_hook(hook)
 
     def batch(self, model: nn.Module, tokens: Tensor, generator: torch.Generator):
-        """Adds one batch [B, T]: labels sampled from the model (K-FAC; Martens & Grosse 2015), the loss summed."""
+        """Adds a batch [B, T], with labels that the model draws (K-FAC; Martens & Grosse 2015)."""
         with torch.enable_grad(), self:
             logits = model(tokens)
             with torch._C.DisableTorchFunction():
@@ -1452,10 +1442,10 @@ class SecondMoments(torch.overrides.TorchFunctionMode):
 
     def result(self, world: int) -> dict:
         """Means over the tokens of all ranks, in the layout of statistics.pt."""
-        # A parameter whose output the loss does not depend on was seen, but has no gradients: it goes without statistics
-        self.linear = {name: entry for name, entry in self.linear.items() if "output_gradient" in entry}
+        # A map whose output the loss ignores was seen, but got no gradient: it has no statistics
+        self.linear = {name: entry for name, entry in self.linear.items() if len(entry) > 1}
         self.embedding = {name: entry for name, entry in self.embedding.items() if entry}
-        stores = self.taps, *self.linear.values(), *self.embedding.values()
+        stores = (self.taps, *self.linear.values(), *self.embedding.values())
         sums = [(store, key) for store in stores for key in store if key != "tap"]
         tokens = torch.tensor(float(self.tokens), device=next(iter(self.taps.values())).device)
         if world > 1:
@@ -1473,9 +1463,10 @@ def calibrate(model: nn.Module, next_tokens, limit: float, config: Config, machi
     moments = SecondMoments(model)
     generator = torch.Generator(machine.device).manual_seed(config.seed + machine.rank)
     start = time.perf_counter()
-    spent = 0.0
-    last = 0.0
-    while moments.tokens * machine.world < config.calibration_tokens and (not last or spent + 1.5 * last < limit):
+    spent, last = 0.0, 0.0
+    while moments.tokens * machine.world < config.calibration_tokens:
+        if last and spent + 1.5 * last >= limit:
+            break
         moments.batch(model, next_tokens(), generator)
         last = time.perf_counter() - start - spent
         spent = time.perf_counter() - start
@@ -1501,7 +1492,7 @@ def write_whole(path: Path, data: bytes):
 
 
 def save_tensors(path: Path, content: dict):
-    """torch.save, whole or not at all; in memory first, as its own file writer can abort the process on a full disk."""
+    """torch.save in memory first: its own file writer can abort the process on a full disk."""
     buffer = io.BytesIO()
     torch.save(content, buffer)
     write_whole(path, buffer.getvalue())
@@ -1539,12 +1530,14 @@ class Log:
 
 
 def open_folder(config: Config, rank: int, world: int) -> tuple[Path, Path | None]:
-    """The run's folder, and this rank's file of the newest state that all ranks saved, if the run was cut off."""
+    """The run's folder, and this rank's file of the newest state that all ranks saved, or None."""
     name = f"{config.preset}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-s{config.seed}"
     folder = Path(config.run_dir or f"runs/{name}")
     if (folder / "run.json").exists():
         raise RunError(f"{folder} already holds a finished run: remove it or give --run_dir another name")
-    saved = [{p.name.split("_")[1] for p in folder.glob(f"resume_*_{r}of{world}.pt")} for r in range(world)]
+    saved = []  # the steps that each rank has
+    for r in range(world):
+        saved.append({path.name.split("_")[1] for path in folder.glob(f"resume_*_{r}of{world}.pt")})
     newest = max(set.intersection(*saved), key=int, default=None)
     if newest is not None:
         return folder, folder / f"resume_{newest}_{rank}of{world}.pt"
@@ -1553,25 +1546,16 @@ def open_folder(config: Config, rank: int, world: int) -> tuple[Path, Path | Non
     if rank == 0:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            for name in ("train.log", "metrics.jsonl", "checkpoint.pt", "statistics.pt"):  # of a run that was cut off
+            # What a run that was cut off left
+            for name in ("train.log", "metrics.jsonl", "checkpoint.pt", "statistics.pt"):
                 (folder / name).unlink(missing_ok=True)
         except OSError as error:
             raise cannot_write(folder, error) from None
     return folder, None
 
 
-def save_resume(folder: Path, machine: Machine, step: int, content: dict):
-    """This rank's state under the step's name; the one before it goes when all ranks have theirs."""
-    name = f"resume_%s_{machine.rank}of{machine.world}.pt"
-    save_tensors(folder / (name % step), content)
-    if machine.world > 1:
-        dist.barrier()
-    for old in set(folder.glob(name % "*")) - {folder / (name % step)}:
-        old.unlink()
-
-
 def speed_lines(machine: Machine, attention: str, step_seconds: float, step_flops: float) -> list[str]:
-    """What to say before the clock starts about a step's time, against `step_flops` on each GPU at the known rate."""
+    """What to say before the clock starts of a step's time, against step_flops on each GPU."""
     loss = "Triton" if triton else "torch"
     line = f"{machine.name}, {attention}, loss by {loss}: a step of the last stage takes {step_seconds * 1e3:.1f} ms"
     if not machine.expected_flops:
@@ -1603,23 +1587,20 @@ def progress_line(row: dict, clock: Clock, config: Config) -> str:
 
 # ---- Run -----------------------------------------------------------------------------------------
 @dataclass
-class Progress:
-    """How far training has come."""
-
+class Progress:  # how far training has come
     step: int = 0
     tokens: int = 0  # over all ranks
     flops: int = 0  # of the model, over all ranks
 
 
 class Run:
-    """One rank's part of a run. Making one prepares it; then come warm_up(), loop() and finish(). Raises RunError."""
+    """One rank's part of a run: made ready, then warm_up(), loop(), finish(). Raises RunError."""
 
     # ---- Prepare ---------------------------------------------------------------------------------
 
     def __init__(self, config: Config, source: str):
         start = time.perf_counter()
-        self.config = config
-        self.source = source
+        self.config, self.source = config, source
         self.machine = Machine()
         # What is wrong with the data is found before ranks wait for each other
         shards = [open_shard(path, config.vocab_size) for path in find_shards(config.data_dir, "train")]
@@ -1647,7 +1628,8 @@ class Run:
         self.saved = None
         if resume:
             self.saved = torch.load(resume, map_location=self.machine.device, weights_only=True)
-            other = [key for key, value in self.identity.items() if self.saved["identity"].get(key) != value]
+            saved = self.saved["identity"]
+            other = [key for key, value in self.identity.items() if saved.get(key) != value]
             if other:
                 raise RunError(f"{resume} has another {', '.join(other)}: remove it or give --run_dir another name")
         else:
@@ -1657,8 +1639,7 @@ class Run:
 
     def build(self, shards: list[np.ndarray]):
         """Model, optimisers, loader, and the stages that they go through."""
-        config = self.config
-        machine = self.machine
+        config, machine = self.config, self.machine
         torch.manual_seed(config.seed)
         self.model = build_model(config).to(machine.device)
         self.params = sum(p.numel() for p in self.model.parameters())
@@ -1667,11 +1648,13 @@ class Run:
         self.stages = stages(config, machine.world)
         self.attention = choose_attention(config, machine.device)
         share = read_share(shards, machine.rank, machine.world)
-        self.loader = Loader(share, max(stage.rows for stage in self.stages), config, machine.rank, machine.device)
+        rows = max(stage.rows for stage in self.stages)
+        self.loader = Loader(share, rows, config, machine.rank, machine.device)
         for stage in self.stages:
             self.enter(stage)
-            work = f"{machine.world} ranks x {stage.accumulate} forwards, {self.token_flops / 1e6:.2f} MFLOP per token"
-            self.log(f"until {stage.until:.0%}: {stage.tokens:,} tokens a step in rows of {stage.length}, {work}")
+            step = f"{stage.tokens:,} tokens a step in rows of {stage.length}"
+            work = f"{machine.world} ranks x {stage.accumulate} forwards"
+            self.log(f"until {stage.until:.0%}: {step}, {work}, {self.token_flops / 1e6:.2f} MFLOP per token")
         self.log(f"{self.params:,} parameters, {len(self.loader.data):,} training tokens on rank 0")
         self.compiled_loss = self.model.loss
         if config.compile:
@@ -1683,18 +1666,17 @@ class Run:
         """From here on model and loader work as the stage says."""
         self.stage = stage
         self.model.loops = stage.loops
-        self.loader.rows = stage.rows
-        self.loader.piece = stage.length
+        self.loader.rows, self.loader.piece = stage.rows, stage.length
         self.token_flops = flops_per_token(self.model, replace(self.config, seq_len=stage.length))
 
     def loss(self, x: Tensor, y: Tensor) -> Tensor:
         """The model's loss in the machine's compute type."""
-        dtype = self.machine.dtype
-        with torch.autocast(self.machine.device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+        half = self.machine.dtype == torch.bfloat16
+        with torch.autocast(self.machine.device.type, dtype=torch.bfloat16, enabled=half):
             return self.compiled_loss(x, y)
 
     def step(self, rates: Rates, next_batch) -> Tensor:
-        """One step of the optimisers; the mean loss of this rank's rows, which stays on the device."""
+        """One step of the optimisers; returns this rank's mean loss, still on the device."""
         total = torch.zeros((), device=self.machine.device)
         for _ in range(self.stage.accumulate):
             loss = self.loss(*next_batch()) / self.stage.accumulate
@@ -1711,10 +1693,10 @@ class Run:
     # ---- Warm up: all that is compiled or timed before the clock starts, on synthetic tokens -----
 
     def synthetic(self) -> tuple[Tensor, Tensor]:
-        """A batch of random tokens, strided like the loader's: another layout would compile again."""
+        """Random tokens, strided like the loader's: another layout would compile again."""
         shape = (self.loader.rows, self.config.seq_len + 1)
         window = torch.randint(0, self.config.vocab_size, shape, dtype=torch.int32, device=self.machine.device)
-        return window[:, :-1].reshape(-1, self.loader.piece), window[:, 1:].reshape(-1, self.loader.piece)
+        return tuple(part.reshape(-1, self.loader.piece) for part in (window[:, :-1], window[:, 1:]))
 
     def idle_step(self):
         """A step that moves no weight: its learning rate is 0."""
@@ -1743,7 +1725,7 @@ class Run:
         self.log(f"{spent}; {self.clock.reserve:.1f} s of the clock are kept for calibration")
 
     def time_steps(self):
-        """Says how long a step of the last stage takes: the median of 2 s of them on a GPU, else one."""
+        """Says how long a step of the last stage takes: on a GPU, the median of those of 2 s."""
         machine = self.machine
         timed = [seconds(self.idle_step)]
         repeat = min(100, int(machine.largest(2 / timed[0]))) if machine.on_gpu else 0
@@ -1757,13 +1739,11 @@ class Run:
         """Keeps as much of the clock as calibration will take, by the time of its second batch."""
         config = self.config
         self.calibration_rows = min(self.stage.rows, max(1, CALIBRATION_TOKENS // config.seq_len))
-        self.loader.rows = self.calibration_rows
-        self.loader.piece = config.seq_len
+        self.loader.rows, self.loader.piece = self.calibration_rows, config.seq_len
         moments = SecondMoments(self.model)
+        generator = torch.Generator(self.machine.device)
         for _ in range(2):
-            taken = seconds(
-                lambda: moments.batch(self.model, self.synthetic()[0], torch.Generator(self.machine.device))
-            )
+            taken = seconds(lambda: moments.batch(self.model, self.synthetic()[0], generator))
         tokens = self.calibration_rows * config.seq_len * self.machine.world
         batches = math.ceil(config.calibration_tokens / tokens)
         self.clock.reserve = self.machine.largest(1.3 * taken * batches + 0.3)
@@ -1772,15 +1752,15 @@ class Run:
 
     def loop(self):
         """Trains until the clock, the count of steps or a signal says stop."""
-        config = self.config
-        clock = self.clock
+        config, clock = self.config, self.clock
         self.prepare_loop()
         progress = self.progress
         clock.start()
         while not self.stopped:
             fraction = clock.fraction(progress.step)
             if fraction >= self.stage.until:  # the last stage has no end
-                self.enter(next((stage for stage in self.stages if fraction < stage.until), self.stages[-1]))
+                later = [stage for stage in self.stages if fraction < stage.until]
+                self.enter(later[0] if later else self.stages[-1])
             now = rates(config, progress.step, fraction)
             loss = self.step(now, self.loader.next)
             progress.step += 1
@@ -1801,7 +1781,7 @@ class Run:
     def prepare_loop(self):
         """What the loop counts; from the saved state on, if there is one."""
         config = self.config
-        self.stopped = ""  # why, once it is over
+        self.stopped = ""  # once the loop is over, why
         self.progress = Progress()
         if self.saved:
             self.optimizers.load(self.saved["optimizers"])
@@ -1816,41 +1796,39 @@ class Run:
         self.dev_at = deque(fraction for fraction in at if not self.saved or fraction > over)
         self.log_every = max(1.0, config.max_seconds / 100)
         self.next_log = 0.0
-        self.logged_tokens = self.progress.tokens
-        self.logged_time = self.clock.used
+        self.logged_tokens, self.logged_time = self.progress.tokens, self.clock.used
 
     def save_state(self):
         """All that a run needs to go on exactly from here. The clock stands still meanwhile."""
         with self.clock.phase("save"):
             content = dict(
-                identity=self.identity,
-                optimizers=self.optimizers.state(),
-                loader=self.loader.state,
-                progress=asdict(self.progress),
-                used=self.clock.used,
-            )
-            save_resume(self.folder, self.machine, self.progress.step, content)
+                identity=self.identity, optimizers=self.optimizers.state(), loader=self.loader.state,
+                progress=asdict(self.progress), used=self.clock.used,
+            )  # fmt: skip
+            rank = f"{self.machine.rank}of{self.machine.world}.pt"
+            path = self.folder / f"resume_{self.progress.step}_{rank}"
+            save_tensors(path, content)
+            # The state before goes once all ranks have this one
+            if self.machine.world > 1:
+                dist.barrier()
+            for old in set(self.folder.glob(f"resume_*_{rank}")) - {path}:
+                old.unlink()
         self.clock.start()
 
     def report(self, loss: Tensor, rates: Rates, want_dev: bool):
-        """A line in the log and a row in metrics.jsonl. Raises RunError if the loss is not finite."""
-        clock = self.clock
-        step = self.progress.step
+        """A line in the log, a row in metrics.jsonl. Raises RunError if the loss is not finite."""
+        clock, step = self.clock, self.progress.step
         value = self.machine.mean(loss)
         if not math.isfinite(value):
             raise RunError(f"the loss is {value} at step {step}: lower --matrix_lr, --embed_lr or --scalar_lr")
         rate = (self.progress.tokens - self.logged_tokens) / max(1e-9, clock.elapsed - self.logged_time)
-        self.logged_tokens = self.progress.tokens
-        self.logged_time = clock.elapsed
+        self.logged_tokens, self.logged_time = self.progress.tokens, clock.elapsed
         self.next_log = clock.elapsed + self.log_every
         self.row = dict(
-            step=step,
-            elapsed=round(clock.elapsed, 3),
-            loss=round(value, 5),
-            tokens_per_second=round(rate),
-            mfu=self.machine.mfu(rate, self.token_flops),
+            step=step, elapsed=round(clock.elapsed, 3), loss=round(value, 5),
+            tokens_per_second=round(rate), mfu=self.machine.mfu(rate, self.token_flops),
             lr_scale=round(rates.learning_rate, 4),
-        )
+        )  # fmt: skip
         if want_dev:
             self.dev_at.popleft()
             with clock.phase("dev"):
@@ -1864,12 +1842,11 @@ class Run:
     def finish(self) -> dict:
         """Calibrates, saves, and returns what run.json holds."""
         statistics = None
-        if (
-            self.stopped != "sigterm"
-        ):  # whoever sent the signal may kill soon: then the checkpoint comes first and alone
+        # Whoever sent a signal may kill soon: then the checkpoint comes first and alone
+        if self.stopped != "sigterm":
             statistics = self.calibrate()
+            self.row = {key: self.row[key] for key in ("step", "elapsed", "loss")}
             with self.clock.phase("dev"):
-                self.row = {"step": self.progress.step, "elapsed": self.row["elapsed"], "loss": self.row["loss"]}
                 self.row["dev_bpb"] = self.estimate()
             self.log.metrics(self.row)
         with self.clock.phase("save"):
@@ -1895,64 +1872,45 @@ class Run:
         """Second moments of the averaged weights, on the rows that come next."""
         config = self.config
         with self.clock.phase("calibrate"), self.optimizers.averaged():
-            self.loader.rows = self.calibration_rows
-            self.loader.piece = config.seq_len
+            self.loader.rows, self.loader.piece = self.calibration_rows, config.seq_len
             self.loader.cut = cut_rows  # no compiling now
             left = config.max_seconds - self.clock.elapsed if config.max_seconds > 0 else math.inf
             return calibrate(self.model, lambda: self.loader.next()[0].long(), left, config, self.machine)
 
     def save(self, statistics: dict | None):
-        """checkpoint.pt: the averaged weights and all that packing needs to know of them; statistics.pt."""
+        """checkpoint.pt, the averaged weights and what packing needs with them, and statistics.pt."""
+        weights = zip(self.optimizers.names, self.optimizers.ema)
         checkpoint = dict(
-            format=1,
-            track=self.config.track,
-            config=artifact_config(self.config),
-            source=self.source,
-            source_sha256=self.sha,
+            format=1, track=self.config.track, config=artifact_config(self.config),
+            source=self.source, source_sha256=self.sha,
             tokenizer=torch.frombuffer(bytearray(self.tokenizer), dtype=torch.uint8),
-            model={name: value.cpu() for name, value in zip(self.optimizers.names, self.optimizers.ema)},
+            model={name: value.cpu() for name, value in weights},
             parameters=declarations(self.model),
-            step=self.progress.step,
-            loader=self.loader.state,
-            bytes_per_token=self.dev.bytes_per_token,
-        )
+            step=self.progress.step, loader=self.loader.state, bytes_per_token=self.dev.bytes_per_token,
+        )  # fmt: skip
         save_tensors(self.folder / "checkpoint.pt", checkpoint)
         if statistics:
             save_tensors(self.folder / "statistics.pt", statistics)
 
     def result(self, has_statistics: bool) -> dict:
         """What run.json holds."""
-        config = self.config
-        progress = self.progress
-        ledger = self.clock.ledger
+        config, progress, ledger = self.config, self.progress, self.clock.ledger
         rate = progress.tokens / ledger["train"]
         files = ["train.log", "metrics.jsonl", "checkpoint.pt"]
         if has_statistics:
             files.append("statistics.pt")
         return dict(
-            format=1,
-            id=self.folder.name,
-            track=config.track,
-            preset=config.preset,
-            world_size=self.machine.world,
-            seed=config.seed,
-            config=asdict(config),
-            source_sha256=self.sha,
-            environment=self.environment,
+            format=1, id=self.folder.name, track=config.track, preset=config.preset,
+            world_size=self.machine.world, seed=config.seed, config=asdict(config),
+            source_sha256=self.sha, environment=self.environment,
             data={"dir": config.data_dir, "manifest_sha256": hashlib.sha256(self.manifest).hexdigest()},
             clock={name: round(value, 3) for name, value in ledger.items()},
             training_seconds=round(ledger["train"] + ledger.get("calibrate", 0.0), 3),
-            steps=progress.step,
-            tokens=progress.tokens,
-            tokens_per_second=round(rate),
-            mfu=self.machine.mfu(rate, progress.flops / progress.tokens),
-            params=self.params,
+            steps=progress.step, tokens=progress.tokens, tokens_per_second=round(rate),
+            mfu=self.machine.mfu(rate, progress.flops / progress.tokens), params=self.params,
             flops_per_token=progress.flops // progress.tokens,
-            train_loss=self.row["loss"],
-            dev_bpb=self.row.get("dev_bpb"),
-            stopped=self.stopped,
-            files=files,
-        )
+            train_loss=self.row["loss"], dev_bpb=self.row.get("dev_bpb"), stopped=self.stopped, files=files,
+        )  # fmt: skip
 
 
 def train(config: Config, source: str) -> dict:
@@ -1975,7 +1933,8 @@ def dry_run(config: Config):
     world = int(os.environ.get("WORLD_SIZE", 8 if config.track == "16mb" else 1))
     plan = stages(config, world)
     with FakeTensorMode():
-        model = build_model(replace(config, document_mask=False))  # the dense mask of CPUs is not what a GPU holds
+        # Without the dense mask of CPUs, which a GPU does not hold
+        model = build_model(replace(config, document_mask=False))
         tokens = torch.zeros(plan[-1].rows, config.seq_len, dtype=torch.int64)
         tracker = MemTracker()
         tracker.track_external(model)
@@ -1984,53 +1943,48 @@ def dry_run(config: Config):
             model(tokens, tokens).backward()
         peak = next(iter(tracker.get_tracker_snapshot("peak").values()))["Total"]
     declared = declarations(model)
-    params = sum(p.numel() for p in model.parameters())
-    matrices = sum(p.numel() for name, p in model.named_parameters() if declared[name]["group"] == "muon")
-    optimiser = 4 * (params + 2 * (params - matrices) + matrices // world)  # EMA, Adam's moments, this rank's momentum
+    sizes = {name: p.numel() for name, p in model.named_parameters()}
+    params = sum(sizes.values())
+    matrices = sum(size for name, size in sizes.items() if declared[name]["group"] == "muon")
+    # In float32: the average, Adam's two moments, this rank's share of Muon's momentum
+    optimiser = 4 * (params + 2 * (params - matrices) + matrices // world)
     flops = flops_per_token(model, config)
     report = dict(
-        config=asdict(config),
-        stages=[asdict(stage) for stage in plan],
-        params=params,
-        flops_per_token=flops,
-        flops_per_step=flops * plan[-1].tokens,
+        config=asdict(config), stages=[asdict(stage) for stage in plan], params=params,
+        flops_per_token=flops, flops_per_step=flops * plan[-1].tokens,
         memory_per_gpu_bytes=int(peak + optimiser),
-    )
+    )  # fmt: skip
     print(json.dumps(report))
 
 
 def help_text(source: str) -> str:
-    """The head of this file and its fields, as they stand in it."""
+    """The head of this file, then its fields and presets, as they stand in it."""
     head = source.split('"""')[1]  # not __doc__, which would keep the text in the artifact
-    own = inspect.getsource(Config).partition("\n\n")[2]
-    shared = inspect.getsource(ModelConfig).partition("\n\n")[2]
-    return f"{head}\nFields, changed with --field=value, and their values in the preset 16mb:\n\n{shared}\n{own}"
+    return head + "\n" + source[source.index("class ModelConfig") : source.index("class RunError")]
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs the command line; the exit code is 0, 1 for a run that failed, 2 for a command that cannot be run."""
+    """Runs the command line. Returns the exit code: 1 if the run failed, 2 for a bad command."""
     argv = list(sys.argv[1:] if argv is None else argv)
     source = Path(__file__).read_text(encoding="utf-8")
     if "--help" in argv or "-h" in argv:
         print(help_text(source))
         return 0
     try:
-        config = parse_config([argument for argument in argv if argument != "--dry-run"], dict(os.environ))
+        arguments = [argument for argument in argv if argument != "--dry-run"]
+        config = parse_config(arguments, dict(os.environ))
         if "--dry-run" in argv:
             dry_run(config)
         else:
             train(config, source)
         return 0
     except RunError as error:
-        why = error
-        code = error.code
+        why, code = error, error.code
     except KeyboardInterrupt:
-        why = "interrupted, nothing was saved"
-        code = 130
+        why, code = "interrupted, nothing was saved", 130
     except torch.OutOfMemoryError:
         half = max(config.seq_len, config.micro_batch_tokens // 2)
-        why = f"out of GPU memory: try --micro_batch_tokens={half}"
-        code = 1
+        why, code = f"out of GPU memory: try --micro_batch_tokens={half}", 1
     print(f"train_gpt.py: {why}", file=sys.stderr, flush=True)
     if dist.is_initialized():
         os._exit(code)  # NCCL's shutdown waits for ranks that did not fail

@@ -179,7 +179,8 @@ def run_case(script: Path, data: Path, case: tuple, folder: Path) -> dict:
         "weights": digest(checkpoint["model"]),
         "statistics": digest(statistics),
         "artifact_config": json.dumps(checkpoint["config"]),
-        "run": {key: result[key] for key in ("tokens", "params", "flops_per_token", "steps", "train_loss", "config")},
+        "run": {key: result[key] for key in ("tokens", "params", "flops_per_token", "steps", "train_loss")},
+        "config": {key: value for key, value in result["config"].items() if not key.endswith("_dir")},
         "keys": {
             "run.json": sorted(result),
             "metrics.jsonl": sorted(set().union(*rows)),
