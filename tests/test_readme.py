@@ -61,8 +61,9 @@ def help_of(command: tuple[str, ...]) -> str:
 def config_fields() -> set[str]:
     """Names of the fields of train_gpt.py's Config, and the switches beside it, from its source."""
     tree = ast.parse((ROOT / "train_gpt.py").read_text(encoding="utf-8"))
-    config = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Config")
-    return {node.target.id for node in config.body if isinstance(node, ast.AnnAssign)} | {"dry-run", "preset"}
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.name in ("ModelConfig", "Config")]
+    fields = [node for each in classes for node in each.body if isinstance(node, ast.AnnAssign)]
+    return {node.target.id for node in fields} | {"dry-run", "help"}
 
 
 def split(words: list[str]) -> tuple[tuple[str, ...], list[str]]:

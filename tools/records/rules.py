@@ -26,7 +26,7 @@ from golf.files import ROOT, Failure, read_json, read_metrics, sha256_file
 from tools.records.record import CAP_BYTES, CLOCK_SECONDS, draw_seeds, overrides, parent_diff, schema_errors, source_in_log
 
 SAME_SCORE = 0.0005  # bpb by which two scores of one artifact may differ between machines
-SCORING_SECONDS, MAX_LINES, MAX_COLUMNS, MIN_SEEDS = 600, 1499, 120, 3
+SCORING_SECONDS, MAX_LINES, MAX_COLUMNS, MIN_SEEDS = 600, 2000, 120, 3
 RULES: list[tuple[str, str, Callable]] = []
 
 
