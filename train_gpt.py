@@ -383,6 +383,12 @@ def declarations(model: nn.Module) -> dict[str, dict]:
     return found
 
 
+def matrices(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters that are declared to be Muon's; their `row_blocks` say how many matrices each holds."""
+    declared = declarations(model)
+    return [p for name, p in model.named_parameters() if declared[name]["group"] == "muon"]
+
+
 def norm(x: Tensor) -> Tensor:
     """RMS norm over the last axis, without a gain."""
     return F.rms_norm(x, (x.size(-1),))
@@ -684,10 +690,10 @@ class GPT(nn.Module):
         """What every parameter starts from, if it is not a matrix as PyTorch makes it, or zeros."""
         c = self.config
         nn.init.normal_(self.embed.weight, std=0.005)
-        for name, declared in declarations(self).items():
-            if declared["group"] == "muon" and c.ortho_init:
-                for block in self.get_parameter(name).data.split(declared["rows"]):
-                    nn.init.orthogonal_(block)
+        if c.ortho_init:
+            for p in matrices(self):
+                for rows in p.data.split(list(p.row_blocks)):
+                    nn.init.orthogonal_(rows)
         nn.init.ones_(self.skip)
         for block in self.blocks:
             nn.init.constant_(block.attn.gain, c.qk_gain_init)
@@ -778,10 +784,8 @@ def build_model(config: Config) -> nn.Module:
 
 def multiplied_weights(model: GPT) -> int:
     """Matrix weights that one token meets: a layer's once per pass, the tied embedding's once."""
-    block = model.blocks[0]
-    declared = declarations(block)
-    weights = sum(p.numel() for name, p in block.named_parameters() if declared[name]["group"] == "muon")
-    return len(model.order()) * weights + model.embed.weight.numel()
+    block = sum(p.numel() for p in matrices(model.blocks[0]))
+    return len(model.order()) * block + model.embed.weight.numel()
 
 
 def flops_per_token(model: GPT, config: Config) -> int:
@@ -882,19 +886,19 @@ class Optimizers:
     def __init__(self, model: GPT, config: Config, dtype: torch.dtype, world: int, rank: int):
         self.config, self.world, self.rank = config, world, rank
         self.names, self.params = zip(*model.named_parameters())
-        matrices = []
+        blocks = []
         groups = {"embedding": [], "scalar": []}
         self.adam_params = []
         for p, declared in zip(self.params, declarations(model).values()):
             if declared["group"] == "muon":
                 end = 0
                 for count in declared["rows"]:
-                    matrices.append((p, slice(end, end + count)))
+                    blocks.append((p, slice(end, end + count)))
                     end += count
             else:
                 groups[declared["group"]].append(p)
                 self.adam_params.append(p)
-        self.muon = Muon(matrices, config, dtype, world)
+        self.muon = Muon(blocks, config, dtype, world)
         adam_groups = [
             dict(params=groups["embedding"], base_lr=config.embed_lr, base_decay=config.embed_decay),
             dict(params=groups["scalar"], base_lr=config.scalar_lr, base_decay=0.0),
@@ -1942,12 +1946,10 @@ def dry_run(config: Config):
             model.forward = model.loss  # the tracker follows calls of modules
             model(tokens, tokens).backward()
         peak = next(iter(tracker.get_tracker_snapshot("peak").values()))["Total"]
-    declared = declarations(model)
-    sizes = {name: p.numel() for name, p in model.named_parameters()}
-    params = sum(sizes.values())
-    matrices = sum(size for name, size in sizes.items() if declared[name]["group"] == "muon")
+    params = sum(p.numel() for p in model.parameters())
+    muon = sum(p.numel() for p in matrices(model))
     # In float32: the average, Adam's two moments, this rank's share of Muon's momentum
-    optimiser = 4 * (params + 2 * (params - matrices) + matrices // world)
+    optimiser = 4 * (params + 2 * (params - muon) + muon // world)
     flops = flops_per_token(model, config)
     report = dict(
         config=asdict(config), stages=[asdict(stage) for stage in plan], params=params,

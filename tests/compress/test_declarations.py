@@ -48,7 +48,11 @@ def test_one_matrix_without_statistics_costs_that_matrix_alone(tmp_path):
         if name != MISSING:
             curvature = steps.known.rows.mean() * steps.known.hessian.diagonal().mean()
             costs.append((curvature * model[name].double().square().mean()).item())
-    each = sorted(costs)[len(costs) // 2 - 1 : len(costs) // 2 + 1] if len(costs) % 2 == 0 else [sorted(costs)[len(costs) // 2]]
+    each = (
+        sorted(costs)[len(costs) // 2 - 1 : len(costs) // 2 + 1]
+        if len(costs) % 2 == 0
+        else [sorted(costs)[len(costs) // 2]]
+    )
     curvature = sum(each) / len(each) / model[MISSING].double().square().mean().item()
     steps = plan.matrices[MISSING]
     assert not steps.columns.any() and not steps.rows.any()

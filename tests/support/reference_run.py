@@ -22,10 +22,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-EVERYTHING = """--num_layers=4 --num_heads=4 --num_kv_heads=2 --rope_dims=4 --ln_scale --leaky_slope=0.5 --xsa --attn_gate=12
-    --smear_gate=12 --gated_skips --loops=2 --parallel_start=3 --loop_first=1 --loop_last=2 --loop_from=0.4 --ortho_init
-    --muon_polar --muon_row_norm --weight_decay=0.1 --embed_decay=0.1 --decay_taper=0.5 --stages=0.3:32:512
-    --dev_evals=3""".split()
+EVERYTHING = """--num_layers=4 --num_heads=4 --num_kv_heads=2 --rope_dims=4 --ln_scale --leaky_slope=0.5 --xsa
+    --attn_gate=12 --smear_gate=12 --gated_skips --loops=2 --parallel_start=3 --loop_first=1 --loop_last=2
+    --loop_from=0.4 --ortho_init --muon_polar --muon_row_norm --weight_decay=0.1 --embed_decay=0.1 --decay_taper=0.5
+    --stages=0.3:32:512 --dev_evals=3""".split()
 SHORT = "--max_seconds=0 --max_steps=8 --seed=11".split()
 SMALL = """--preset=tiny --vocab_size=64 --seq_len=64 --model_dim=32 --batch_tokens=1024 --micro_batch_tokens=512
     --calibration_tokens=1024 --dev_tokens=2048""".split()
