@@ -23,6 +23,7 @@ class Checkpoint:
     tokenizer: bytes  # tokenizer.model
     model: dict[str, torch.Tensor]  # float32, on the CPU
     bytes_per_token: float | None  # of the dev split; None in checkpoints of before it was saved
+    groups: dict[str, str]  # parameter -> group declared by the script, as "embedding"; empty in older checkpoints
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,8 @@ def load_checkpoint(run: Path) -> Checkpoint:
     bytes_per_token = value.get("bytes_per_token")
     if bytes_per_token is not None and not (isinstance(bytes_per_token, float) and 0 < bytes_per_token < math.inf):
         raise RunError(f"{path}: bytes_per_token is {bytes_per_token!r}, not a positive number")
-    return Checkpoint(value["track"], value["config"], value["source"], tokenizer, model, bytes_per_token)
+    groups = _groups(path, value.get("parameters", {}), model)
+    return Checkpoint(value["track"], value["config"], value["source"], tokenizer, model, bytes_per_token, groups)
 
 
 def load_statistics(run: Path, model: dict[str, torch.Tensor]) -> Statistics | None:
@@ -122,6 +124,16 @@ def _load(path: Path, missing: str) -> dict:
 def _is_dense(tensor: torch.Tensor) -> bool:
     """Whether a tensor has a value in memory for each place; meta and sparse ones have not."""
     return tensor.device.type == "cpu" and tensor.layout == torch.strided
+
+
+def _groups(path: Path, parameters, model: dict[str, torch.Tensor]) -> dict[str, str]:
+    """The group that the script declared for each parameter; empty if it declared none."""
+    if not isinstance(parameters, dict) or parameters and parameters.keys() != model.keys():
+        raise RunError(f"{path}: its parameters are not those of its model")
+    for name, declared in parameters.items():
+        if not isinstance(declared, dict) or not isinstance(declared.get("group"), str):
+            raise RunError(f"{path}: no group is declared for {name}")
+    return {name: declared["group"] for name, declared in parameters.items()}
 
 
 def _check_moment(path: Path, what: str, value, shape: tuple[int, ...]) -> None:

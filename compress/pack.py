@@ -81,7 +81,7 @@ def pack_run(
     if track not in CAP_BYTES:
         raise ValueError(f"unknown track {track!r}; choose one of {', '.join(CAP_BYTES)}")
     statistics = load_statistics(run, checkpoint.model)
-    plan = make_plan(checkpoint.model, statistics)
+    plan = make_plan(checkpoint.model, statistics, groups=checkpoint.groups)
     script = minified_script(checkpoint.source)
     warnings = list(plan.warnings)
     if statistics is None:

@@ -11,7 +11,17 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from compress.allocate import ALL_PARTS, Allocation, ModelForecast, Parts, allocate, profile, sensitivity
+from compress.allocate import (
+    ALL_PARTS,
+    EMBEDDING_OCTAVES,
+    Allocation,
+    ModelForecast,
+    Parts,
+    Sensitivity,
+    allocate,
+    profile,
+    sensitivity,
+)
 from compress.checkpoint import Statistics
 from compress.codes import Matrix, QuantisedModel, Vector
 from compress.gptq import DAMPING, Target, gptq
@@ -46,28 +56,62 @@ class Plan:
 
 
 def make_plan(
-    model: dict[str, torch.Tensor], statistics: Statistics | None, states: int = STATES, parts: Parts = ALL_PARTS
+    model: dict[str, torch.Tensor],
+    statistics: Statistics | None,
+    states: int = STATES,
+    parts: Parts = ALL_PARTS,
+    groups: dict[str, str] | None = None,
 ) -> Plan:
-    """Steps of all matrices of a model (float32 tensors) relative to one dial. Raises ValueError naming a tensor."""
-    names = [name for name, tensor in model.items() if is_matrix(tensor)]
-    known = {name: sensitivity(name, statistics) for name in names}
-    missing = [name for name in names if known[name] is None]
+    """Steps of all matrices of a model (float32 tensors) relative to one dial. Raises ValueError naming a tensor.
+
+    groups: Checkpoint.groups; without them an embedding is known by its name.
+    """
+    weights = {name: tensor.flatten(0, -2) for name, tensor in model.items() if is_matrix(tensor)}
+    if groups:
+        embeddings = {name for name in weights if groups[name] == "embedding"}
+    else:
+        embeddings = {name for name in weights if "embed" in name or statistics and name in statistics.embedding}
+    known = {name: sensitivity(name, statistics) for name in weights}
+    missing = [name for name in weights if known[name] is None]
     warnings = []
     if missing and statistics is not None:
-        # Steps with and without a loss have no common scale.
-        warnings.append(
-            f"no usable statistics for {', '.join(missing)}: steps of all tensors follow their weights alone"
-        )
+        warnings.append(f"no usable statistics for {', '.join(missing)}: their steps follow their weights alone")
+    if len(missing) < len(weights):
+        known |= assumed(weights, known, embeddings)
     matrices = {}
-    for name in names:
-        embedding = "embed" in name or bool(statistics and name in statistics.embedding)
-        allocation = allocate(model[name].flatten(0, -2), None if missing else known[name], embedding, parts)
+    for name, weight in weights.items():
+        allocation = allocate(weight, known[name], name in embeddings, parts)
         if allocation.damping > DAMPING:
             warnings.append(
                 f"{name}: its Hessian has no full rank and was damped by {allocation.damping:g} of its mean"
             )
         matrices[name] = allocation
     return Plan(model, matrices, trellis_table(states), warnings)
+
+
+def assumed(
+    weights: dict[str, torch.Tensor], known: dict[str, Sensitivity | None], embeddings: set[str]
+) -> dict[str, Sensitivity]:
+    """What stands in for the sensitivities that are missing, on the scale of the others.
+
+    All weights of such a matrix count alike, and as much in all, for their size, as those of the median matrix does. An
+    embedding is cut finer, as it is where nothing is known at all.
+    """
+    sizes = {name: weight.double().square().mean().item() for name, weight in weights.items()}
+    costs = []
+    for name, given in known.items():
+        if given is not None:
+            curvature = given.rows.mean() * given.hessian.diagonal().mean()
+            costs.append(curvature.item() * sizes[name])
+    result = {}
+    for name, weight in weights.items():
+        if known[name] is None:
+            rows, columns = weight.shape
+            finer = 4.0**EMBEDDING_OCTAVES if name in embeddings else 1.0
+            each = finer * float(np.median(costs)) / (sizes[name] or 1.0)
+            identity = torch.eye(columns, dtype=torch.float64)
+            result[name] = Sensitivity(identity, torch.full((rows,), each, dtype=torch.float64))
+    return result
 
 
 def is_matrix(tensor: torch.Tensor) -> bool:

@@ -155,7 +155,7 @@ def own_points(
     variants |= {f"ours, no {part}": variant for part, variant in PARTS.items()}
     done = 0
     for name, (states, parts) in variants.items():
-        plan = make_plan(checkpoint.model, statistics, states, parts)
+        plan = make_plan(checkpoint.model, statistics, states, parts, checkpoint.groups)
         for dial in dials(plan, nats):
             progress("our coder", done, len(variants) * len(nats))
             done += 1

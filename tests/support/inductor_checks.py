@@ -145,7 +145,7 @@ def compiled(source: str, name: str) -> list[dict]:
 def check(folder: Path) -> dict:
     start = time.perf_counter()
     pretend_h100(folder)
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
     import triton
     from kernel_checks import Driver
     from torch._inductor import config

@@ -29,7 +29,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 import train_gpt as t
 from compress.minify import minify
 from tests.support import ROOT
-from tests.train.test_model import SMALL, TUNED, run_steps, small_model
+from tests.train.test_model import SMALL, TUNED, rates, run_steps, small_model
 
 SCRIPT = Path(t.__file__)
 CPU = torch.device("cpu")
@@ -296,7 +296,7 @@ def test_the_16mb_step_reads_nothing_on_the_host():
         with torch.autocast("cpu", dtype=torch.bfloat16):
             loss = model.loss(x, y)
         loss.backward()
-        optimizers.step(3, 0.5)
+        optimizers.step(rates(config, 3, 0.5))
         assert x.shape == (rows, config.seq_len) and loss.shape == () and loss.dtype == torch.float32
         with pytest.raises(DataDependentOutputException):
             float(loss.detach())
@@ -328,7 +328,7 @@ def test_sums_travel_while_matrices_are_computed(monkeypatch):
     optimizers = t.Optimizers(model, SMALL, torch.float32, 2, 0)
     for p in model.parameters():
         p.grad = torch.ones_like(p)
-    optimizers.step(3, 0.5)
+    optimizers.step(rates(SMALL, 3, 0.5))
     banks = len(optimizers.muon.banks)
     assert banks == 4
     muon = ["reduce"] * banks + ["wait", "compute", "gather"] * banks + ["wait"] * banks
@@ -412,14 +412,14 @@ def simulated(find):
 
 
 def simulated_run(clock, simulation, durations) -> int:
-    """Steps of train()'s loop until the guard says stop; the number of steps that were launched."""
+    """Steps of Run.loop until the guard says stop; the number of steps that were launched."""
     clock.start()
     for step, duration in enumerate(durations, 1):
         simulation.launch(duration)
         clock.tick()
         if clock.verdict(step):
             break
-    clock.tick()  # as train() does at the end
+    clock.tick()  # as Run.loop does at the end
     return step
 
 
@@ -454,7 +454,7 @@ def test_pauses_of_the_clock_are_not_counted_and_lose_no_step():
         for step in range(1, 10):
             simulation.launch(1.0)
             clock.tick()
-            if step % 3 == 0:  # as train() does around an estimate
+            if step % 3 == 0:  # as Run.loop does around an estimate
                 clock.tick()
                 assert clock.elapsed == pytest.approx(step, rel=0.01)
                 simulation.now += 50.0

@@ -6,10 +6,11 @@ time never decides a test. Not covered here: the model's numbers (test_train_mod
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -121,10 +122,18 @@ def test_overrides_are_typed_and_mistakes_are_named():
         (["--num_heads=5"], {}, "--num_heads"),
         (["--max_seconds=0"], {}, "--max_steps"),
         (["--micro_batch_tokens=1000"], {}, "multiple of --seq_len"),
-        (["--calibration_tokens=0"], {}, "sizes must be at least 1"),
+        (["--calibration_tokens=0"], {}, "sizes must be at least 1: --calibration_tokens"),
+        (["--num_heads=0"], {}, "sizes must be at least 1: --num_heads"),
+        (["--seq_len=0"], {}, "sizes must be at least 1: --seq_len"),
+        (["--matrix_lr=-1"], {}, "--matrix_lr must not be negative"),
+        (["--stages=nan:256:4096"], {}, "--stages must be like"),
+        (["--preset", "pocket"], {}, "write --preset=pocket"),
+        (["--compile", "false"], {}, "write --compile=false"),
+        (["--preset"], {}, "--preset takes a str"),
     ):
-        with pytest.raises(t.RunError, match=expected.replace("(", r"\(")):
+        with pytest.raises(t.UsageError, match=expected.replace("(", r"\(")):
             t.parse_config(argv, environment)
+    assert t.parse_config(["--xsa", "--preset=pocket"], {}).xsa  # a bare switch before another argument
 
 
 @given(
@@ -143,9 +152,31 @@ def test_every_value_survives_the_command_line(values):
 
 
 def test_a_mistake_ends_in_one_line_and_a_non_zero_exit(data, tmp_path):
-    for argv, words in ((["--sede=1"], "did you mean --seed"), ([f"--data_dir={tmp_path}"], "golf data")):
+    usage, run = (["--sede=1"], 2, "did you mean --seed"), ([f"--data_dir={tmp_path}"], 1, "golf data")
+    for argv, code, words in (usage, run):
         result = python(MAIN, *argv)
-        assert result.returncode == 1 and words in result.stderr and len(result.stderr.splitlines()) == 1
+        assert result.returncode == code and words in result.stderr and len(result.stderr.splitlines()) == 1
+
+
+def test_help_shows_every_field_with_its_comment_as_it_stands_in_the_file(capsys):
+    assert t.main(["--help"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    source = Path(t.__file__).read_text()
+    assert shown[0] == source.splitlines()[0].removeprefix('"""')
+    for field in fields(t.Config):
+        [line] = [line for line in source.splitlines() if re.match(rf"    {field.name}: \w+ = ", line)]
+        assert line in shown and len(line.partition("  # ")[2]) > 10, f"{field.name} has no comment"
+
+
+def test_the_fields_that_travel_in_the_artifact_are_those_of_the_model():
+    """As they always were for a preset, in order: CONF holds them as they come."""
+    assert t.artifact_config(t.parse_config(["--preset=16mb"], {})) == {}
+    config = t.parse_config(["--preset=pocket", "--matrix_lr=0.5", "--num_layers=11", "--num_kv_heads=2"], {})
+    assert list(t.artifact_config(config).items()) == [
+        ("vocab_size", 2048), ("seq_len", 512), ("model_dim", 128), ("num_heads", 2), ("num_kv_heads", 2),
+        ("mlp_mult", 1.5), ("rope_dims", 0), ("ln_scale", False), ("attn_gate", 0), ("parallel_start", 0), ("loops", 0),
+        ("score_chunk", 256), ("score_context", 257), ("score_lr", 0.0008), ("score_counts", True),
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name, recipe", [
@@ -540,16 +571,13 @@ def test_the_compiler_is_found_on_the_path(monkeypatch, tmp_path):
 def test_dry_run_traces_the_real_configuration():
     result = python(MAIN, "--preset=16mb", "--dry-run")
     assert result.returncode == 0, result.stderr
-    values = {
-        k: int(v.replace(",", ""))
-        for k, v in (
-            line.split(": ")
-            for line in result.stdout.splitlines()
-            if ": " in line and line.split(": ")[1].replace(",", "").isdigit()
-        )
-    }
+    [line] = result.stdout.splitlines()
+    values = json.loads(line)
+    assert values["config"] == asdict(t.parse_config(["--preset=16mb"], {}))
+    assert values["stages"] == [asdict(stage) for stage in t.stages(t.parse_config(["--preset=16mb"], {}), 8)]
+    assert values["flops_per_step"] == values["flops_per_token"] * 786_432
     assert values["params"] == 35_945_623
-    assert values["predicted_artifact_bytes"] < 16_000_000 and values["memory_per_gpu_bytes"] < 80e9
+    assert 4 * 35_945_623 < values["memory_per_gpu_bytes"] < 80e9
     layer = 2 * 512 * 512 + 2 * 512 * 256 + 2 * 512 * 2048
     matmul = 6 * (17 * layer + 8192 * 512)
     assert values["flops_per_token"] == matmul + 6 * 17 * 2048 * 512

@@ -173,7 +173,7 @@ def test_scored_in_the_box_with_audits(world):
     """All at once, with a learning rate at which a model of random weights does not blow rounding errors up."""
     config = t.POCKET | dict(vocab_size=300, seq_len=16, num_layers=2, model_dim=16, num_heads=2, num_kv_heads=1)
     config |= TRAINING | COUNTING | dict(score_chunk=16, score_context=17, score_lr=1e-3)
-    config = {name: value for name, value in config.items() if name in t.MODEL_FIELDS}
+    config = t.artifact_config(replace(t.Config(), **config))
     model = small_model(t.Config(**config), dtype=torch.float32).eval()
     weights = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
     source = (ROOT / "train_gpt.py").read_text(encoding="utf-8")

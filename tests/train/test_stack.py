@@ -53,12 +53,19 @@ def test_without_schedules_there_is_one_stage_and_mistakes_are_named():
             t.parse_config(["--preset=pocket", f"--stages={text}"], {})
 
 
-def test_learning_rate_is_flat_then_linear_down_to_its_floor():
-    config = replace(SMALL, warmdown=0.85, min_lr=0.1)
-    for fraction in np.linspace(0, 1, 41):
-        expected = 1.0 if fraction < 0.15 else max((1 - fraction) / 0.85, 0.1)
-        assert t.learning_rate_scale(config, fraction) == pytest.approx(expected)
-    assert t.learning_rate_scale(replace(config, warmdown=0.0, min_lr=0.0), 1.0) == 1.0
+def test_schedules_follow_their_formulas():
+    """By the fraction of the run: learning rate and decay; by the step: momentum and the memory of the average."""
+    config = replace(
+        SMALL, warmdown=0.85, min_lr=0.1, decay_taper=0.5, ema_decay=0.9, muon_momentum=0.95, muon_momentum_start=0.85,
+        muon_momentum_steps=20,
+    )  # fmt: skip
+    for step, fraction in enumerate(np.linspace(0, 1, 41)):
+        now = t.rates(config, step, fraction)
+        assert now.learning_rate == pytest.approx(1.0 if fraction < 0.15 else max((1 - fraction) / 0.85, 0.1))
+        assert now.decay == pytest.approx(1.0 if fraction < 0.7 else 1 - 0.5 * (fraction - 0.7) / 0.3)
+        assert now.momentum == pytest.approx(0.85 + 0.005 * step if step < 20 else 0.95)
+        assert now.average == pytest.approx((1 + step) / (10 + step) if step < 80 else 0.9) and now.average <= 0.9
+    assert t.rates(replace(config, warmdown=0.0, min_lr=0.0), 0, 1.0).learning_rate == 1.0
 
 
 def test_pieces_of_rows_are_those_rows_cut_and_a_changed_number_of_rows_goes_on():

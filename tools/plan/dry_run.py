@@ -12,7 +12,7 @@ from golf.files import ROOT, Failure
 
 
 def dry_run(arguments: list[str], gpus: int | None) -> tuple[dict, dict, list[dict]]:
-    """What `train_gpt.py --dry-run ARGUMENTS` prints for so many GPUs: numbers, Config, and its stages.
+    """What the line of JSON of `train_gpt.py --dry-run ARGUMENTS` says for so many GPUs: numbers, Config, its stages.
 
     A stage is what the script's schedules keep constant: `until` (fraction of the run), extra `loops`, `length` of a
     row, `rows` of `seq_len` tokens in a forward, `accumulate` forwards in a step, `tokens` of a step over all ranks.
@@ -24,12 +24,11 @@ def dry_run(arguments: list[str], gpus: int | None) -> tuple[dict, dict, list[di
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or [f"train_gpt.py --dry-run ended with exit code {done.returncode}"]
         raise Failure(lines[-1].removeprefix("train_gpt.py: "), done.returncode)
-    printed = dict(line.split(": ", 1) for line in done.stdout.splitlines() if ": " in line)
     try:
+        printed = json.loads(done.stdout)
         keys = ("params", "flops_per_token", "flops_per_step", "memory_per_gpu_bytes")
-        numbers = {key: int(printed[key].replace(",", "")) for key in keys}
-        return numbers, json.loads(printed["config"]), json.loads(printed["stages"])
-    except (KeyError, ValueError) as error:
+        return {key: printed[key] for key in keys}, printed["config"], printed["stages"]
+    except (KeyError, TypeError, ValueError) as error:
         raise Failure(f"train_gpt.py --dry-run does not print what the plan reads: {error}") from None
 
 
