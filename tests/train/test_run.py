@@ -364,6 +364,7 @@ def test_a_run_leaves_what_it_promises(finished, data):
     config = t.Config(**checkpoint["config"])
     model = t.build_model(config)
     model.load_state_dict(checkpoint["model"], strict=True)
+    assert checkpoint["parameters"] == t.declarations(model)
     # the checkpoint's weights are what the last dev estimate scored, up to bf16
     dev = torch.from_numpy(np.fromfile(data / "dev_000000.bin", "<u2")[512 : 512 + 1025].astype(np.int64))
     with torch.no_grad():
@@ -422,11 +423,12 @@ def test_sigterm_leaves_a_complete_checkpoint(data, tmp_path):
 
 
 def test_a_full_disk_ends_in_one_line_and_leaves_nothing_half_written(data, tmp_path):
-    """The kernel refuses to let files grow over 100 kB: the log fits, the checkpoint does not."""
+    """The kernel refuses to let files grow beyond a limit: the log, with the source, fits, the checkpoint does not."""
     run = tmp_path / "run"
+    limit = Path(t.__file__).stat().st_size + 20_000
     code = (
         "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
     ) + MAIN
     result = python(code, *arguments(data, run, "--max_seconds=0", "--max_steps=2"))
     assert result.returncode == 1
