@@ -1,6 +1,6 @@
 """Mutated records and runs through check_submission, record and prove, in process. A helper, and a command:
 
-    python -m tests.foreign_input --count 2000 [--seed 1]
+    python -m tests.support.foreign_input --count 2000 [--seed 1]
 
 A case passes if the command ends by itself with one of its exit codes, prints no control character, writes nothing but
 what it is there to write, and runs nothing that travels with the record. Its scripts, and a json.py beside each, would
@@ -28,7 +28,7 @@ from pathlib import Path
 from tests.support import ROOT
 from tests.support.mutations import mutations
 from tools.claims import prove
-from tools.records.reading import check, record, rules
+from tools.records import check, record, rules
 from tools.runs import curves, ledger
 
 DOCUMENTS = 4  # of each score that are kept: whole ones would take a second a case
@@ -285,7 +285,9 @@ def main(argv: list[str] | None = None) -> int:
     from rich.console import Console
     from rich.progress import Progress
 
-    parser = argparse.ArgumentParser(prog="python -m tests.foreign_input", description="Mutated records and runs.")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.support.foreign_input", description="Mutated records and runs."
+    )
     parser.add_argument("--count", type=int, default=2000, help="mutants (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the mutations (default: %(default)s)")
     options = parser.parse_args(argv)

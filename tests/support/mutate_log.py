@@ -1,6 +1,6 @@
 """Mutated files of runs, rows of the log and records through the tools that read them, in process.
 
-    python -m tests.mutate_log --count 2000
+    python -m tests.support.mutate_log --count 2000
 
 A case is a number: it draws a file (run.json, eval.json, train.log, a row of the log, record.json) with real values and
 one to three changes: other types, NaN, huge numbers, deep nesting, markup, escapes, long text, half of surrogate pairs,
@@ -25,7 +25,7 @@ from pathlib import Path
 from unittest import mock
 
 from tests.support.site_records import valid_record
-from tools.records.reading import leaderboard, lineage
+from tools.records import leaderboard, lineage
 from tools.runs import export, ledger, watch
 from tools.runs.store import row_hash
 
@@ -416,7 +416,7 @@ def failures(count: int, start: int = 0) -> list[str]:
 
 def main() -> int:
     """Returns the exit code: 0, or 1 if a case went wrong."""
-    parser = argparse.ArgumentParser(prog="tests.mutate_log", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m tests.support.mutate_log", description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--start", type=int, default=0, help="number of the first case")
     options = parser.parse_args()
