@@ -11,7 +11,7 @@ import torch
 from compress.checkpoint import RunError, load_checkpoint, load_statistics
 from compress.pack import pack_run
 from compress.quantise import make_plan
-from tests.compress.test_pack import make_run
+from tests.support.packed import make_run
 
 MISSING = "blocks.1.up.weight"
 

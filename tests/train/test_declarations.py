@@ -15,7 +15,7 @@ import train_gpt as t
 from compress.decode import decode_weights
 from golf import container
 from tests.support import ROOT
-from tests.train.test_model import ALL, SMALL
+from tests.support.small_models import ALL, SMALL
 
 RECORD = ROOT / "records/pocket/0004_case_operators"
 

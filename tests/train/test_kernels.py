@@ -29,7 +29,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 import train_gpt as t
 from compress.minify import minify
 from tests.support import ROOT
-from tests.train.test_model import SMALL, TUNED, rates, run_steps, small_model
+from tests.support.small_models import SMALL, TUNED, rates, run_steps, small_model
 
 SCRIPT = Path(t.__file__)
 CPU = torch.device("cpu")

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 import train_gpt as t
 from golf.box.worker import PlainScorer
 from tests.support import ROOT
-from tests.train.test_model import SMALL, small_model
+from tests.support.small_models import SMALL, small_model
 
 SLIDING = dict(score_chunk=5, score_context=8)
 TRAINING = dict(score_chunk=5, score_context=8, score_lr=0.01, score_keep=0.5)

@@ -22,8 +22,8 @@ from compress.pack import pack_run
 from compress.quantise import is_matrix
 from golf import container
 from tests.support.packed import TOKENIZER
-from tests.train.test_model import ALL, SMALL, packed_tokens, small_model
-from tests.train.test_run import arguments, make_tokens, write_shard
+from tests.support.small_models import ALL, SMALL, packed_tokens, small_model
+from tests.support.small_runs import arguments, make_tokens, write_shard
 
 # ----------------------------------------------------------------------------------------------------------- schedules
 
