@@ -29,10 +29,11 @@ import time
 
 import numpy as np
 
-from golf.box import cgroup, confine, packages, protocol
+from golf.box import cgroup, confine, mounts, packages, protocol
 from scoring import ScoringError
 
-BOX_FILES = ("worker.py", "protocol.py", "confine.py")
+BOX_FILES = ("worker.py", "protocol.py", "confine.py", "mounts.py", "landlock.py", "calls.py", "kernel.py",
+             "visible.py", "watch.py")
 CAPACITY_LOGITS = 1 << 27  # of one call: shared memory of 0.5 GiB, of which only what is used is real
 PREFIX, LOCK = cgroup.PREFIX, "lock"
 MAX_OUTPUT_BYTES = 1 << 23  # of stdout and stderr together; a training script prints far less
@@ -62,10 +63,12 @@ class Submission:
 class Box:
     """One running box. Call load() once, then start/logits/commit; always kill() and then close()."""
 
-    def __init__(self, submission, threads, time_limit, gpu=None, memory_bytes=None, gpu_fraction=1.0):
+    def __init__(self, submission, threads, time_limit, gpu=None, memory_bytes=None, gpu_fraction=1.0, cores=None):
         """Start the interpreter with `threads` CPU threads; `time_limit` seconds from now everything must be done.
         memory_bytes: limit on its private memory (with a GPU only where the kernel grants a control group);
-        gpu_fraction: of the GPU's memory."""
+        gpu_fraction: of the GPU's memory; cores: numbers of those that it may run on (None: all)."""
+        self.processes = gpu is not None  # whether it may start some: Triton calls a compiler
+        self.cores = cores
         self.vocab_size = submission.vocab_size
         self.capacity = CAPACITY_LOGITS // self.vocab_size  # tokens of one call
         self.time_limit = time_limit
@@ -95,8 +98,13 @@ class Box:
         self.work = os.path.join(self.directory, "work")
         os.mkdir(self.work)
         here = os.path.dirname(os.path.abspath(__file__))
+        self.program = os.path.join(self.directory, "golf", "box")  # so that imports read as they do here
+        os.makedirs(self.program)
         for name in BOX_FILES:
-            shutil.copyfile(os.path.join(here, name), os.path.join(self.directory, name))
+            shutil.copyfile(os.path.join(here, name), os.path.join(self.program, name))
+        os.mkdir(os.path.join(self.directory, mounts.STAGE))
+        with open(os.path.join(self.directory, mounts.VISIBLE), "w", encoding="utf-8") as file:
+            file.write(packages.visible_files(self.processes).as_json())
         files = {"train_gpt.py": submission.train_source.encode(), "decode.py": submission.decode_source.encode(),
                  "config.json": json.dumps(submission.config).encode(), "weights.bin": submission.weights}
         for name, data in files.items():
@@ -125,8 +133,8 @@ class Box:
         options = {"command_fd": command_in, "reply_fd": reply_out, "memory_fd": self.memory_fd,
                    "capacity": self.capacity, "vocab_size": self.vocab_size, "threads": threads,
                    "cpu_seconds": int((self.time_limit + 60) * (os.cpu_count() or 1)),
-                   "memory_bytes": memory_bytes if gpu is None else None, "processes": gpu is not None,
-                   "group": self.group, "gpu_fraction": gpu_fraction,
+                   "memory_bytes": memory_bytes if gpu is None else None, "processes": self.processes,
+                   "cores": self.cores, "group": self.group, "gpu_fraction": gpu_fraction,
                    "close": [command_in, reply_out, self.memory_fd], **packages.importable()}
         environment = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8",
                        "HOME": self.work, "TMPDIR": self.work,
@@ -134,7 +142,7 @@ class Box:
                        "CUDA_VISIBLE_DEVICES": "" if gpu is None else str(gpu)}
         try:
             self.process = subprocess.Popen(
-                [sys.executable, "-I", "-u", "-X", "utf8", os.path.join(self.directory, "worker.py"),
+                [sys.executable, "-I", "-u", "-X", "utf8", os.path.join(self.program, "worker.py"),
                  json.dumps(options)],
                 cwd=self.work, env=environment, stdin=subprocess.DEVNULL, stdout=output_in, stderr=output_in,
                 close_fds=True, pass_fds=(command_in, reply_out, self.memory_fd), start_new_session=True)

@@ -1,5 +1,5 @@
-"""The program inside the box: decodes the artifact's model and answers the scorer. It is copied into the box with
-protocol.py and confine.py and imports nothing else of this repository: standard library, numpy and torch.
+"""The program inside the box: decodes the artifact's model and answers the scorer. It is copied into the box with the
+files that box.py lists, and imports nothing else of this repository: standard library, numpy and torch.
 
 Run as `python -I worker.py '{...}'` in a directory that holds train_gpt.py and decode.py (real files: Triton reads
 source), config.json and weights.bin. Floating point: float32 on the CPU; with a CUDA device, autocast to bfloat16.
@@ -169,12 +169,13 @@ class Worker:
 def main():
     """Confine, say hello, load, serve. A failure of the artifact becomes one `error` message and exit status 1."""
     options = json.loads(sys.argv[1])
-    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-    import confine
-    import protocol
+    program = os.path.dirname(os.path.abspath(__file__))
+    sys.path.insert(0, os.path.dirname(os.path.dirname(program)))  # where `golf` lies
+    from golf.box import confine, protocol
+    from golf.box.watch import Watch
 
     sys.path.pop(0)
-    watch = confine.Watch(options["names"], options["packages"])
+    watch = Watch(options["names"], options["packages"], options["processes"])
     layers = confine.confine(options)  # before numpy and torch: namespaces need a single thread
     watch.limit_imports()
     import torch  # noqa: F401  (its import counts as starting the box, not as decoding)
