@@ -11,6 +11,7 @@ import time
 import pytest
 
 import eval_heldout
+from tests.golf.box.walls import in_work_folder
 from tests.scoring.test_score import SCRIPT, box_processes, plain_evaluation, world, write_data  # noqa: F401  (world is a fixture)
 from tests.support import ROOT
 
@@ -103,7 +104,7 @@ def started(world, folder):
     running = subprocess.Popen([sys.executable, ROOT / "eval_heldout.py", artifact, "--data", world.data,
                                 "--processes", "1"],
                                env={**os.environ, "TMPDIR": str(folder)}, stderr=subprocess.DEVNULL)
-    assert wait_for(lambda: list(folder.glob("golf-box-*/work/started")), 60)
+    assert wait_for(lambda: in_work_folder(folder, "started"), 60)
     return running
 
 

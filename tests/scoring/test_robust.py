@@ -24,6 +24,7 @@ import eval_heldout
 from golf.box import box
 from scoring import ScoringError, likelihood, overhead, passes
 from scoring import score as scoring_score
+from tests.golf.box.walls import in_work_folder
 from tests.redteam import fuzz
 from tests.scoring.test_score import ADAPTIVE, SCRIPT, box_processes, plain_evaluation, world  # noqa: F401  (world is a fixture)
 from tests.support import ROOT
@@ -55,7 +56,7 @@ def test_killed_box_is_one_verdict(world, monkeypatch, tmp_path, when):
 
     def kill():
         until = time.monotonic() + 100
-        while not list(tmp_path.glob("golf-box-*/work/now")) and time.monotonic() < until:
+        while not in_work_folder(tmp_path, "now") and time.monotonic() < until:
             time.sleep(0.05)
         for path in os.listdir("/proc"):
             try:

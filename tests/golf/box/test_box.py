@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import platform
+import re
 import struct
 import sys
 import tempfile
@@ -15,7 +16,7 @@ import time
 
 import pytest
 
-from golf.box import box, confine, packages
+from golf.box import box, calls, packages
 from scoring import ScoringError
 from tests.redteam.world import take_out_landlock
 from tests.scoring.test_score import SCRIPT, world  # noqa: F401  (a fixture)
@@ -57,8 +58,8 @@ names = [name for name in map(str, range(2, 70000)) if os.path.exists("/proc/" +
 if names: raise RuntimeError("ESCAPED sees processes " + str(names))
 """,
     "seccomp: system calls": "".join(f"""
-refused({name!r}, lambda: call({numbers[confine.MACHINES.get(platform.machine(), (0,))[0]]}, 0, 0, 0, 0, 0))
-""" for name, numbers in confine.DENIED.items()) + """
+refused({name!r}, lambda: call({numbers[calls.MACHINES.get(platform.machine(), (0,))[0]]}, 0, 0, 0, 0, 0))
+""" for name, numbers in calls.DENIED.items()) + """
 import socket
 refused("socket", lambda: socket.socket(socket.AF_UNIX))
 refused("namespace by clone", lambda: call({clone}, 0x10000000 | 17, 0, 0, 0, 0))
@@ -85,16 +86,16 @@ def attack(world, name, tmp_path):
     outside = tmp_path / "outside"
     outside.mkdir(exist_ok=True)
     (outside / "victim").write_text("still here")
-    column = confine.MACHINES[platform.machine()][0]
+    column = calls.MACHINES[platform.machine()][0]
     import scipy
 
     code = ATTACKS[name].format(data=str(world.data / "dev_docs.jsonl"), outside=str(outside), pid=os.getpid(),
-                                package=scipy.__file__, clone=confine.CLONE[column], prctl=confine.PRCTL[column],
+                                package=scipy.__file__, clone=calls.CLONE[column], prctl=calls.PRCTL[column],
                                 memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     return PRELUDE + code, outside
 
 
-@pytest.mark.skipif(sys.platform != "linux" or platform.machine() not in confine.MACHINES, reason="Linux only")
+@pytest.mark.skipif(sys.platform != "linux" or platform.machine() not in calls.MACHINES, reason="Linux only")
 def test_every_active_layer_stops_its_attacks(world, tmp_path):
     """All attacks in one artifact. A layer that the kernel does not grant here is left out, and --certify refuses."""
     plain = world.score(world.artifact())
@@ -120,7 +121,7 @@ def test_without_its_layers_the_box_is_as_open_as_the_table_says(world, monkeypa
     code, _ = attack(world, "Landlock: files", tmp_path)
     with pytest.raises(box.BoxFailure, match="ESCAPED reads the held-out text"):
         world.score(world.artifact(SCRIPT + code, name="attack.golf"))
-    with pytest.raises(ScoringError, match="not certified: .*Landlock: files"):
+    with pytest.raises(ScoringError, match="not certified: .*own root, read-only.*Landlock: files"):
         world.score(world.artifact(), certify=True)
 
 
@@ -135,16 +136,19 @@ def test_only_packages_on_the_list_can_be_imported(world):
     world.score(world.artifact(own, name="imports.golf"))
 
 
-def run_filter(program, arch, number, argument=0):
+def run_filter(program, arch, number, arguments=()):
     """What the seccomp filter answers, by an interpreter of the few classic BPF instructions it uses."""
     instructions = [struct.unpack("<HBBI", program[i:i + 8]) for i in range(0, len(program), 8)]
-    data = {0: number, 4: arch, 16: argument}
+    data = {0: number, 4: arch, **{16 + 8 * place: 0 for place in range(6)}}
+    data.update({16 + 8 * place: value for place, value in enumerate(arguments)})
     at, accumulator = 0, 0
     while True:
         code, yes, no, value = instructions[at]
         at += 1
         if code == 0x20:
             accumulator = data[value]
+        elif code == 0x54:
+            accumulator &= value
         elif code == 0x06:
             return value
         else:
@@ -152,41 +156,88 @@ def run_filter(program, arch, number, argument=0):
             at += yes if holds else no
 
 
-@pytest.mark.parametrize("machine", confine.MACHINES)
-@pytest.mark.parametrize("processes", [False, True])
-def test_filter_program(machine, processes):
+ALLOW, REFUSE, MISSING, KILL = 0x7FFF0000, 0x00050001, 0x00050026, 0x80000000
+
+
+@pytest.mark.parametrize("machine, processes", [("x86_64", True), ("aarch64", False), ("aarch64", True)])
+def test_filter_that_refuses_by_name(machine, processes):
     """For every number up to 500: refused exactly if it is on the list; clone and prctl by their argument."""
-    column, arch = confine.MACHINES[machine]
-    program = confine.filter_program(machine, processes)
-    allow, refuse, missing, kill = 0x7FFF0000, 0x00050001, 0x00050026, 0x80000000
-    denied = {numbers[column] for numbers in confine.DENIED.values()}
-    forks = {numbers[column] for numbers in (confine.FORK, confine.VFORK)} - {None}
+    column, arch = calls.MACHINES[machine]
+    program = calls.filter_program(machine, processes)
+    denied = {numbers[column] for numbers in calls.DENIED.values()}
+    forks = {numbers[column] for numbers in (calls.FORK, calls.VFORK)} - {None}
     for number in range(500):
-        expected = refuse if number in denied or number in forks and not processes else allow
-        if number == confine.CLONE3[column]:
-            expected = missing
-        argument = 0x10000 | 0x100 if number == confine.CLONE[column] else 15
-        assert run_filter(program, arch, number, argument) == expected, number
-    assert run_filter(program, arch ^ 1, 0) == kill
-    clone, prctl = confine.CLONE[column], confine.PRCTL[column]
-    assert run_filter(program, arch, clone, 17) == (allow if processes else refuse)
-    assert run_filter(program, arch, clone, 0x10000 | confine.CLONE_NEWUSER) == refuse
-    assert run_filter(program, arch, prctl, confine.PR_SET_PDEATHSIG) == refuse
+        expected = REFUSE if number in denied or number in forks and not processes else ALLOW
+        if number == calls.CLONE3[column]:
+            expected = MISSING
+        argument = 0x10000 | 0x100 if number == calls.CLONE[column] else 15
+        assert run_filter(program, arch, number, [argument]) == expected, number
+    assert run_filter(program, arch ^ 1, 0) == KILL
+    clone, prctl = calls.CLONE[column], calls.PRCTL[column]
+    assert run_filter(program, arch, clone, [17]) == (ALLOW if processes else REFUSE)
+    assert run_filter(program, arch, clone, [0x10000 | calls.CLONE_NEWUSER]) == REFUSE
+    assert run_filter(program, arch, prctl, [calls.PR_SET_PDEATHSIG]) == REFUSE
     if machine == "x86_64":
-        assert run_filter(program, arch, 0x40000000 + 1) == refuse
+        assert run_filter(program, arch, 0x40000000 + 1) == REFUSE
+
+
+def test_filter_that_knows_its_calls():
+    """For every number up to 1,000: what the lists say, and ENOSYS for what they do not name."""
+    own = 3
+    program, arch = calls.filter_program("x86_64", False, own), calls.MACHINES["x86_64"][1]
+    allowed, refused = set(calls.ALLOWED.values()), set(calls.REFUSED.values())
+    refused |= {numbers[0] for numbers in calls.DENIED.values()}
+    checked = {number for number, _ in calls.CHECKED.values()} | {calls.CLONE[0]}
+    assert not allowed & refused and not allowed & checked and not refused & checked
+    for number in set(range(1000)) - checked:
+        expected = ALLOW if number in allowed else REFUSE if number in refused else MISSING
+        assert run_filter(program, arch, number, [2**32 - 1] * 6) == expected, number
+    assert run_filter(program, arch ^ 1, 0) == KILL and run_filter(program, arch, 0x40000000) == REFUSE
+
+
+# Call -> arguments that must pass, arguments that must not; the flags by their names in the headers' order.
+ARGUMENTS = {
+    "clone": ([[0x3D0F00]], [[17], [0x3D0F00 | calls.CLONE_NEWUSER], [calls.CLONE_THREAD | calls.CLONE_NEWNET]]),
+    "open": ([[0, os.O_RDONLY], [0, os.O_CREAT | os.O_WRONLY]], [[0, 0o40000]]),
+    "openat": ([[0, 0, os.O_RDONLY], [0, 0, os.O_CREAT | os.O_WRONLY]], [[0, 0, 0o40000]]),
+    "mmap": ([[0, 0, 0, 0x22], [0, 0, 0, 0x01], [0, 0, 0, 0x02]],  # private anonymous, shared file, private file
+             [[0, 0, 0, 0x21], [0, 0, 0, 0x23], [0, 0, 0, 0x40022], [0, 0, 0, 0x2022]]),
+    "madvise": ([[0, 0, 4], [0, 0, 8]], [[0, 0, advice] for advice in (0, 3, 9, 12, 14, 20, 21, 22, 23, 25, 100)]),
+    "ioctl": ([[0, 0x5401]], [[0, 0x5402], [0, 0x5412], [0, 0x541B], [0, 0x40086602]]),
+    "fcntl": ([[0, command] for command in (0, 1, 2, 3, 4, 1030)],
+              [[0, command] for command in (5, 6, 7, 8, 10, 36, 37, 38, 1024, 1025, 1026, 1031, 1033, 1036, 1038)]),
+    "prctl": ([[15], [16]], [[1], [4], [22], [23], [35], [67]]),
+    "arch_prctl": ([[0x1022], [0x1023]], [[0x1001], [0x1012], [0x4001]]),
+    "prlimit64": ([[0], [3]], [[1], [2]]), "sched_getaffinity": ([[0], [3]], [[1], [2]]),
+    "kill": ([[3]], [[0], [1], [2**32 - 1]]), "tgkill": ([[3]], [[1]]),
+}
+
+
+def test_filter_checks_arguments():
+    program, arch = calls.filter_program("x86_64", False, 3), calls.MACHINES["x86_64"][1]
+    numbers = {"clone": calls.CLONE[0], **{name: number for name, (number, _) in calls.CHECKED.items()}}
+    assert set(numbers) == set(ARGUMENTS)
+    for name, (good, bad) in ARGUMENTS.items():
+        assert [run_filter(program, arch, numbers[name], arguments) for arguments in good] == [ALLOW] * len(good), name
+        assert [run_filter(program, arch, numbers[name], arguments) for arguments in bad] == [REFUSE] * len(bad), name
 
 
 def test_filter_numbers_are_this_machines():
-    """The numbers of the first and some other calls against the C library's own header, where one is installed."""
-    header = "/usr/include/x86_64-linux-gnu/asm/unistd_64.h"
-    if platform.machine() != "x86_64" or not os.path.exists(header):
+    """The numbers against the C library's own headers, where they are installed and as far as they go."""
+    headers = ("/usr/include/x86_64-linux-gnu/asm/unistd_64.h", "/usr/include/asm-generic/unistd.h")
+    if platform.machine() != "x86_64" or not all(map(os.path.exists, headers)):
         pytest.skip("no header of system call numbers")
-    with open(header) as file:
-        rows = [line.split() for line in file if line.startswith("#define __NR_")]
-    known = {name.removeprefix("__NR_"): int(number) for _, name, number in rows}
-    assert {name: numbers[0] for name, numbers in confine.DENIED.items()} == {
-        name: known.get(name, numbers[0]) for name, numbers in confine.DENIED.items()}
-    assert len(set(confine.DENIED) & set(known)) > 40
+    known = []
+    for header in headers:
+        with open(header) as file:
+            rows = re.findall(r"^#define __NR(?:3264)?_(\w+)\s+(\d+)", file.read(), re.MULTILINE)
+        known.append({name: int(number) for name, number in rows})
+    x86 = {**calls.ALLOWED, **calls.REFUSED, **{name: number for name, (number, _) in calls.CHECKED.items()},
+           **{name: numbers[0] for name, numbers in calls.DENIED.items()}}
+    arm = {name: numbers[1] for name, numbers in calls.DENIED.items()}
+    for ours, theirs in ((x86, known[0]), (arm, known[1])):
+        assert ours == {name: theirs.get(name, number) for name, number in ours.items()}
+        assert len(set(ours) & set(theirs)) > 80
 
 
 def test_directories_of_killed_scorers_are_removed_and_no_others(tmp_path, monkeypatch):

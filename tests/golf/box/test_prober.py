@@ -1,0 +1,167 @@
+"""What one box can leave for the next, or for one beside it: nothing that prober.py finds. And that the prober is able
+to: with a layer taken out, its channels carry a bit.
+
+Not covered: timing (docs/audits.md states its rate); other kernels than the one the tests run on; GPUs.
+"""
+
+import functools
+import json
+import os
+import platform
+import sys
+from pathlib import Path
+
+import pytest
+
+from golf.box import box, calls, packages
+from scoring import passes
+from tests.golf.box import prober
+from tests.golf.box.walls import take_out
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux" or platform.machine() != "x86_64",
+                                reason="the calls of other systems are not recorded")
+
+MAIN = """
+print("PROBE " + json.dumps(run({role!r}, {names!r}, {targets!r}, {allowed!r})), flush=True)
+
+class Config:
+    pass
+
+def build_model(config):
+    import torch
+    return torch.nn.Identity()
+
+class Scorer:
+    scope, chunk = "none", 1
+
+    def __init__(self, model, config):
+        pass
+"""
+AFTER = [kind.__name__ for kind in prober.AFTER]
+BESIDE = [kind.__name__ for kind in prober.BESIDE]
+MOVED = {kind.__name__: kind.moved for kind in prober.BESIDE}
+
+
+class Lab:
+    """Boxes that all see one more package: a file for each channel."""
+
+    def __init__(self, folder, monkeypatch):
+        self.targets = {}
+        for name in BESIDE:
+            path = folder / "probed" / f"{name}.py"
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(b"#" * (1 << 20))
+            os.utime(path, (1, 2))  # an old time of the last access, which reading moves
+            self.targets[name] = [str(path)]
+        listed = packages.importable()
+        changed = {**listed, "packages": [*listed["packages"], str(folder / "probed")]}
+        monkeypatch.setattr(packages, "importable", lambda: changed)
+        monkeypatch.setattr(box, "TAIL_BYTES", 1 << 20)
+
+    def start(self, role, names):
+        """A running box that has done its part."""
+        allowed = [*calls.ALLOWED.values(), *(number for number, _ in calls.CHECKED.values())]
+        script = Path(prober.__file__).read_text() + MAIN.format(role=role, names=names, targets=self.targets,
+                                                                 allowed=allowed)
+        decode = "def decode_weights(payload):\n    return {}\n"
+        boxes = passes.Boxes(box.Submission(script, decode, {}, b"", 300), 1, 300)
+        return boxes.__enter__()
+
+    def evict(self):
+        """Take the files of `Faults` out of memory, as if nobody had read them for long."""
+        for path in self.targets["Faults"]:
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def said(self, boxes):
+        """What a box printed; it is gone then."""
+        boxes.__exit__()
+        lines = b"".join(boxes.boxes[0]._tail).decode().splitlines()
+        (line,) = [line for line in lines if line.startswith("PROBE ")]
+        return json.loads(line.removeprefix("PROBE "))
+
+    def do(self, role, names):
+        return self.said(self.start(role, names))
+
+    def carried(self, names, beside=False):
+        """The channels through which a box tells another one bit."""
+        self.evict()
+        before = self.do("find", names)
+        self.evict()
+        left = self.start("leave", names)
+        if not beside:
+            self.said(left)
+        after = self.do("find", names)
+        if beside:
+            self.said(left)
+        return [name for name in names if MOVED[name](before[name], after[name])]
+
+
+@pytest.fixture
+def lab(tmp_path, monkeypatch):
+    return Lab(tmp_path, monkeypatch)
+
+
+@functools.cache
+def missing_layers():
+    """Layers that this machine does not grant."""
+    submission = box.Submission(MAIN.partition("\n\n")[2], "def decode_weights(payload):\n    return {}\n", {}, b"", 300)
+    with passes.Boxes(submission, 1, 300) as running:
+        return [row["layer"] for row in running.boxes[0].layers if not row["active"]]
+
+
+def needs_all_layers():
+    if missing_layers():
+        pytest.skip(f"this machine does not grant: {', '.join(missing_layers())}")
+
+
+def test_nothing_is_left_for_the_next_box(lab):
+    needs_all_layers()
+    assert lab.carried(AFTER) == []
+
+
+def test_nothing_reaches_a_box_beside(lab):
+    needs_all_layers()
+    assert lab.carried(BESIDE, beside=True) == []
+
+
+def test_no_call_passes_and_no_path_changes(lab, monkeypatch):
+    """Every system call by its number but those that are allowed; every path that can be seen, by fifteen calls: without
+    Landlock, so that all of the box's root is walked."""
+    needs_all_layers()
+    take_out(monkeypatch, "Landlock")
+    first = lab.do("all", [])
+    assert first["calls"] == []
+    # Null keeps nothing; what is written to the others (which Landlock closes) only stirs a generator of random numbers.
+    assert {path for _, path in first["paths"]} <= {"/dev/null", "/dev/random", "/dev/urandom"}
+    assert first["states"][0] > 5_000
+    assert lab.do("all", [])["states"] == first["states"]
+
+
+# Layers taken out -> channels that carry a bit then, to the next box and to one beside.
+WITHOUT = [
+    (["own root"], ["LastAccess", "Counters"], ["FreeSpace"]),
+    (["own root", "Landlock"], ["Contents", "Names"], []),
+    (["own root", "known calls"], ["Modes", "Times"], []),
+    (["own root", "refused calls"], ["Attributes"], []),
+    (["known calls"], ["PipeNumbers", "SharedMemoryNumbers"], ["Locks"]),
+    (["refused calls", "reading beforehand"], ["Residency"], []),
+    (["refused calls", "own System V objects"], ["SystemV", "MessageQueue"], []),
+    (["refused calls"], ["Keyring"], []),
+    (["reading beforehand"], ["Faults"], []),
+    (["refused calls", "own network"], [], ["AbstractSocket"]),
+    (["queued signals"], [], ["QueuedSignals"]),
+]
+
+
+@pytest.mark.parametrize("layers, after, beside", WITHOUT, ids=["+".join(row[0]) for row in WITHOUT])
+def test_without_a_layer_its_channels_carry_a_bit(lab, monkeypatch, layers, after, beside):
+    needs_all_layers()
+    if "reading beforehand" in layers:
+        monkeypatch.setattr(packages, "read_beforehand", lambda processes: 0)
+    take_out(monkeypatch, *(layer for layer in layers if layer != "reading beforehand"))
+    if after:
+        assert set(lab.carried(after)) == set(after)
+    if beside:
+        assert set(lab.carried(beside, beside=True)) == set(beside)
