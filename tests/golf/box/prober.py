@@ -396,11 +396,11 @@ def changed_paths():
 
 def states():
     """A hash over all that stat() tells of every path that can be seen; of what lies in the box's own memory, all but
-    the times and the device's number."""
-    own, digest, count = os.stat("/").st_dev, hashlib.sha256(), 0
+    the times and the device's number, and the random name of its directory."""
+    own, digest, count, home = os.stat("/").st_dev, hashlib.sha256(), 0, os.path.dirname(os.getcwd())
     for path in sorted(everything()):
         found = os.lstat(path)
-        state = [path, found.st_mode, found.st_nlink, found.st_uid, found.st_gid, found.st_size]
+        state = [path.replace(home, "home"), found.st_mode, found.st_nlink, found.st_uid, found.st_gid, found.st_size]
         if found.st_dev != own:
             state += [found.st_ino, found.st_dev, found.st_atime_ns, found.st_mtime_ns, found.st_ctime_ns]
         digest.update(repr(state).encode())
@@ -409,12 +409,13 @@ def states():
 
 
 def run(role, names, targets, allowed=()):
-    """What a box prints: for `find` {channel: reading}; for `leave` {}; for `all` calls, paths and states."""
+    """What a box prints: for `find` and `leave` {channel: reading}, the latter before it leaves something; for `all`
+    states, calls and paths."""
     channels = {kind.__name__: kind(targets[kind.__name__]) for kind in BESIDE if kind.__name__ in names}
+    if role == "all":
+        return {"states": states(), "calls": passing_calls(allowed), "paths": changed_paths()}
+    readings = {name: channel.find() for name, channel in channels.items()}
     if role == "leave":
         for channel in channels.values():
             channel.leave()
-        return {}
-    if role == "all":
-        return {"states": states(), "calls": passing_calls(allowed), "paths": changed_paths()}
-    return {name: channel.find() for name, channel in channels.items()}
+    return readings

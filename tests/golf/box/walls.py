@@ -14,6 +14,7 @@ WALLS = {
     "known calls": ("calls.py", "def is_recorded(machine, processes):\n    return False\n"),
     "refused calls": ("calls.py", "def restrict(processes):\n    return [(False, 'taken out')] * 2\n"),
     "own System V objects": ("confine.py", "CLONE_NEWIPC = 0\n"),
+    "own users": ("confine.py", "CLONE_NEWUSER = 0\n"),  # as root alone
     "own network": ("confine.py", "CLONE_NEWNET = 0\n"),
     "capabilities": ("confine.py", "def _drop_capabilities():\n    return False, 'taken out'\n"),
     "cores": ("confine.py", "def _pin(cores):\n    return False, 'taken out'\n"),
