@@ -148,7 +148,8 @@ class Boxes:
 
     def __enter__(self):
         devices = gpus()
-        packages.read_beforehand(bool(devices))
+        if not devices:
+            packages.read_beforehand()
         try:
             for number in range(self.count):
                 gpu = devices[number % len(devices)] if devices else None

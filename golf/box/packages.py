@@ -51,7 +51,7 @@ def visible_files(processes):
     return visible.tree(tuple(importable()["packages"]), processes)
 
 
-def read_beforehand(processes):
-    """Bring what a box sees into memory, so that waiting for a page tells it nothing of the boxes before it. Returns the
-    bytes."""
-    return visible.read_beforehand(sorted(visible_files(processes).paths))
+def read_beforehand():
+    """Bring all files that a box without processes sees into memory, so that waiting for a page tells it nothing of the
+    boxes before it. Returns the bytes."""
+    return visible.read_beforehand(sorted(visible_files(False).paths))

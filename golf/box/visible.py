@@ -93,9 +93,12 @@ class Tree:
 def tree(packages, processes):
     """The Tree of a box that may import `packages` (a tuple of paths)."""
     result = Tree()
+    for path in (*sys.path, "/lib", "/lib64"):  # with the links that lead to them
+        if os.path.isdir(path):
+            result.add_folder(path)
     if processes:
         for path in readable_roots(packages, processes):
-            if os.path.exists(path) and not path.startswith(("/proc", "/dev")):
+            if os.path.exists(path) and not path.startswith(("/proc", "/dev", "/sys")):
                 result.add(path)
         return result
     for path in (sysconfig.get_path("stdlib"), sysconfig.get_path("platstdlib"), *packages):
@@ -105,11 +108,9 @@ def tree(packages, processes):
         for name in LIBRARIES:
             for path in glob.glob(f"{folder}/{name}[.-]*so*"):
                 result.add(path)
-    for path in sys.path:
-        if os.path.isdir(path):
-            result.add_folder(path)
     result.add(os.path.realpath(sys.executable))
-    result.add("/etc/ld.so.cache")
+    if os.path.exists("/etc/ld.so.cache"):
+        result.add("/etc/ld.so.cache")
     return result
 
 

@@ -9,15 +9,19 @@ import json
 import os
 import platform
 import re
+import shutil
 import struct
+import subprocess
 import sys
 import tempfile
 import time
 
 import pytest
 
-from golf.box import box, calls, packages
-from scoring import ScoringError
+from golf.box import box, calls, mounts, packages, visible
+from scoring import ScoringError, passes
+from scoring import score as scoring_score
+from tests.golf.box.walls import take_out
 from tests.redteam.world import take_out_landlock
 from tests.scoring.test_score import SCRIPT, world  # noqa: F401  (a fixture)
 
@@ -51,6 +55,37 @@ refused("removes the lock", lambda: os.remove("../lock"))
 refused("reads the scorer's memory", lambda: open("/proc/{pid}/mem", "rb"))
 refused("reads the scorer's environment", lambda: open("/proc/{pid}/environ").read())
 open("mine", "w").write("the box's own directory stays usable")
+""",
+    "own root, read-only": """
+import errno, sys
+def fill():
+    for number in range(3):
+        with open("large-" + str(number), "wb") as file:
+            for _ in range(100): file.write(bytes(1 << 20))
+refused("fills the work folder", fill)
+for number in range(3):
+    if os.path.exists("large-" + str(number)): os.remove("large-" + str(number))
+def many():
+    for number in range(20000): open("small-" + str(number), "w").close()
+refused("makes files without end", many)
+for name in os.listdir("."):
+    if name.startswith("small-"): os.remove(name)
+for path in (sys.executable, os.__file__, "/dev/null"):
+    refused("changes times", lambda: os.utime(path))
+    refused("changes modes", lambda: os.chmod(path, 0o755))
+    refused("sets attributes", lambda: os.setxattr(path, "user.golf", b"1"))
+for path in ("/etc/passwd", "/proc/self", "/sys/kernel", "/usr/bin", "/dev/shm", "/tmp/" + os.path.basename({outside!r})):
+    if os.path.exists(path): raise RuntimeError("ESCAPED sees " + path)
+for path in ("/proc/meminfo", "/proc/stat", "/proc/loadavg", "/proc/cpuinfo"):
+    if "MHz" in open(path).read(): raise RuntimeError("ESCAPED sees the clock rate")
+try: load = os.getloadavg()
+except OSError: load = (0.0, 0.0, 0.0)
+if load != (0.0, 0.0, 0.0): raise RuntimeError("ESCAPED sees the load")
+""",
+    "limit on cores": """
+import threading
+refused("takes another core", lambda: os.sched_setaffinity(0, range(os.cpu_count())))
+if len(os.sched_getaffinity(0)) > 2: raise RuntimeError("ESCAPED has more cores than two")
 """,
     "own /proc": """
 names = [name for name in map(str, range(2, 70000)) if os.path.exists("/proc/" + name)
@@ -123,6 +158,99 @@ def test_without_its_layers_the_box_is_as_open_as_the_table_says(world, monkeypa
         world.score(world.artifact(SCRIPT + code, name="attack.golf"))
     with pytest.raises(ScoringError, match="not certified: .*own root, read-only.*Landlock: files"):
         world.score(world.artifact(), certify=True)
+
+
+CAPABILITIES = """
+import ctypes, struct
+held = ctypes.create_string_buffer(24)
+if ctypes.CDLL(None).capget(struct.pack("<Ii", 0x20080522, 0), held): raise RuntimeError("cannot ask")
+if any(held.raw): raise RuntimeError("ESCAPED holds capabilities")
+"""
+
+
+def test_the_box_holds_no_capabilities(world, monkeypatch):
+    """Asked without the filter of calls, which would refuse the question; and with the layer taken out it holds some."""
+    artifact = world.artifact(SCRIPT + CAPABILITIES, name="capabilities.golf")
+    with monkeypatch.context() as patch:
+        take_out(patch, "refused calls")
+        layers = {row["layer"]: row["active"] for row in world.score(artifact)["sandbox"]}
+    if not layers["no capabilities"] or not layers["process namespace"]:
+        pytest.skip("no namespaces here")
+    take_out(monkeypatch, "refused calls", "capabilities")
+    with pytest.raises(box.BoxFailure, match="ESCAPED holds capabilities"):
+        world.score(artifact)
+
+
+def test_a_box_that_may_start_processes_has_a_compiler_and_still_a_root_of_its_own(world):
+    """As on a GPU, where Triton calls one."""
+    if shutil.which("cc") is None:
+        pytest.skip("no compiler")
+    script = SCRIPT + """
+import ctypes, os, subprocess
+with open("a.c", "w") as file: file.write("int answer(void) { return 42; }")
+subprocess.run(["cc", "-shared", "-fPIC", "-o", "a.so", "a.c"], check=True)
+assert ctypes.CDLL("./a.so").answer() == 42
+try: open("/usr/bin/golf", "w")
+except OSError as error: assert error.errno == 30, error
+else: raise RuntimeError("ESCAPED writes")
+"""
+    submission = scoring_score.read_artifact(world.artifact(script, name="compiles.golf"))[0]
+    running = box.Box(submission, threads=1, time_limit=120, gpu="")
+    try:
+        running.load()
+        layers = {row["layer"]: row["active"] for row in running.layers}
+        assert not layers["seccomp: known calls only"]
+        if not layers["own root, read-only"]:
+            pytest.skip("no root of its own here")
+    finally:
+        running.close()
+
+
+def test_boxes_of_a_score_share_two_cores_and_the_memory(monkeypatch):
+    """On a machine of 64 cores too."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8, 72)))
+    assert passes.core_numbers() == [8, 9] and passes.cores() == 2
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for count in (1, 2):
+        whole = passes.memory_share(count) + 4 * box.CAPACITY_LOGITS + mounts.MAX_WORK_BYTES
+        assert count * whole <= total or passes.memory_share(count) == passes.MIN_MEMORY_BYTES
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    assert passes.core_numbers() is None and passes.cores() == 64
+
+
+def test_a_box_sees_files_of_code_alone_and_every_library_that_they_load():
+    """The libraries against what the system's own loader finds for them."""
+    paths = packages.visible_files(False).paths
+    names = {os.path.basename(path) for path in paths if ".so" not in path and not path.endswith((".py", ".pyc"))}
+    assert names <= {"ld.so.cache", "torch_shm_manager", os.path.basename(os.path.realpath(sys.executable))}
+    assert any(path.endswith("/libtorch_cpu.so") for path in paths)
+    if sys.platform != "linux" or shutil.which("ldd") is None:
+        pytest.skip("no loader to ask")
+    not_for_models = ("_tkinter.", "readline.", "_curses", "_gdbm.", "_dbm.", "nis.")  # terminals, data bases, windows
+    libraries = [path for path in paths if ".so" in os.path.basename(path) and "/triton/" not in path]
+    files = [path for path in libraries if not os.path.basename(path).startswith(not_for_models)]
+    answer = subprocess.run(["ldd", *files], capture_output=True, text=True).stdout
+    needed = {os.path.realpath(path) for path in re.findall(r"=> (/\S+)", answer)}
+    assert len(needed) > 10 and needed - paths == set()
+
+
+def test_a_tree_keeps_the_links_on_the_way(tmp_path):
+    """Every path leads to the same file as outside, by os.path.realpath."""
+    (tmp_path / "real" / "deep").mkdir(parents=True)
+    (tmp_path / "real" / "deep" / "file").write_text("text")
+    (tmp_path / "first").symlink_to("second")
+    (tmp_path / "second").symlink_to(tmp_path / "real")
+    (tmp_path / "real" / "up").symlink_to("../real/deep")
+    (tmp_path / "real" / "deep" / "again").symlink_to("file")
+    wanted = [tmp_path / "first" / "up" / "again", tmp_path / "second" / "deep" / "file", tmp_path / "real" / "up"]
+    tree = visible.Tree()
+    for path in wanted:
+        tree.add(str(path))
+    assert tree.paths == {os.path.realpath(path) for path in wanted}
+    links = {str(tmp_path / name): os.readlink(tmp_path / name) for name in ("first", "second", "real/up",
+                                                                             "real/deep/again")}
+    assert tree.links == links
 
 
 def test_only_packages_on_the_list_can_be_imported(world):

@@ -166,7 +166,7 @@ def test_without_a_layer_its_channels_carry_a_bit(lab, monkeypatch, layers, afte
     if "own users" in layers and os.getuid() != 0:
         pytest.skip("without a user namespace the others are root's alone")
     if "reading beforehand" in layers:
-        monkeypatch.setattr(packages, "read_beforehand", lambda processes: 0)
+        monkeypatch.setattr(packages, "read_beforehand", lambda: 0)
     take_out(monkeypatch, *(layer for layer in layers if layer != "reading beforehand"))
     if after:
         assert set(lab.carried(after)) == set(after)
