@@ -31,7 +31,7 @@ GPU = ("/usr/bin", "/bin", "/usr/include", "/usr/local/include", "/usr/libexec",
 # Libraries that the standard library, torch and numpy load from the system.
 LIBRARIES = ("ld-linux", "libc", "libm", "libdl", "libpthread", "librt", "libutil", "libgcc_s", "libstdc++", "libgomp",
              "libatomic", "libnuma", "libz", "libbz2", "liblzma", "libzstd", "libffi", "libexpat", "libssl",
-             "libcrypto", "libcrypt", "libuuid", "libnsl", "libtirpc", "libresolv", "libsqlite3")
+             "libcrypto", "libcrypt", "libuuid", "libresolv", "libsqlite3")
 LIBRARY_FOLDERS = ("/lib64", "/usr/lib64", "/lib", "/usr/lib", "/lib/*-linux-gnu", "/usr/lib/*-linux-gnu")
 UNUSED = {"site-packages", "dist-packages", "__pycache__", "test", "tests", "include", "idlelib", "lib2to3",
           "ensurepip", "pydoc_data", "tkinter", "turtledemo"}

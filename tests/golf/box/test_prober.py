@@ -15,8 +15,10 @@ import pytest
 
 from golf.box import box, calls, packages
 from scoring import passes
+from scoring import score as scoring_score
 from tests.golf.box import prober
 from tests.golf.box.walls import take_out
+from tests.scoring.test_score import world  # noqa: F401  (a fixture)
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux" or platform.machine() != "x86_64",
                                 reason="the calls of other systems are not recorded")
@@ -172,3 +174,26 @@ def test_without_a_layer_its_channels_carry_a_bit(lab, monkeypatch, layers, afte
         assert set(lab.carried(after)) == set(after)
     if beside:
         assert set(lab.carried(beside, beside=True)) == set(beside)
+
+
+def test_boxes_of_an_audit_never_run_beside_those_of_the_pass(world, monkeypatch):
+    """Seen at the start of each part of a score, and at each start of a box."""
+    alive, most = set(), []
+
+    class Counted(box.Box):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            alive.add(self)
+            most.append(len(alive))
+
+        def close(self):
+            super().close()
+            alive.discard(self)
+
+    parts = {}
+    monkeypatch.setattr(passes, "Box", Counted)
+    scoring_score.score(world.artifact(), str(world.data), "dev", processes=2, audit="quick",
+                        on_phase=lambda name, total: parts.update({name: len(alive)}))
+    assert parts["score"] == 2 and parts["interval"] == parts["again"] == parts["blind"] == 0
+    assert most == [1, 2, 1, 1]
+    assert not alive
