@@ -6,7 +6,7 @@ answers EPERM, all else ENOSYS, which the C library takes as "an older kernel".
 
 What it closes: the kernel's own memory that two boxes could share whatever they see of files: extended attributes,
 modes and times; locks; whether a page of a file is in memory (mincore, cachestat, RWF_NOWAIT, advice on files);
-System V and POSIX objects, keyrings, inotify, io_uring; counters that one box moves and another reads: the numbers of
+System V and POSIX objects, keyrings, inotify, io_uring, futexes in files; counters that one box moves and another reads: the numbers of
 pipes and of anonymous shared memory (st_ino counts on for the whole machine), load and free memory (sysinfo), free space
 (statfs), pages that are locked in memory or huge, queued signals; the priorities and cores of others.
 
@@ -25,11 +25,14 @@ from golf.box.kernel import error, libc
 CLONE_NEWNS, CLONE_NEWIPC, CLONE_NEWUSER = 0x20000, 0x08000000, 0x10000000  # linux/sched.h
 CLONE_NEWPID, CLONE_NEWNET, CLONE_NEWCGROUP = 0x20000000, 0x40000000, 0x02000000
 CLONE_THREAD, CLONE_NEWUTS = 0x10000, 0x04000000
+THREAD_FLAGS = 0x3D0F00 | 0x400000  # of a thread, as glibc and musl start one: VM, FS, FILES, SIGHAND, THREAD, SYSVSEM, ...
 NAMESPACES = (CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWCGROUP
               | CLONE_NEWUTS)
 PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_SET_NAME, PR_GET_NAME, PR_SET_VMA = 1, 22, 15, 16, 0x53564D41  # linux/prctl.h
 SECCOMP_MODE_FILTER = 2
+EAGAIN = 0x00050000 | 11  # an answer: SECCOMP_RET_ERRNO and the error (linux/seccomp.h)
 O_DIRECT = 0o40000  # asm-generic/fcntl.h, as on x86-64
+FUTEX_PRIVATE_FLAG = 128  # linux/futex.h
 MAP_SHARED, MAP_ANONYMOUS, MAP_LOCKED, MAP_HUGETLB = 1, 0x20, 0x2000, 0x40000  # linux/mman.h
 
 # Refused everywhere: other processes' memory, new privileges, objects and attributes of the whole machine, the kernel's
@@ -82,7 +85,7 @@ RECORDED = {
     "read": 0, "write": 1, "close": 3, "lseek": 8, "mprotect": 10, "munmap": 11, "brk": 12, "rt_sigaction": 13,
     "rt_sigprocmask": 14, "rt_sigreturn": 15, "pread64": 17, "sched_yield": 24, "mremap": 25, "getpid": 39, "exit": 60,
     "uname": 63, "fstat": 5, "ftruncate": 77, "getdents64": 217, "getcwd": 79, "rename": 82, "mkdir": 83, "unlink": 87,
-    "getuid": 102, "gettid": 186, "futex": 202, "clock_nanosleep": 230, "exit_group": 231, "newfstatat": 262,
+    "getuid": 102, "gettid": 186, "clock_nanosleep": 230, "exit_group": 231, "newfstatat": 262,
     "set_robust_list": 273, "getrandom": 318, "rseq": 334,
 }
 
@@ -92,9 +95,9 @@ RELATED = {
     "stat": 4, "lstat": 6, "poll": 7, "pwrite64": 18, "readv": 19, "writev": 20, "access": 21, "select": 23, "dup": 32,
     "dup2": 33, "nanosleep": 35, "truncate": 76, "chdir": 80, "rmdir": 84, "link": 86, "symlink": 88, "readlink": 89,
     "umask": 95, "gettimeofday": 96, "getrlimit": 97, "getrusage": 98, "times": 100, "getgid": 104, "geteuid": 107,
-    "getegid": 108, "getppid": 110, "sigaltstack": 131, "time": 201, "set_tid_address": 218, "restart_syscall": 219,
+    "getegid": 108, "getppid": 110, "sigaltstack": 131, "time": 201, "restart_syscall": 219,
     "clock_gettime": 228, "clock_getres": 229, "mkdirat": 258, "unlinkat": 263, "renameat": 264, "linkat": 265,
-    "symlinkat": 266, "readlinkat": 267, "faccessat": 269, "pselect6": 270, "ppoll": 271, "get_robust_list": 274,
+    "symlinkat": 266, "readlinkat": 267, "faccessat": 269, "pselect6": 270, "ppoll": 271,
     "dup3": 292, "preadv": 295, "pwritev": 296, "getcpu": 309, "renameat2": 316, "statx": 332, "close_range": 436,
     "faccessat2": 439,
 }
@@ -108,6 +111,13 @@ class OneOf:
         self.index, self.values = index, values
 
 
+class With:
+    """A check: the bits of `mask` are set in argument `index`; else the call answers `otherwise`."""
+
+    def __init__(self, index, mask, otherwise):
+        self.index, self.mask, self.otherwise = index, mask, otherwise
+
+
 class Without:
     """A check: not all bits of `mask` are set in argument `index`."""
 
@@ -117,6 +127,10 @@ class Without:
 
 # x86-64: allowed if every check of the arguments holds.
 CHECKED = {
+    # One that is not private is found by the file and the place in it, a library's too, by all boxes: a box could count
+    # the waiting threads of another. Told to try again, a thread that waits for the end of another one asks until it
+    # has ended; all else that waits is private.
+    "futex": (202, [With(1, FUTEX_PRIVATE_FLAG, EAGAIN)]),
     "open": (2, [Without(1, O_DIRECT)]),
     "openat": (257, [Without(2, O_DIRECT)]),
     # An anonymous shared mapping takes a number that counts for the whole machine; locked and huge pages are few.
@@ -243,7 +257,8 @@ def _clone(processes):
     body.when_answer(Program.ANY_BIT, NAMESPACES, Program.REFUSE)
     if processes:
         body.answer(Program.ALLOW)
-    else:
+    else:  # nothing but a plain thread: a descriptor of one would have a number that counts for the whole machine
+        body.when_answer(Program.ANY_BIT, 0xFFFFFFFF & ~THREAD_FLAGS, Program.REFUSE)
         body.when_answer(Program.ANY_BIT, CLONE_THREAD, Program.ALLOW)
         body.answer(Program.REFUSE)
     return body
@@ -264,7 +279,10 @@ def _checked(checks, own):
     body = Program()
     for check in checks:
         body.load(Program.ARGUMENTS + 8 * check.index)
-        if isinstance(check, Without):
+        if isinstance(check, With):
+            body.keep_bits(check.mask)
+            body.unless_answer(check.mask, check.otherwise)
+        elif isinstance(check, Without):
             body.keep_bits(check.mask)
             body.when_answer(Program.EQUAL, check.mask, Program.REFUSE)
         else:  # the last check of its call

@@ -93,7 +93,8 @@ class Tree:
 def tree(packages, processes):
     """The Tree of a box that may import `packages` (a tuple of paths)."""
     result = Tree()
-    for path in (*sys.path, "/lib", "/lib64"):  # with the links that lead to them
+    homes = {sysconfig.get_path(kind) for kind in ("stdlib", "platstdlib", "purelib", "platlib")}
+    for path in sorted({*homes, *map(os.path.dirname, packages), "/lib", "/lib64"}):  # with the links that lead there
         if os.path.isdir(path):
             result.add_folder(path)
     if processes:

@@ -21,6 +21,8 @@ import socket
 import stat
 import struct
 import sys
+import threading
+import time
 
 LAST_CALL = 600
 TRACING = {335, 336}  # uretprobe, uprobe: no filter sees them, and they end a process that is not being traced
@@ -309,6 +311,26 @@ class Locks(Channel):
         return readings
 
 
+class Futexes(Channel):
+    """Beside: threads that wait at one place of a file that both see."""
+
+    def place(self):
+        file = os.open(self.targets[0], os.O_RDONLY)
+        libc.mmap.restype, libc.mmap.argtypes = ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 4
+        return libc.mmap(None, 4096, mmap.PROT_READ, mmap.MAP_SHARED, file, 0)
+
+    def leave(self):
+        waited = struct.pack("<2q", 3600, 0)
+        place = self.place()
+        value = int.from_bytes(b"####", "little")
+        thread = threading.Thread(target=lambda: call(202, place, 0, value, waited, 0, 0), daemon=True)  # FUTEX_WAIT
+        thread.start()
+        time.sleep(0.5)
+
+    def find(self):
+        return call(202, self.place(), 1, 100, 0, 0, 0)[0]  # FUTEX_WAKE: how many waited
+
+
 class AbstractSocket(Channel):
     """Beside: a name that only one can have."""
 
@@ -367,7 +389,7 @@ def remove_objects():
         call(250, 9, key, -4)  # KEYCTL_UNLINK
 
 
-BESIDE = (*AFTER, FreeSpace, Locks, AbstractSocket, QueuedSignals, Processes)
+BESIDE = (*AFTER, FreeSpace, Locks, Futexes, AbstractSocket, QueuedSignals, Processes)
 
 
 def passing_calls(allowed):

@@ -325,7 +325,8 @@ def test_filter_that_knows_its_calls():
 
 # Call -> arguments that must pass, arguments that must not; the flags by their names in the headers' order.
 ARGUMENTS = {
-    "clone": ([[0x3D0F00]], [[17], [0x3D0F00 | calls.CLONE_NEWUSER], [calls.CLONE_THREAD | calls.CLONE_NEWNET]]),
+    "futex": ([[0, 128], [0, 129], [0, 0x189]], []),
+    "clone": ([[0x3D0F00], [0x7D0F00]], [[17], [0x3D0F00 | 0x1000], [0x3D0F00 | calls.CLONE_NEWUSER], [calls.CLONE_THREAD | calls.CLONE_NEWNET]]),
     "open": ([[0, os.O_RDONLY], [0, os.O_CREAT | os.O_WRONLY]], [[0, 0o40000]]),
     "openat": ([[0, 0, os.O_RDONLY], [0, 0, os.O_CREAT | os.O_WRONLY]], [[0, 0, 0o40000]]),
     "mmap": ([[0, 0, 0, 0x22], [0, 0, 0, 0x01], [0, 0, 0, 0x02]],  # private anonymous, shared file, private file
@@ -348,6 +349,8 @@ def test_filter_checks_arguments():
     for name, (good, bad) in ARGUMENTS.items():
         assert [run_filter(program, arch, numbers[name], arguments) for arguments in good] == [ALLOW] * len(good), name
         assert [run_filter(program, arch, numbers[name], arguments) for arguments in bad] == [REFUSE] * len(bad), name
+    shared = [[0, operation] for operation in (0, 1, 9, 265, 4, 5)]
+    assert {run_filter(program, arch, numbers["futex"], arguments) for arguments in shared} == {calls.EAGAIN}
 
 
 def test_filter_numbers_are_this_machines():

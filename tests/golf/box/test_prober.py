@@ -151,7 +151,7 @@ WITHOUT = [
     (["own root", "Landlock"], ["Contents", "Names"], []),
     (["own root", "known calls"], ["Modes", "Times"], ["FreeSpace"]),
     (["own root", "refused calls"], ["Attributes"], []),
-    (["known calls"], ["PipeNumbers", "SharedMemoryNumbers"], ["Locks"]),
+    (["known calls"], ["PipeNumbers", "SharedMemoryNumbers"], ["Locks", "Futexes"]),
     (["refused calls", "reading beforehand"], ["Residency"], []),
     (["refused calls", "own System V objects"], ["SystemV"], []),
     (["refused calls", "own System V objects", "Landlock"], ["MessageQueue"], []),
