@@ -5,10 +5,11 @@ records' artifacts. Calls that are needed, but not for everything, have their ar
 answers EPERM, all else ENOSYS, which the C library takes as "an older kernel".
 
 What it closes: the kernel's own memory that two boxes could share whatever they see of files: extended attributes,
-modes and times; locks; whether a page of a file is in memory (mincore, cachestat, RWF_NOWAIT, advice on files);
-System V and POSIX objects, keyrings, inotify, io_uring, futexes in files; counters that one box moves and another reads: the numbers of
-pipes and of anonymous shared memory (st_ino counts on for the whole machine), load and free memory (sysinfo), free space
-(statfs), pages that are locked in memory or huge, queued signals; the priorities and cores of others.
+modes and times; locks; whether a page of a file is in memory (mincore, cachestat, RWF_NOWAIT, advice on files); System
+V and POSIX objects, keyrings, inotify, io_uring, futexes in files; counters that one box moves and another reads: the
+numbers of pipes and of anonymous shared memory (st_ino counts on for the whole machine), load and free memory
+(sysinfo), free space (statfs), pages that are locked in memory or huge, queued signals; the priorities and cores of
+others.
 
 What it leaves open: how long the allowed calls and plain reading and computing take. On arm64, and with processes (on a
 GPU), the calls are not recorded: there only the calls of DENIED are refused, and the table of layers says so.
@@ -25,7 +26,7 @@ from golf.box.kernel import error, libc
 CLONE_NEWNS, CLONE_NEWIPC, CLONE_NEWUSER = 0x20000, 0x08000000, 0x10000000  # linux/sched.h
 CLONE_NEWPID, CLONE_NEWNET, CLONE_NEWCGROUP = 0x20000000, 0x40000000, 0x02000000
 CLONE_THREAD, CLONE_NEWUTS = 0x10000, 0x04000000
-THREAD_FLAGS = 0x3D0F00 | 0x400000  # of a thread, as glibc and musl start one: VM, FS, FILES, SIGHAND, THREAD, SYSVSEM, ...
+THREAD_FLAGS = 0x3D0F00 | 0x400000  # VM, FS, FILES, SIGHAND, THREAD, ...: of a thread as glibc and musl start one
 NAMESPACES = (CLONE_NEWNS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWCGROUP
               | CLONE_NEWUTS)
 PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_SET_NAME, PR_GET_NAME, PR_SET_VMA = 1, 22, 15, 16, 0x53564D41  # linux/prctl.h
@@ -221,7 +222,7 @@ class Program:
 
 
 def filter_program(machine, processes, own=0):
-    """The filter as bytes, for a process with the id `own` (as it sees itself), which may start others if `processes`."""
+    """The filter as bytes, for a process that sees its own id as `own` and may start others if `processes`."""
     column, arch = MACHINES[machine]
     program = Program()
     program.load(Program.ARCH)  # the numbers of another architecture mean other calls

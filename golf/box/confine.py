@@ -2,9 +2,9 @@
 only.
 
 Each layer is tried and reported as active or missing, with what a missing one leaves open; only `--certify` insists on
-all of them. On Linux: namespaces (users, network, processes, mounts, System V), a root directory of its own (mounts.py),
-no capabilities, Landlock (landlock.py), a filter of system calls (calls.py), resource limits. Elsewhere: the resource
-limits.
+all of them. On Linux: namespaces (users, network, processes, mounts, System V), a root directory of its own
+(mounts.py), no capabilities, Landlock (landlock.py), a filter of system calls (calls.py), resource limits. Elsewhere:
+the resource limits.
 
 NOT covered: bugs of the kernel; the shared hardware (caches, timing); a GPU's memory and driver. On a GPU the box may
 start processes (Triton calls a compiler), and only a control group (cgroup.py) limits its memory, because CUDA reserves

@@ -1,7 +1,7 @@
 """Landlock: the kernel's list of the files that a process may open and change. Runs in the box: standard library only.
 
-What it closes: reading all but visible.py's files and the box's directory, writing anywhere but in the work folder; also
-where the box has no root of its own (mounts.py). Newer versions close TCP, abstract sockets and signals to others.
+What it closes: reading all but visible.py's files and the box's directory, writing anywhere but in the work folder;
+also where the box has no root of its own (mounts.py). Newer versions close TCP, abstract sockets and signals to others.
 
 What it leaves open: names, sizes and times of files, which stat() tells even where reading is refused; attributes,
 modes and times, which it does not govern; files that were open before.

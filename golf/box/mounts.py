@@ -3,9 +3,9 @@ rights and devices; a work folder in memory, limited in sum; /proc, /sys and /de
 standard library only.
 
 What it closes: through files that two boxes see, one could leave the other something: in extended attributes, modes and
-times (reading alone moves the time of the last access), which a read-only mount keeps still; in names and folders, which
-lie in this box's own memory; in the counters of the machine under /proc and /sys, which are not there. The work folder
-is new and empty for every box, and gone with it.
+times (reading alone moves the time of the last access), which a read-only mount keeps still; in names and folders,
+which lie in this box's own memory; in the counters of the machine under /proc and /sys, which are not there. The work
+folder is new and empty for every box, and gone with it.
 
 What it leaves open: the files themselves are the machine's, one copy for all boxes: locks on them and their pages in
 memory are closed by the filter of system calls (calls.py), and how fast a page is read is known to a box that runs
@@ -28,7 +28,8 @@ DEVICES = ("/dev/null", "/dev/urandom", "/dev/random")
 # Of /sys, what torch's library cpuinfo and OpenMP read, and what never changes while the machine runs.
 PROCESSORS = ("/sys/devices/system/cpu/online", "/sys/devices/system/cpu/possible", "/sys/devices/system/cpu/present",
               "/sys/devices/system/cpu/kernel_max", "/sys/devices/system/node/online",
-              "/sys/devices/system/cpu/cpu[0-9]*/topology/*", "/sys/devices/system/cpu/cpu[0-9]*/cpufreq/cpuinfo_m??_freq",
+              "/sys/devices/system/cpu/cpu[0-9]*/topology/*",
+              "/sys/devices/system/cpu/cpu[0-9]*/cpufreq/cpuinfo_m??_freq",
               "/sys/devices/system/cpu/cpu[0-9]*/regs/identification/*")
 
 
@@ -123,7 +124,7 @@ def _make_file(path):
 
 
 def fixed_proc():
-    """{path: text} of /proc: what the machine is, and nothing of what it does. Memory is all free, time stands still."""
+    """{path: text} of /proc: what the machine is, not what it does: all memory is free, time stands still."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 1024
     memory = {"MemTotal": total, "MemFree": total, "MemAvailable": total, "SwapTotal": 0, "SwapFree": 0}
     processors = ["cpu", *(f"cpu{number}" for number in range(os.cpu_count() or 1))]

@@ -1,8 +1,8 @@
-"""A box that tries to leave one bit for the next box, or for one that runs beside it; the code runs inside a box, as the
-artifact's script, and the same file reads there what a box before it left.
+"""A box that tries to leave one bit for the next box, or for one that runs beside it; the code runs inside a box, as
+the artifact's script, and the same file reads there what a box before it left.
 
-Channel by channel: `leave` changes something, `find` reads it, and `moved` says whether two readings differ by more than
-chance. Beside that, every system call by its number, and every path that can be seen.
+Channel by channel: `leave` changes something, `find` reads it, and `moved` says whether two readings differ by more
+than chance. Beside that, every system call by its number, and every path that can be seen.
 
 Not covered: how long things take (timing.py); hardware; kernels that have other calls than those up to LAST_CALL.
 """
@@ -410,23 +410,36 @@ def everything():
         yield from (os.path.join(folder, name) for name in (*folders, *names))
 
 
+def tries(path):
+    """{call: function} that would change `path`, or make something beside it."""
+    beside = path + "-golf"
+    return {
+        "append": lambda: os.close(os.open(path, os.O_WRONLY | os.O_APPEND)),
+        "read and write": lambda: os.close(os.open(path, os.O_RDWR)),
+        "truncate": lambda: os.truncate(path, 0),
+        "create": lambda: os.close(os.open(beside, os.O_CREAT | os.O_WRONLY)),
+        "mkdir": lambda: os.mkdir(beside),
+        "mknod": lambda: os.mknod(beside),
+        "symlink": lambda: os.symlink("x", beside),
+        "link": lambda: os.link(path, beside),
+        "rename": lambda: os.rename(path, beside),
+        "unlink": lambda: os.unlink(path),
+        "rmdir": lambda: os.rmdir(path),
+        "chmod": lambda: os.chmod(path, 0o777),
+        "chown": lambda: os.chown(path, os.getuid(), -1),
+        "utime": lambda: os.utime(path),
+        "setxattr": lambda: os.setxattr(path, "user.golf", b"1"),
+    }
+
+
 def changed_paths():
-    """(call, path) of everything that could be changed outside of the work folder. Only where the root is the box's own:
-    it would do harm elsewhere."""
+    """(call, path) of everything that could be changed outside of the work folder. Only where the root is the box's
+    own: it would do harm elsewhere."""
     if os.path.exists("/etc/passwd"):
         raise RuntimeError("this is not a root of the box's own")
     found = []
     for path in everything():
-        beside = path + "-golf"
-        tries = {"append": lambda: os.close(os.open(path, os.O_WRONLY | os.O_APPEND)),
-                 "read and write": lambda: os.close(os.open(path, os.O_RDWR)), "truncate": lambda: os.truncate(path, 0),
-                 "create": lambda: os.close(os.open(beside, os.O_CREAT | os.O_WRONLY)), "mkdir": lambda: os.mkdir(beside),
-                 "mknod": lambda: os.mknod(beside), "symlink": lambda: os.symlink("x", beside),
-                 "link": lambda: os.link(path, beside), "rename": lambda: os.rename(path, beside),
-                 "unlink": lambda: os.unlink(path), "rmdir": lambda: os.rmdir(path),
-                 "chmod": lambda: os.chmod(path, 0o777), "chown": lambda: os.chown(path, os.getuid(), -1),
-                 "utime": lambda: os.utime(path), "setxattr": lambda: os.setxattr(path, "user.golf", b"1")}
-        for name, action in tries.items():
+        for name, action in tries(path).items():
             try:
                 action()
             except OSError:

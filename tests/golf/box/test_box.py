@@ -74,7 +74,7 @@ for path in (sys.executable, os.__file__, "/dev/null"):
     refused("changes times", lambda: os.utime(path))
     refused("changes modes", lambda: os.chmod(path, 0o755))
     refused("sets attributes", lambda: os.setxattr(path, "user.golf", b"1"))
-for path in ("/etc/passwd", "/proc/self", "/sys/kernel", "/usr/bin", "/dev/shm", "/tmp/" + os.path.basename({outside!r})):
+for path in ("/etc/passwd", "/proc/self", "/sys/kernel", "/usr/bin", "/dev/shm", {outside!r}):
     if os.path.exists(path): raise RuntimeError("ESCAPED sees " + path)
 for path in ("/proc/meminfo", "/proc/stat", "/proc/loadavg", "/proc/cpuinfo"):
     if "MHz" in open(path).read(): raise RuntimeError("ESCAPED sees the clock rate")
@@ -169,7 +169,7 @@ if any(held.raw): raise RuntimeError("ESCAPED holds capabilities")
 
 
 def test_the_box_holds_no_capabilities(world, monkeypatch):
-    """Asked without the filter of calls, which would refuse the question; and with the layer taken out it holds some."""
+    """Asked without the filter of calls, which would refuse the question; with the layer taken out it holds some."""
     artifact = world.artifact(SCRIPT + CAPABILITIES, name="capabilities.golf")
     with monkeypatch.context() as patch:
         take_out(patch, "refused calls")
@@ -326,7 +326,8 @@ def test_filter_that_knows_its_calls():
 # Call -> arguments that must pass, arguments that must not; the flags by their names in the headers' order.
 ARGUMENTS = {
     "futex": ([[0, 128], [0, 129], [0, 0x189]], []),
-    "clone": ([[0x3D0F00], [0x7D0F00]], [[17], [0x3D0F00 | 0x1000], [0x3D0F00 | calls.CLONE_NEWUSER], [calls.CLONE_THREAD | calls.CLONE_NEWNET]]),
+    "clone": ([[0x3D0F00], [0x7D0F00]], [[17], [0x3D0F00 | 0x1000], [0x3D0F00 | calls.CLONE_NEWUSER],
+                                         [calls.CLONE_THREAD | calls.CLONE_NEWNET]]),
     "open": ([[0, os.O_RDONLY], [0, os.O_CREAT | os.O_WRONLY]], [[0, 0o40000]]),
     "openat": ([[0, 0, os.O_RDONLY], [0, 0, os.O_CREAT | os.O_WRONLY]], [[0, 0, 0o40000]]),
     "mmap": ([[0, 0, 0, 0x22], [0, 0, 0, 0x01], [0, 0, 0, 0x02]],  # private anonymous, shared file, private file

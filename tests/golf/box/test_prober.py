@@ -39,6 +39,7 @@ class Scorer:
     def __init__(self, model, config):
         pass
 """
+DECODE = "def decode_weights(payload):\n    return {}\n"
 AFTER = [kind.__name__ for kind in prober.AFTER]
 BESIDE = [kind.__name__ for kind in prober.BESIDE]
 MOVED = {kind.__name__: kind.moved for kind in prober.BESIDE}
@@ -68,8 +69,7 @@ class Lab:
         allowed = [*calls.ALLOWED.values(), *(number for number, _ in calls.CHECKED.values())]
         script = Path(prober.__file__).read_text() + MAIN.format(role=role, names=names, targets=self.targets,
                                                                  allowed=allowed)
-        decode = "def decode_weights(payload):\n    return {}\n"
-        boxes = passes.Boxes(box.Submission(script, decode, {}, b"", 300), 1, 300)
+        boxes = passes.Boxes(box.Submission(script, DECODE, {}, b"", 300), 1, 300)
         return boxes.__enter__()
 
     def evict(self):
@@ -111,7 +111,7 @@ def lab(tmp_path, monkeypatch):
 @functools.cache
 def missing_layers():
     """Layers that this machine does not grant."""
-    submission = box.Submission(MAIN.partition("\n\n")[2], "def decode_weights(payload):\n    return {}\n", {}, b"", 300)
+    submission = box.Submission(MAIN.partition("\n\n")[2], DECODE, {}, b"", 300)
     with passes.Boxes(submission, 1, 300) as running:
         return [row["layer"] for row in running.boxes[0].layers if not row["active"]]
 
@@ -132,13 +132,13 @@ def test_nothing_reaches_a_box_beside(lab):
 
 
 def test_no_call_passes_and_no_path_changes(lab, monkeypatch):
-    """Every system call by its number but those that are allowed; every path that can be seen, by fifteen calls: without
-    Landlock, so that all of the box's root is walked."""
+    """Every system call by its number but those that are allowed; every path that can be seen, by fifteen calls:
+    without Landlock, so that all of the box's root is walked."""
     needs_all_layers()
     take_out(monkeypatch, "Landlock")
     first = lab.do("all", [])
     assert first["calls"] == []
-    # Null keeps nothing; what is written to the others (which Landlock closes) only stirs a generator of random numbers.
+    # Null keeps nothing; what is written to the others (Landlock closes them) only stirs random numbers.
     assert {path for _, path in first["paths"]} <= {"/dev/null", "/dev/random", "/dev/urandom"}
     assert first["states"][0] > 5_000
     assert lab.do("all", [])["states"] == first["states"]
