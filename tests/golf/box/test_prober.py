@@ -70,6 +70,7 @@ class Lab:
         allowed = [*calls.ALLOWED.values(), *(number for number, _ in calls.CHECKED.values())]
         script = Path(prober.__file__).read_text() + MAIN.format(role=role, names=names, targets=self.targets,
                                                                  allowed=allowed)
+        self.settle()
         boxes = passes.Boxes(box.Submission(script, DECODE, {}, b"", 300), 1, 300)
         return boxes.__enter__()
 
@@ -104,7 +105,6 @@ class Lab:
     def carried(self, names, beside=False):
         """The channels through which a box tells another one bit."""
         self.evict()
-        self.settle()
         left = self.start("leave", names)
         if beside:
             after = self.do("find", names)
