@@ -173,7 +173,7 @@ def main():
         for one in running:
             one.close()
     print(f"a read takes {said['near']} cycles where the page's line is cached, {said['far']} where it was flushed")
-    for slot, wrong in zip(SLOTS_NS, said["wrong"]):
+    for slot, wrong in zip(SLOTS_NS, said["wrong"], strict=True):
         print(f"{slot / 1000:7,.0f} us a bit: {wrong:6.1%} wrong, {capacity(slot, wrong):10,.0f} bits/s")
 
 
