@@ -13,12 +13,14 @@ import time
 
 import numpy as np
 
-from golf.box.box import Box, BoxFailure
+from golf.box import mounts, packages
+from golf.box.box import CAPACITY_LOGITS, Box, BoxFailure
 from golf.files import Failure
 from scoring.likelihood import Ledger, token_nats
 
 BOS = 1  # id of the document boundary, and so of the end symbol
 BATCH_TOKENS = 8192  # of one call; larger is no faster on a CPU, and a chunk longer than this is still one call
+CPU_CORES = 2  # that all boxes of a score without a GPU share, on larger machines too (RULES.md)
 MIN_MEMORY_BYTES = 1 << 30  # of a box; torch alone takes a third of it
 OPENED_ROWS = 4  # of each chunk, of a box with `claims`
 CLAIM_TOLERANCE = 1e-3  # nats between a claim and its own row: float32 on both sides
@@ -158,6 +160,8 @@ class Boxes:
 
     def __enter__(self):
         devices = gpus()
+        if not devices:
+            packages.read_beforehand()
         try:
             for number in range(self.count):
                 gpu = devices[number % len(devices)] if devices else None
@@ -169,6 +173,7 @@ class Boxes:
                         gpu,
                         memory_share(self.count),
                         1 / math.ceil(self.count / max(1, len(devices))),
+                        core_numbers(),
                     )
                 )
             self.each(Box.load, self.boxes)
@@ -240,14 +245,27 @@ def score_documents(submission, documents, processes, time_limit, certify, on_ph
 
 
 def cores():
-    """CPU cores that this process may use."""
+    """Number of CPU cores that the boxes of a score may use together."""
+    numbers = core_numbers()
+    if numbers is not None:
+        return len(numbers)
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def core_numbers():
+    """Numbers of the CPU cores that every box of a score is held to, or None: with a GPU, and where the system cannot
+    hold it."""
+    if gpus() or not hasattr(os, "sched_getaffinity"):
+        return None
+    return sorted(os.sched_getaffinity(0))[:CPU_CORES]
+
+
 def memory_share(count):
-    """Bytes of memory for each of `count` boxes: together four fifths of the machine's."""
+    """Bytes of private memory for each of `count` boxes: with their shared memory and their files, which come on top,
+    they together stay below four fifths of the machine's."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return max(MIN_MEMORY_BYTES, total * 4 // 5 // count)
+    on_top = 4 * CAPACITY_LOGITS + mounts.MAX_WORK_BYTES
+    return max(MIN_MEMORY_BYTES, total * 4 // 5 // count - on_top)
 
 
 def gpus():

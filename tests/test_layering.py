@@ -49,11 +49,17 @@ PAGES = {"jinja2", "markupsafe", "markdown_it"}
 # The first row whose pattern matches a file holds for it, so the most special ones stand first.
 TABLE = [
     Row("train_gpt.py", {"torch", "numpy", "triton"}),
-    # These travel alone: the decoder inside the artifact, the other three into the box.
+    # These travel alone: the decoder inside the artifact, the others into the box, beside the artifact's files.
     Row("compress/decode.py", {"torch", "numpy", "brotli", "zstandard"}),
-    Row("golf/box/worker.py", {"protocol", "confine", "torch", "numpy"}),
+    Row("golf/box/worker.py", {"golf.box.confine", "golf.box.protocol", "golf.box.watch", "torch", "numpy"}),
     Row("golf/box/protocol.py", set()),
-    Row("golf/box/confine.py", set()),
+    Row("golf/box/kernel.py", set()),
+    Row("golf/box/visible.py", set()),
+    Row("golf/box/watch.py", {"golf.box.visible"}),
+    Row("golf/box/calls.py", {"golf.box.kernel"}),
+    Row("golf/box/mounts.py", {"golf.box.kernel"}),
+    Row("golf/box/landlock.py", {"golf.box.kernel", "golf.box.visible"}),
+    Row("golf/box/confine.py", {"golf.box.calls", "golf.box.kernel", "golf.box.landlock", "golf.box.mounts"}),
     # Programs for the box: they run beside an artifact's script and decoder, and import those.
     Row("compress/*_in_box.py", {"train_gpt", "decode", "torch", "numpy", "brotli"}, in_functions=BESIDE),
     Row("golf/__main__.py", {"golf"}),

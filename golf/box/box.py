@@ -29,10 +29,20 @@ import time
 
 import numpy as np
 
-from golf.box import cgroup, confine, packages, protocol
+from golf.box import cgroup, confine, mounts, packages, protocol
 from golf.files import Failure
 
-BOX_FILES = ("worker.py", "protocol.py", "confine.py")
+BOX_FILES = (
+    "worker.py",
+    "protocol.py",
+    "confine.py",
+    "mounts.py",
+    "landlock.py",
+    "calls.py",
+    "kernel.py",
+    "visible.py",
+    "watch.py",
+)
 CAPACITY_LOGITS = 1 << 27  # of one call: shared memory of 0.5 GiB, of which only what is used is real
 PREFIX, LOCK = cgroup.PREFIX, "lock"
 MAX_OUTPUT_BYTES = 1 << 23  # of stdout and stderr together; a training script prints far less
@@ -63,12 +73,24 @@ class Box:
     """One running box. Call load() once, then start/logits/commit; always kill() and then close()."""
 
     def __init__(
-        self, submission, threads, time_limit, gpu=None, memory_bytes=None, gpu_fraction=1.0, program=None, folder=None
+        self,
+        submission,
+        threads,
+        time_limit,
+        gpu=None,
+        memory_bytes=None,
+        gpu_fraction=1.0,
+        cores=None,
+        program=None,
+        folder=None,
     ):
         """Start the interpreter with `threads` CPU threads; `time_limit` seconds from now everything must be done.
         memory_bytes: limit on its private memory (with a GPU only where the kernel grants a control group);
-        gpu_fraction: of the GPU's memory. program: path of a program of the kit's that the box runs in the place of
-        load() and what follows it: call results() alone. folder: its files are moved beside the artifact's."""
+        gpu_fraction: of the GPU's memory; cores: numbers of those that it may run on (None: all). program: path of a
+        program of the kit's that the box runs in the place of load() and what follows it: call results() alone.
+        folder: its files are moved beside the artifact's."""
+        self.processes = gpu is not None  # whether it may start some: Triton calls a compiler
+        self.cores = cores
         self.vocab_size = submission.vocab_size
         self.capacity = CAPACITY_LOGITS // self.vocab_size  # tokens of one call
         self.time_limit = time_limit
@@ -99,12 +121,17 @@ class Box:
         self.work = os.path.join(self.directory, "work")
         os.mkdir(self.work)
         here = os.path.dirname(os.path.abspath(__file__))
+        self.program = os.path.join(self.directory, "golf", "box")  # so that imports read as they do here
+        os.makedirs(self.program)
         for name in BOX_FILES:
-            shutil.copyfile(os.path.join(here, name), os.path.join(self.directory, name))
+            shutil.copyfile(os.path.join(here, name), os.path.join(self.program, name))
         if program is not None:
-            shutil.copyfile(program, os.path.join(self.directory, protocol.PROGRAM))
+            shutil.copyfile(program, os.path.join(self.program, protocol.PROGRAM))
         for name in os.listdir(folder) if folder is not None else ():
             shutil.move(os.path.join(folder, name), self.work)
+        os.mkdir(os.path.join(self.directory, mounts.STAGE))
+        with open(os.path.join(self.directory, mounts.VISIBLE), "w", encoding="utf-8") as file:
+            file.write(packages.visible_files(self.processes).as_json())
         files = {
             "train_gpt.py": submission.train_source.encode(),
             "decode.py": submission.decode_source.encode(),
@@ -143,7 +170,8 @@ class Box:
             "threads": threads,
             "cpu_seconds": int((self.time_limit + 60) * (os.cpu_count() or 1)),
             "memory_bytes": memory_bytes if gpu is None else None,
-            "processes": gpu is not None,
+            "processes": self.processes,
+            "cores": self.cores,
             "group": self.group,
             "gpu_fraction": gpu_fraction,
             "program": program,
@@ -167,7 +195,7 @@ class Box:
                     "-u",
                     "-X",
                     "utf8",
-                    os.path.join(self.directory, "worker.py"),
+                    os.path.join(self.program, "worker.py"),
                     json.dumps(options),
                 ],
                 cwd=self.work,

@@ -11,6 +11,8 @@ import os
 import re
 import sysconfig
 
+from golf.box import visible
+
 ALLOWED = ("torch", "numpy", "brotli", "zstandard", "sentencepiece", "triton")
 
 
@@ -43,3 +45,14 @@ def importable():
             paths.add(os.path.realpath(os.path.dirname(spec.origin) if is_folder else spec.origin))
     # A folder of packages itself must never be among them.
     return {"names": sorted(names), "packages": sorted(paths - homes)}
+
+
+def visible_files(processes):
+    """The visible.Tree of a box; `processes`: whether it may start some."""
+    return visible.tree(tuple(importable()["packages"]), processes)
+
+
+def read_beforehand():
+    """Bring all files that a box without processes sees into memory, so that waiting for a page tells it nothing of the
+    boxes before it. Returns the bytes."""
+    return visible.read_beforehand(sorted(visible_files(False).paths))

@@ -1,5 +1,5 @@
-"""The program inside the box: decodes the artifact's model and answers the scorer. It is copied into the box with
-protocol.py and confine.py and imports nothing else of this repository: standard library, numpy and torch.
+"""The program inside the box: decodes the artifact's model and answers the scorer. It is copied into the box with the
+files that box.py lists, and imports nothing else of this repository: standard library, numpy and torch.
 
 Run as `python -I worker.py '{...}'` in a directory that holds train_gpt.py and decode.py (real files: Triton reads
 source), config.json and weights.bin. Floating point: float32 on the CPU; with a CUDA device, autocast to bfloat16.
@@ -22,11 +22,11 @@ the worker's own; the scorer takes nothing after it on trust.
 
 import contextlib
 import importlib
-import importlib.util
 import json
 import mmap
 import os
 import sys
+import types
 
 BOS = 1  # id of the document boundary, fixed by the format of the data
 
@@ -157,16 +157,14 @@ class Worker:
             elif message["op"] == "files":
                 self.send("files", files=[path[:200] for path in self.watch.files])
 
-    def run_program(self):
-        """Run the kit's program beside the artifact's files and send what it yields."""
+    def run_program(self, source):
+        """Run the kit's program, whose text is `source`, beside the artifact's files and send what it yields."""
         import numpy
         import torch
 
         torch.set_num_threads(self.options["threads"])
-        here = os.path.dirname(os.path.abspath(__file__))
-        spec = importlib.util.spec_from_file_location("program", os.path.join(here, self.protocol.PROGRAM))
-        program = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(program)
+        program = types.ModuleType("program")
+        exec(compile(source, self.protocol.PROGRAM, "exec"), vars(program))
         sys.path.insert(0, os.getcwd())
         size = self.protocol.memory_bytes(self.options["capacity"], self.options["vocab_size"])
         memory = numpy.frombuffer(mmap.mmap(self.options["memory_fd"], size), numpy.uint8)
@@ -197,12 +195,17 @@ class Worker:
 def main():
     """Confine, say hello, load, serve. A failure of the artifact becomes one `error` message and exit status 1."""
     options = json.loads(sys.argv[1])
-    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-    import confine
-    import protocol
+    program = os.path.dirname(os.path.abspath(__file__))
+    sys.path.insert(0, os.path.dirname(os.path.dirname(program)))  # where `golf` lies
+    from golf.box import confine, protocol
+    from golf.box.watch import Watch
 
     sys.path.pop(0)
-    watch = confine.Watch(options["names"], options["packages"])
+    source = None
+    if options["program"]:
+        with open(os.path.join(program, protocol.PROGRAM), encoding="utf-8") as file:  # the box's root will not have it
+            source = file.read()
+    watch = Watch(options["names"], options["packages"], options["processes"])
     layers = confine.confine(options)  # before numpy and torch: namespaces need a single thread
     watch.limit_imports()
     import torch  # noqa: F401  (its import counts as starting the box, not as decoding)
@@ -211,8 +214,8 @@ def main():
     worker.send("hello", layers=layers)
     watch.log_files()
     try:
-        if options["program"]:
-            worker.run_program()
+        if source is not None:
+            worker.run_program(source)
         else:
             worker.load()
             worker.serve()

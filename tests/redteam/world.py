@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from golf import container, tokenizer_section
-from golf.box import box
 from golf.files import Failure
 from golf.tokenizer import Tokenizer
 from scoring import score as scoring_score
 from tests.redteam.cases import BASE, STORED, Case
+from tests.support.box_walls import take_out
 from tests.support.scoring_world import DECODE, train_tokenizer, write_data
 
 WORDS = """the sea was grey and a small boat came slowly towards stone harbour wall where old men mended their nets in
@@ -145,13 +145,6 @@ class World:
 
 
 def take_out_landlock(monkeypatch):
-    """From here on in this test, boxes get a confine.py whose Landlock layer does nothing."""
-    real = box.shutil.copyfile
-
-    def copyfile(source, target):
-        real(source, target)
-        if source.endswith("confine.py"):
-            with open(target, "a") as file:
-                file.write("\ndef _landlock(options):\n    return False, 'taken out'\n")
-
-    monkeypatch.setattr(box.shutil, "copyfile", copyfile)
+    """From here on in this test, boxes can read the files of the machine: without Landlock, and without a root of their
+    own."""
+    take_out(monkeypatch, "Landlock", "own root")

@@ -12,6 +12,7 @@ import pytest
 
 import eval_heldout
 from tests.support import ROOT
+from tests.support.box_walls import in_work_folder
 from tests.support.scoring_world import box_processes, plain_evaluation, write_data
 
 LIGHT = [sys.executable, "-m", "tests.support.light_box"]  # the command with boxes that start without torch
@@ -117,7 +118,7 @@ def started(world, folder):
         env={**os.environ, "TMPDIR": str(folder)},
         stderr=subprocess.DEVNULL,
     )
-    assert wait_for(lambda: list(folder.glob("golf-box-*/work/started")), 60)
+    assert wait_for(lambda: in_work_folder(folder, "started"), 60)
     return running
 
 

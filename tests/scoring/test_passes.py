@@ -46,13 +46,13 @@ def test_boxes_are_dealt_to_gpus(monkeypatch):
         scope, chunk, claims = "document", 8, False
         load = kill = close = lambda self: None
 
-        def __init__(self, submission, threads, time_limit, gpu, memory_bytes, gpu_fraction):
-            self.given = gpu, gpu_fraction
+        def __init__(self, submission, threads, time_limit, gpu, memory_bytes, gpu_fraction, cores):
+            self.given = gpu, gpu_fraction, cores
 
     monkeypatch.setattr(passes, "Box", Fake)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,5")
     with passes.Boxes(None, 3, 1) as running:
-        assert [box.given for box in running.boxes] == [("0", 0.5), ("5", 0.5), ("0", 0.5)]
+        assert [box.given for box in running.boxes] == [("0", 0.5, None), ("5", 0.5, None), ("0", 0.5, None)]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with passes.Boxes(None, 2, 1) as running:
-        assert [box.given[0] for box in running.boxes] == [None, None]
+        assert [box.given for box in running.boxes] == [(None, 0.5, passes.core_numbers())] * 2

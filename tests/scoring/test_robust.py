@@ -27,6 +27,7 @@ from scoring import likelihood, overhead, passes
 from scoring import score as scoring_score
 from tests.redteam import fuzz
 from tests.support import ROOT, light_box
+from tests.support.box_walls import in_work_folder
 from tests.support.scoring_world import ADAPTIVE, SCRIPT, box_processes, plain_evaluation
 
 
@@ -59,7 +60,7 @@ def test_killed_box_is_one_verdict(world, monkeypatch, tmp_path, when):
 
     def kill():
         until = time.monotonic() + 100
-        while not list(tmp_path.glob("golf-box-*/work/now")) and time.monotonic() < until:
+        while not in_work_folder(tmp_path, "now") and time.monotonic() < until:
             time.sleep(0.05)
         for path in os.listdir("/proc"):
             try:

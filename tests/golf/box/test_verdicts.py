@@ -165,7 +165,7 @@ def test_limits_are_what_they_say(world):
     try:
         running.load()
         names = [row["layer"] for row in running.layers]
-        assert len(set(names)) == len(names) == 15
+        assert len(set(names)) == len(names) == 19
         assert all(row["active"] or row["note"] for row in running.layers)
         if os.path.isdir("/proc"):
             with open(f"/proc/{running.process.pid}/limits") as file:
