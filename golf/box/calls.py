@@ -142,7 +142,8 @@ DENIED = {
     "io_submit": (209, 2),
 }
 MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column above, AUDIT_ARCH (linux/audit.h)
-CLONE, CLONE3, FORK, VFORK, PRCTL = (56, 220), (435, 435), (57, None), (58, None), (157, 167)
+CLONE, CLONE3, PRCTL = (56, 220), (435, 435), (157, 167)
+FORKS: tuple[tuple[int, int | None], ...] = ((57, None), (58, None))  # fork, vfork: arm64 has neither
 
 # x86-64: what something honest tries, and does without if it is refused.
 REFUSED = {
@@ -427,7 +428,7 @@ def filter_program(machine, processes, own=0):
         _allow_list(program, own)
         return b"".join(program.code)
     if not processes:
-        for numbers in (FORK, VFORK):
+        for numbers in FORKS:
             if numbers[column] is not None:
                 program.when_answer(Program.EQUAL, numbers[column], Program.REFUSE)
     life = Program()  # taking back the tie to the scorer's life

@@ -95,7 +95,7 @@ def own_proc():
 
 def _fill(stage, visible, fixed):
     """Everything below the new root but the devices and the work folder."""
-    made = set()
+    made: set[str] = set()
     for path in visible["folders"]:
         _make_folder(stage + path, made)
     for path in visible["paths"]:

@@ -196,13 +196,13 @@ def code(path):
         return
     for folder, folders, names in os.walk(path):
         compiled = os.path.join(folder, "__pycache__")
-        names = {os.path.join(folder, name) for name in names if _is_code(name)}
+        found = {os.path.join(folder, name) for name in names if _is_code(name)}
         ending = f".{sys.implementation.cache_tag}.pyc"
         for name in sorted(os.listdir(compiled)) if "__pycache__" in folders else ():
-            if os.path.join(folder, name.removesuffix(ending) + ".py") in names:
-                names.add(os.path.join(compiled, name))
+            if os.path.join(folder, name.removesuffix(ending) + ".py") in found:
+                found.add(os.path.join(compiled, name))
         folders[:] = sorted(set(folders) - UNUSED)
-        yield from sorted(names)
+        yield from sorted(found)
 
 
 def _is_code(name):

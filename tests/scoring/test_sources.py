@@ -36,7 +36,7 @@ finally:
 # that lies beside its worker, after everything was imported.
 TELLS = """
 import os, sys
-home = os.path.dirname(os.getcwd())
+home = os.path.join(os.path.dirname(os.getcwd()), "golf", "box")
 plain = Model.forward
 
 def forward(self, tokens):
