@@ -428,9 +428,9 @@ def filter_program(machine, processes, own=0):
         _allow_list(program, own)
         return b"".join(program.code)
     if not processes:
-        for numbers in FORKS:
-            if numbers[column] is not None:
-                program.when_answer(Program.EQUAL, numbers[column], Program.REFUSE)
+        for fork in FORKS:
+            if fork[column] is not None:
+                program.when_answer(Program.EQUAL, fork[column], Program.REFUSE)
     life = Program()  # taking back the tie to the scorer's life
     life.load(Program.ARGUMENTS)
     life.when_answer(Program.EQUAL, PR_SET_PDEATHSIG, Program.REFUSE)
