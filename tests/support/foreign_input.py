@@ -285,7 +285,9 @@ def main(argv: list[str] | None = None) -> int:
     from rich.console import Console
     from rich.progress import Progress
 
-    parser = argparse.ArgumentParser(prog="python -m tests.support.foreign_input", description="Mutated records and runs.")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.support.foreign_input", description="Mutated records and runs."
+    )
     parser.add_argument("--count", type=int, default=2000, help="mutants (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the mutations (default: %(default)s)")
     options = parser.parse_args(argv)
