@@ -164,7 +164,7 @@ def trace(record: Record) -> None:
         for old in old_block:
             effort += len(old.form) * sum(len(new.form) for new in left)
             if effort > MAX_EFFORT:
-                raise Failure(f"{record.folder}/train_gpt.py: too different from its parent's to be compared in minutes")
+                raise Failure(f"{record.folder}/train_gpt.py: comparing it with its parent's takes too long")
             near = max(left, key=lambda new: similarity(old.form, new.form), default=None)
             if near is not None and similarity(old.form, near.form) >= 0.6:
                 near.kind = "changed"

@@ -478,7 +478,8 @@ def history(s: Submission) -> Verdict:
         return Verdict("PASS" if "files" in s.record else "SKIP", "not committed here yet")
     # git would look into a repository inside the record, and run what its settings name (core.fsmonitor).
     later = git("log", "--format=%h", "--diff-filter=MDRT").split()
-    edited = [line for line in git("status", "--porcelain", "--ignore-submodules=all").splitlines() if not line.startswith("??")]
+    status = git("status", "--porcelain", "--ignore-submodules=all").splitlines()
+    edited = [line for line in status if not line.startswith("??")]
     return judge(
         not later and not edited,
         (edited + [f"edited in {commit}" for commit in later] + ["as committed"])[0],
