@@ -18,6 +18,7 @@ from pathlib import Path
 from compress import bounded, report
 from compress.sizes import CAP_BYTES, size_report
 from golf import container
+from golf.files import Failure, read_bytes
 from golf.foreign import terminal
 from golf.progress import Progress
 
@@ -28,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
         return options.command(options)
     except BrokenPipeError:
         return 1
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, Failure) as error:
         text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
         where = str(getattr(options, "file", ""))
         print(f"compress {options.name}: {terminal(text if where in text else f'{where}: {text}')}", file=sys.stderr)
@@ -122,7 +123,7 @@ def pack(options) -> int:
 
 
 def size(options) -> int:
-    sections = container.read(options.file.read_bytes())
+    sections = container.read(read_bytes(options.file))
     result = {"artifact": str(options.file), **size_of(sections, options.track)}
     if options.json:
         print(json.dumps(result))
@@ -136,9 +137,7 @@ def size(options) -> int:
 
 
 def code(options) -> int:
-    from compress.minify import code_section, minified_script
-
-    count = len(code_section(minified_script(options.file.read_text(encoding="utf-8"))))
+    count = bounded.call("compress.minify:code_bytes", file=str(options.file.resolve()))
     line = f"{terminal(str(options.file))}: {count:,} bytes with the decoder"
     print(json.dumps({"code_bytes": count}) if options.json else line)
     return 0
@@ -165,7 +164,7 @@ def inspect(options) -> int:
     steps = found.pop("steps", None)
     result = found
     if "tensors" in found:
-        result = {"artifact": str(file), **size_of(container.read(file.read_bytes()), None), **found}
+        result = {"artifact": str(file), **size_of(container.read(read_bytes(file)), None), **found}
     if options.plot:
         if steps is None:
             raise ValueError(f"{file} cannot be read, so there are no steps to draw; pack the run first")
@@ -195,7 +194,7 @@ def bench(options) -> int:
 def unpack(options) -> int:
     from compress.verify import unpack_into
 
-    data, folder = options.file.read_bytes(), options.folder
+    data, folder = read_bytes(options.file), options.folder
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} exists and is not an empty folder; name a new one")
     container.read(data)  # before anything is made
@@ -216,7 +215,7 @@ def unpack(options) -> int:
 def check(options) -> int:
     from compress.verify import verify
 
-    data = options.file.read_bytes()
+    data = read_bytes(options.file)
     result = {"artifact": str(options.file), "artifact_bytes": len(data), **verify(data)}
     if options.json:
         print(json.dumps(result))

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 
-from golf.files import ROOT
+from golf.files import ROOT, Failure
 from golf.foreign import terminal
 
 # Private memory of the child, torch's 0.2 GB included. The pages of libraries come on top: 2 GB in all.
@@ -76,7 +76,7 @@ def answer(function: str, arguments: dict) -> str:
         return json.dumps({"result": getattr(importlib.import_module(module), name)(**arguments)})
     except MemoryError:
         text = MEMORY_TEXT
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, Failure) as error:
         text = str(error)
     except Exception as error:  # noqa: BLE001  (a user gets one line, whatever a file does to its reader)
         text = f"cannot be read: {type(error).__name__}: {error}"

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import torch
 
+from golf.files import Failure, open_regular
+
 
 class RunError(ValueError):
     """A run that cannot be packed; the message says in one line which file, what is wrong, what to do."""
@@ -111,9 +113,12 @@ def load_statistics(run: Path, model: dict[str, torch.Tensor]) -> Statistics | N
 
 def _load(path: Path, missing: str) -> dict:
     try:
+        open_regular(path).close()
         value = torch.load(path, map_location="cpu", weights_only=True)
     except (FileNotFoundError, NotADirectoryError):
         raise RunError(missing) from None
+    except Failure as error:
+        raise RunError(str(error)) from None
     except Exception:  # torch raises many kinds, some over several lines
         raise RunError(f"{path}: cannot be read as a torch file; it is damaged or cut short") from None
     if not isinstance(value, dict) or value.get("format") != 1:

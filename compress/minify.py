@@ -20,6 +20,8 @@ from python_minifier.expression_printer import ExpressionPrinter
 from python_minifier.f_string import OuterFString
 
 from golf import container
+from golf.files import read_text
+from golf.script import MAX_BYTES
 
 DECODER = Path(__file__).with_name("decode.py")
 
@@ -65,6 +67,11 @@ def minified_script(source: str) -> str:
 def code_section(script: str) -> bytes:
     """The CODE payload: a script that is minified already, and the decoder."""
     return container.code_pack(script, minify(DECODER.read_text(encoding="utf-8")))
+
+
+def code_bytes(file: str) -> int:
+    """Bytes of the CODE payload of the script in `file`. Raises ValueError, one line, if it is not Python."""
+    return len(code_section(minified_script(read_text(Path(file), MAX_BYTES))))
 
 
 def blockers(source: str) -> list[str]:

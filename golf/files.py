@@ -21,11 +21,16 @@ from typing import BinaryIO
 from golf.foreign import terminal, terminal_lines
 
 ROOT = Path(__file__).resolve().parent.parent  # of the checkout that these sources are in
-MAX_BYTES = 64 * 2**20  # of a file that is read whole; the longest eval.json has some tens of thousands of documents
+MAX_BYTES = 64 * 2**20  # of a file that is read whole
+# Of a text or a JSON file: in memory `[[],[],...` takes 25 times its length. 50,000 documents of a score take half.
+MAX_TEXT_BYTES = 16 * 2**20
+MAX_SETTINGS_BYTES = 2**20  # of a JSON file without documents, such as record.json and run.json
+MAX_HASHED_BYTES = 4 * 2**30  # a file with holes has terabytes that are on no disk
 MAX_DEPTH = 32  # levels of lists and objects in JSON: comparing and printing values recurses as deep as they are
 MAX_INTEGER = 2**64
 MAX_METRIC = 1e15  # of a value in metrics.jsonl: larger ones break a picture's axes
 MAX_ENTRIES = 2000  # files and folders in a record; three seeds need 18
+MAX_FOLDER_BYTES = 64 * 2**20  # of all files of a record together
 
 
 class Failure(Exception):
@@ -41,18 +46,27 @@ def explain(program: str, error: Failure | OSError) -> int:
     if isinstance(error, Failure):
         text = str(error)
     else:
-        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
+        where = f"{terminal(os.fsdecode(error.filename))}: " if isinstance(error.filename, (str, bytes)) else ""
+        text = where + (error.strerror or str(error))
     print(f"{program}: {terminal_lines(text)}", file=sys.stderr)
     return error.code if isinstance(error, Failure) else 1
 
 
+def open_regular(path: Path) -> BinaryIO:
+    """The regular file `path`, open for reading. Failure if it is something else: a pipe could be waited for without
+    end. Raises OSError."""
+    file = open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        return file
+    file.close()
+    raise Failure(f"{terminal(str(path), 1000)}: not a regular file")
+
+
 def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
-    """What the regular file `path` holds. Failure if it is something else (a pipe could be waited for without end), has
-    more than `limit` bytes, or cannot be read."""
+    """What the regular file `path` holds. Failure if it is something else, has more than `limit` bytes, or cannot be
+    read."""
     try:
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise Failure(f"{path}: not a regular file")
+        with open_regular(path) as file:
             data = file.read(limit + 1)
     except OSError as error:
         raise Failure(f"{path}: cannot read it: {error.strerror}") from None
@@ -61,7 +75,7 @@ def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
     return data
 
 
-def read_text(path: Path, limit: int = MAX_BYTES) -> str:
+def read_text(path: Path, limit: int = MAX_TEXT_BYTES) -> str:
     """As read_bytes; the file must be UTF-8."""
     try:
         return read_bytes(path, limit).decode()
@@ -74,38 +88,49 @@ def check_plain(folder: Path) -> None:
     link would lead out of it, and a pipe can be waited for without end."""
     if folder.is_symlink():
         raise Failure(f"{folder}: a symbolic link: name the folder itself")
-    waiting, entries = [folder], 0
+    waiting, entries, size = [folder], 0, 0
     while waiting:
         for entry in os.scandir(waiting.pop()):
             entries += 1
+            where = terminal(entry.path, 1000)
             status = entry.stat(follow_symlinks=False)
+            size += status.st_size
             if stat.S_ISDIR(status.st_mode):
                 waiting.append(Path(entry.path))
             elif not stat.S_ISREG(status.st_mode):
                 kind = "a symbolic link" if stat.S_ISLNK(status.st_mode) else "not a regular file"
-                raise Failure(f"{entry.path}: {kind}: a record holds its files itself")
+                raise Failure(f"{where}: {kind}: a record holds its files itself")
             elif status.st_size > MAX_BYTES:
-                raise Failure(f"{entry.path}: {status.st_size:,} bytes: a file of a record has at most {MAX_BYTES:,}")
+                raise Failure(f"{where}: {status.st_size:,} bytes: a file of a record has at most {MAX_BYTES:,}")
             if entries > MAX_ENTRIES:
                 raise Failure(f"{folder}: more than {MAX_ENTRIES:,} files: a record has some twenty")
+            if size > MAX_FOLDER_BYTES:
+                raise Failure(f"{folder}: more than {MAX_FOLDER_BYTES:,} bytes in all: a record has a few million")
 
 
 def unusable(value: object) -> str:
     """Where and why a value that json.loads gave cannot be computed with, "" if it can: NaN, infinities (1e999 is one),
     integers of 2^64 or more, lists and objects more than MAX_DEPTH deep."""
-    waiting = [((), value)]  # a stack of its own: a deep value would end Python's
+    path: list = []  # of keys and indices that lead to the item at hand
+    waiting = [iter([(None, value)])]  # a stack of its own: a deep value would end Python's
     while waiting:
-        path, value = waiting.pop()
-        if isinstance(value, float) and not math.isfinite(value):
-            return f"{dotted(path)}{value} is not a finite number"
-        if isinstance(value, int) and abs(value) >= MAX_INTEGER:
-            return f"{dotted(path)}an integer of 2^64 or more"
-        if not isinstance(value, (dict, list)):
+        step = next(waiting[-1], None)
+        if step is None:
+            waiting.pop()
+            del path[-1:]
             continue
-        if len(path) == MAX_DEPTH:
+        key, item = step
+        here = (*path[1:], key) if path else ()
+        if isinstance(item, float) and not math.isfinite(item):
+            return f"{dotted(here)}{item} is not a finite number"
+        if isinstance(item, int) and abs(item) >= MAX_INTEGER:
+            return f"{dotted(here)}an integer of 2^64 or more"
+        if not isinstance(item, (dict, list)):
+            continue
+        if len(waiting) > MAX_DEPTH:
             return f"more than {MAX_DEPTH} lists and objects inside each other"
-        items = value.items() if isinstance(value, dict) else enumerate(value)
-        waiting += (((*path, key), item) for key, item in items)
+        path.append(key)
+        waiting.append(iter(item.items() if isinstance(item, dict) else enumerate(item)))
     return ""
 
 
@@ -125,10 +150,11 @@ def parse_json(text: str | bytes) -> object:
     return value
 
 
-def read_json(path: Path, keys: tuple[str, ...] = ()) -> dict:
-    """The JSON object in `path`. Failure names the file when it is missing, not JSON, no object, or lacks a key."""
+def read_json(path: Path, keys: tuple[str, ...] = (), limit: int = MAX_TEXT_BYTES) -> dict:
+    """The JSON object in `path`. Failure names the file when it is missing, too long, not JSON, no object, or
+    lacks a key."""
     try:
-        value = parse_json(read_bytes(path))
+        value = parse_json(read_bytes(path, limit))
     except ValueError as error:
         raise Failure(f"{path}: not JSON: {terminal(str(error), 200)}") from None
     if not isinstance(value, dict):
@@ -161,9 +187,11 @@ def read_metrics(path: Path) -> list[dict]:
     return rows
 
 
-def sha256_file(path: Path) -> str:
-    """Hex digest of the file's bytes."""
-    with open(path, "rb") as file:
+def sha256_file(path: Path, limit: int = MAX_HASHED_BYTES) -> str:
+    """Hex digest of a regular file's bytes. Failure if it is something else, or larger than `limit`. Raises OSError."""
+    with open_regular(path) as file:
+        if os.fstat(file.fileno()).st_size > limit:
+            raise Failure(f"{terminal(str(path), 1000)}: more than {limit:,} bytes")
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -190,9 +218,13 @@ def _locked(path: Path) -> BinaryIO:
     locks.
 
     Another process may be about to remove a stale file of this name: the lock then comes to nothing, and we begin
-    again."""
+    again. A link or a pipe that lies there is removed and not opened: it may lead to somewhere else."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     while True:
-        file = open(path, "wb")
+        with contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISREG(os.lstat(path).st_mode):
+                path.unlink()
+        file = open(os.open(path, flags, 0o666), "wb")
         with contextlib.suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_EX)
         if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())):

@@ -19,6 +19,13 @@ MAX_CHARACTERS = 500
 # a terminal start with one), invisible formatting such as right-to-left overrides, halves of surrogate pairs, private
 # and unassigned characters, and the two separators of lines and paragraphs.
 UNSAFE_CATEGORIES = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+# Letters, marks and symbols that are drawn as nothing or as a blank: two words that differ in them
+# look alike. They are what Unicode calls Default_Ignorable_Code_Point outside of UNSAFE_CATEGORIES, and the empty
+# Braille cell.
+BLANK = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
+MAX_MARKS = 3  # accents on one letter; more would cover the lines above
 # What starts something in CommonMark or GitHub's dialect of it, where a backslash takes the meaning away. Underscores
 # inside a word mean nothing there, and names stay readable.
 MARKDOWN_SPECIAL = re.compile(r"[\\`*\[\]|~$]|(?<!\w)_++|_++(?![^\W_])")
@@ -33,9 +40,26 @@ FORMULA_STARTS = tuple("=+-@\t\r\uff1d\uff0b\uff0d\uff20")
 
 def _visible(character: str) -> str:
     """A character that cannot harm as itself, any other as its escape in a Python string."""
-    if unicodedata.category(character) in UNSAFE_CATEGORIES:
+    category = unicodedata.category(character)
+    odd_space = category == "Zs" and character != " "
+    if category in UNSAFE_CATEGORIES or odd_space or BLANK.match(character):
         return character.encode("unicode_escape").decode("ascii")
     return character
+
+
+def _shown(text: str) -> str:
+    """`text` with each character that could harm, and each accent that has no letter of this text, as an escape."""
+    parts, marks = [], MAX_MARKS  # at the start there is no letter
+    for character in text:
+        if unicodedata.category(character) not in ("Mn", "Me"):
+            marks = 0 if character.isalnum() or unicodedata.category(character) in ("Mc", "So") else MAX_MARKS
+            parts.append(_visible(character))
+        elif marks < MAX_MARKS:
+            marks += 1
+            parts.append(_visible(character))
+        else:
+            parts.append(character.encode("unicode_escape").decode("ascii"))
+    return "".join(parts)
 
 
 def terminal(value: object, limit: int = MAX_CHARACTERS) -> str:
@@ -48,13 +72,13 @@ def terminal(value: object, limit: int = MAX_CHARACTERS) -> str:
         text = value if isinstance(value, str) else repr(value)
     except (ValueError, RecursionError):  # an integer of more digits than Python writes down, or lists in lists in ...
         text = f"a {type(value).__name__} too large to show"
-    shown = "".join(map(_visible, text[: limit + 1]))
+    shown = _shown(text[: limit + 1])
     return shown if len(shown) <= limit else shown[: limit - 3] + "..."
 
 
 def terminal_lines(text: str) -> str:
     """A text of several lines, such as a diff: as `terminal`, but newlines and tabs stay and nothing is cut."""
-    return "".join(character if character in "\n\t" else _visible(character) for character in text)
+    return "".join(part if part in ("\n", "\t") else _shown(part) for part in re.split("([\n\t])", text))
 
 
 def markdown(value: object, limit: int = 2 * MAX_CHARACTERS) -> str:

@@ -11,7 +11,7 @@ import itertools
 import re
 from pathlib import Path
 
-from golf.files import Failure, dotted, read_json
+from golf.files import MAX_SETTINGS_BYTES, MAX_TEXT_BYTES, Failure, dotted, read_json
 from golf.foreign import terminal
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -46,7 +46,7 @@ def faults(value: object, name: str) -> list[str]:
 
 def read(path: Path, name: str) -> dict:
     """The JSON object in `path`. Failure with one line per fault if it is not what docs/<name>.schema.json says."""
-    value = read_json(path)
+    value = read_json(path, limit=MAX_TEXT_BYTES if name == "eval" else MAX_SETTINGS_BYTES)
     if lines := faults(value, name):
         raise Failure("\n".join(f"{path}: {line}" for line in lines))
     return value

@@ -6,11 +6,12 @@ begins with BOS. train_gpt.py reads the same files with its own code, because it
 Not covered: which documents are in a shard, and the manifest that lists shards (tools/data).
 """
 
+import os
 from pathlib import Path
 
 import numpy as np
 
-from golf.files import Failure
+from golf.files import Failure, open_regular
 
 MAGIC = 20240520
 VERSION = 1
@@ -36,8 +37,9 @@ def write_shard(path: Path, tokens: np.ndarray) -> None:
 def read_shard(path: Path) -> np.ndarray:
     """Tokens [T] uint16 of a shard, memory-mapped. Raises Failure naming the file and its fault (header, size)."""
     try:
-        size = path.stat().st_size
-        header = np.fromfile(path, dtype="<i4", count=HEADER_VALUES)
+        with open_regular(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            header = np.fromfile(file, dtype="<i4", count=HEADER_VALUES)
     except OSError as error:
         raise Failure(f"{path}: cannot read it: {error.strerror}") from None
     if size < HEADER_BYTES:

@@ -20,12 +20,13 @@ import json
 import os
 import secrets
 import time
+from pathlib import Path
 
 import numpy as np
 
 from golf import container, slices, statistics, tokenizer_section
 from golf.box.box import Submission, remove_stale
-from golf.files import ROOT, Failure
+from golf.files import ROOT, Failure, read_bytes
 from golf.tokenizer import Tokenizer
 from scoring import audits, lossless, reference
 from scoring.passes import BOS, Document, score_documents
@@ -79,13 +80,9 @@ class AuditFailure(Failure):
 
 def read_artifact(path):
     """(Submission, Tokenizer, {"name", "bytes", "sha256"}) of a .golf file. Raises Failure."""
-    try:
-        with open(path, "rb") as file:
-            data = file.read()
-    except FileNotFoundError:
-        raise Failure(f"no artifact at {path}; make one with: python -m compress pack RUN") from None
-    except OSError as error:
-        raise Failure(f"cannot read {path}: {error.strerror}") from None
+    if not os.path.exists(path):
+        raise Failure(f"no artifact at {path}; make one with: golf pack RUN")
+    data = read_bytes(Path(path))
     try:
         sections = container.read(data)
         train_source, decode_source = container.code_unpack(sections["CODE"])

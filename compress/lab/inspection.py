@@ -11,6 +11,7 @@ from compress.lab.spread import predicted_losses, spread
 from compress.quantise import decoded
 from compress.rates import step_rows, tensor_rows, weights_bound
 from golf import container
+from golf.files import read_bytes
 
 
 def inspect(file: str | None, run: str | None) -> dict:
@@ -23,7 +24,7 @@ def inspect(file: str | None, run: str | None) -> dict:
     encoded = None
     if file is not None:
         try:
-            encoded = read_weights(container.read(Path(file).read_bytes())["WGTS"])
+            encoded = read_weights(container.read(read_bytes(Path(file)))["WGTS"])
             result |= inspect_artifact(encoded)
         except ValueError as error:
             if run is None:

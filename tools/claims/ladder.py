@@ -24,7 +24,7 @@ from pathlib import Path
 from golf.files import ROOT, Failure, explain, read_json, sha256_file
 from golf.foreign import terminal
 from tools.runs import ledger
-from tools.runs.store import Ledger
+from tools.runs.store import Ledger, body_of
 
 STEP = 0.0005  # bpb: the smallest gain the ladder tells, and what it rounds to
 ALPHA = 0.05
@@ -81,10 +81,7 @@ def questions(root: Path, track: str | None = None) -> list[dict]:
     """The rows of the log that are questions, oldest first; none in a clone that has no log."""
     if not (root / "runs").is_dir():
         return []
-    rows = [
-        json.loads(row["body"])
-        for row in ledger.query(root, "SELECT body FROM rows WHERE kind = 'question' ORDER BY n")
-    ]
+    rows = [body_of(row) for row in ledger.query(root, "SELECT body FROM rows WHERE kind = 'question' ORDER BY n")]
     return [row for row in rows if track in (None, row["track"])]
 
 
@@ -125,8 +122,7 @@ def ask(root: Path, artifact: Path, track: str, split: str, data: Path) -> dict:
             asked = [
                 row
                 for row in (
-                    json.loads(row["body"])
-                    for row in database.execute("SELECT body FROM rows WHERE kind = 'question' ORDER BY n")
+                    body_of(row) for row in database.execute("SELECT body FROM rows WHERE kind = 'question' ORDER BY n")
                 )
                 if row["track"] == track and row["split"] == split
             ]

@@ -8,13 +8,15 @@ Not covered: whether the text is any good; paraphrases; duplicates inside one sp
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from golf.files import Failure, read_json, sha256_file
+from golf.files import Failure, read_bytes, read_json, sha256_file
+from golf.foreign import terminal
 from golf.progress import Progress
 from golf.shards import BOS, read_shard, shard_bytes
 from golf.tokenizer import Tokenizer
@@ -81,25 +83,26 @@ def _validate(folder: Path, manifest: dict) -> None:
             if not isinstance(entry.get(key), kind):
                 raise Failure(f"{folder / 'manifest.json'}: split {name} has no good {key!r}")
         for item in entry["files"]:
-            shard = isinstance(item, dict) and str(item.get("name")).endswith(".bin")
-            if (
-                not isinstance(item, dict)
-                or not {"name", "sha256", "size", *(["tokens"] if shard else [])} <= item.keys()
-            ):
-                raise Failure(
-                    f"{folder / 'manifest.json'}: split {name} lists a file without name, sha256, size or tokens"
-                )
-            if Path(item["name"]).name != item["name"]:
-                raise Failure(f"{folder / 'manifest.json'}: {item['name']!r} is not a plain file name")
+            check_file(folder, name, item)
+
+
+def check_file(folder: Path, split: str, item: object) -> None:
+    """Raises Failure unless a manifest's entry of a file has a name without a folder, and numbers where they belong."""
+    where = f"{folder / 'manifest.json'}: split {split} lists"
+    kinds = {"name": str, "sha256": str, "size": int}
+    if isinstance(item, dict) and str(item.get("name")).endswith(".bin"):
+        kinds["tokens"] = int
+    if not isinstance(item, dict) or not all(type(item.get(key)) is kind for key, kind in kinds.items()):
+        raise Failure(f"{where} a file without a good name, sha256, size or tokens")
+    if item["name"] in ("", ".", "..") or re.search("[/\0]", item["name"]):
+        raise Failure(f"{where} {terminal(item['name'], 100)!r}, which is not a plain file name")
 
 
 def _tokenizer(folder: Path, manifest: dict, report: Report) -> Tokenizer:
     path = folder / "tokenizer.model"
     try:
-        model = path.read_bytes()
+        model = read_bytes(path)
         tokenizer = Tokenizer(model)
-    except OSError as error:
-        raise Failure(f"{path}: cannot read it: {error.strerror}") from None
     except ValueError as error:
         raise Failure(f"{path}: {error}") from None
     entry = manifest["tokenizer"]
@@ -142,7 +145,9 @@ def _rows(path: Path, report: Report) -> list[dict]:
             row = json.loads(line)
             digest = hashlib.sha256(row["text"].encode("utf-8")).hexdigest()
             row = {"id": row["id"], "source": row["source"], "text": row["text"]}
-        except (ValueError, KeyError, TypeError, AttributeError):
+            if not isinstance(row["source"], str):
+                raise TypeError("a source that is no text")
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             report.errors.append(f"{path.name}:{number}: not an object with id, source and text")
             continue
         if row["id"] != digest[:16]:

@@ -20,12 +20,16 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from golf.files import ROOT, Failure, explain
+from golf import script
+from golf.files import ROOT, Failure, check_plain, explain, read_text
 from golf.foreign import terminal
 from tools.claims import prove
 from tools.records import reading
 
 KINDS = ("inherited", "changed", "new")
+# A hostile script could be compared for days. The records so far have 1,052 statements of up to 4,505 characters, and
+# took 3e8 comparisons of characters.
+MAX_STATEMENTS, MAX_FORM, MAX_EFFORT = 5000, 10_000, 2_000_000_000
 
 
 @dataclass
@@ -127,6 +131,8 @@ def statements(source: str, name: str) -> list[Statement]:
                         visit(part.body)
 
     visit(tree.body)
+    if len(found) > MAX_STATEMENTS:
+        raise Failure(f"{name}: {len(found):,} statements: at most {MAX_STATEMENTS:,} are compared with a parent's")
     return found
 
 
@@ -139,6 +145,7 @@ def trace(record: Record) -> None:
     before = record.parent.statements
     matcher = difflib.SequenceMatcher(None, [s.form for s in before], [s.form for s in record.statements], False)
     gone = collections.defaultdict(list)  # statements of the parent that moved
+    effort = 0  # characters times characters that were compared
     rest = []
     for operation, i1, i2, j1, j2 in matcher.get_opcodes():
         if operation == "equal":
@@ -155,6 +162,9 @@ def trace(record: Record) -> None:
                 new.kind, new.origin = "inherited", gone[new.form].pop().origin
         left = [new for new in new_block if new.kind == "new"]
         for old in old_block:
+            effort += len(old.form) * sum(len(new.form) for new in left)
+            if effort > MAX_EFFORT:
+                raise Failure(f"{record.folder}/train_gpt.py: comparing it with its parent's takes too long")
             near = max(left, key=lambda new: similarity(old.form, new.form), default=None)
             if near is not None and similarity(old.form, near.form) >= 0.6:
                 near.kind = "changed"
@@ -162,7 +172,9 @@ def trace(record: Record) -> None:
 
 
 def similarity(a: str, b: str) -> float:
-    """0 to 1, of two normal forms."""
+    """0 to 1, of two normal forms; 0 for forms so long that comparing them takes minutes."""
+    if max(len(a), len(b)) > MAX_FORM:
+        return 0.0
     matcher = difflib.SequenceMatcher(None, a, b, False)
     return matcher.ratio() if min(matcher.real_quick_ratio(), matcher.quick_ratio()) >= 0.6 else 0.0
 
@@ -172,6 +184,7 @@ def read_tree(root: Path) -> list[Record]:
     tree: dict[str, Record] = {}
     for folder, data in reading.read_records(root).items():
         name = f"{data['track']}/{folder.name}"
+        check_plain(folder)
         tree[name] = Record(name, folder, data)
     for record in tree.values():
         parent = record.data["parent"]
@@ -188,10 +201,7 @@ def read_tree(root: Path) -> list[Record]:
         record = waiting.pop(0)
         path = record.folder / "train_gpt.py"
         try:
-            source = path.read_text(encoding="utf-8")
-            record.statements = statements(source, str(path))
-        except UnicodeDecodeError as error:
-            raise Failure(f"{path}: not UTF-8: {error.reason} at byte {error.start}") from None
+            record.statements = statements(read_text(path, script.MAX_BYTES), str(path))
         except RecursionError:
             raise Failure(f"{path}: statements that lie too deep in each other") from None
         trace(record)

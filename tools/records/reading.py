@@ -8,7 +8,7 @@ import datetime
 import json
 from pathlib import Path
 
-from golf.files import Failure, read_json
+from golf.files import MAX_SETTINGS_BYTES, Failure, read_json
 from golf.foreign import terminal
 from tools.records.record import schema_errors
 
@@ -23,7 +23,8 @@ def record_files(root: Path) -> list[Path]:
 def read_record(path: Path) -> dict:
     """A record.json. Failure names the file and the first thing that is wrong with it."""
     where = terminal(str(path), 1000)
-    record = read_json(path)  # refuses NaN, numbers of more than 64 bits, and lists that lie too deep in each other
+    # It refuses NaN, numbers of more than 64 bits, and lists that lie too deep in each other.
+    record = read_json(path, limit=MAX_SETTINGS_BYTES)
     if errors := schema_errors(record):
         raise Failure(f"{where}: {terminal(errors[0])}")
 

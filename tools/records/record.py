@@ -32,9 +32,9 @@ from golf.files import ROOT, Failure, check_plain, explain, read_bytes, read_met
 from golf.foreign import markdown, terminal
 from golf.tracks import TRACKS
 from tools.runs import curves, ledger
+from tools.runs.export import DIFF_LINES
 
 COMMITTED_BYTES = 1_000_000  # a larger artifact is named by its hash and not committed
-DIFF_LINES = 3000  # of a script that is compared with its parent; RULES.md allows 1,499
 
 
 def draw_seeds(commit: str, count: int) -> list[int]:

@@ -471,12 +471,15 @@ def history(s: Submission) -> Verdict:
             return Verdict("FAIL", f"{name}: missing or edited since the record was made", sha256[:12], "put it back")
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", *words, "--", str(s.folder)], cwd=ROOT, capture_output=True, text=True).stdout
+        command = ["git", "--literal-pathspecs", *words, "--", str(s.folder)]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, errors="replace").stdout
 
     if not s.folder.is_relative_to(ROOT) or not git("log", "-1", "--format=%h"):
         return Verdict("PASS" if "files" in s.record else "SKIP", "not committed here yet")
+    # git would look into a repository inside the record, and run what its settings name (core.fsmonitor).
     later = git("log", "--format=%h", "--diff-filter=MDRT").split()
-    edited = [line for line in git("status", "--porcelain").splitlines() if not line.startswith("??")]
+    status = git("status", "--porcelain", "--ignore-submodules=all").splitlines()
+    edited = [line for line in status if not line.startswith("??")]
     return judge(
         not later and not edited,
         (edited + [f"edited in {commit}" for commit in later] + ["as committed"])[0],

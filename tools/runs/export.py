@@ -13,18 +13,20 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from golf.files import Failure, read_metrics, write_atomic
+from golf.files import Failure, read_bytes, read_metrics, write_atomic
 from golf.foreign import spreadsheet, terminal, terminal_lines
 from tools.runs import rows
 from tools.runs.store import COLUMNS
 
+DIFF_LINES = 3000  # of a script that is compared with another; RULES.md allows 1,499
 CURVES = ("loss", "dev_bpb", "tokens_per_second", "lr_scale")  # columns of metrics.jsonl that are exported
 
 
 def script_lines(root: Path, code: str | None) -> list[str]:
-    """The lines of a script that the log keeps; none if it does not."""
+    """The lines of a script that the log keeps; none if it does not. Of a long one, one line that says so."""
     path = root / "runs" / "scripts" / f"{code}.py"
-    return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    lines = read_bytes(path).decode(errors="replace").splitlines() if path.is_file() else []
+    return lines if len(lines) <= DIFF_LINES else [f"# {len(lines):,} lines: at most {DIFF_LINES:,} are compared"]
 
 
 def export_csv(rows: list[dict], path: Path) -> None:

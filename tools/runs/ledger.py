@@ -16,17 +16,17 @@ import argparse
 import difflib
 import hashlib
 import json
-import re
 import sqlite3
 import sys
 import time
 from pathlib import Path
 
-from golf.files import ROOT, Failure, explain, sha256_file, write_atomic
+from golf.files import MAX_TEXT_BYTES, ROOT, Failure, explain, read_bytes, sha256_file, write_atomic
 from golf.foreign import terminal, terminal_lines
 from golf.progress import track
 from tools.runs import rows
 from tools.runs.export import (
+    DIFF_LINES,
     export_csv,
     export_tensorboard,
     export_trackio,
@@ -35,7 +35,8 @@ from tools.runs.export import (
     print_runs,
     script_lines,
 )
-from tools.runs.store import COLUMNS, Ledger
+from tools.runs.folder import config_in, head, last_lines, script_in
+from tools.runs.store import COLUMNS, Ledger, body_of
 
 QUIET_SECONDS = 600  # without a line in train.log: longer than any compilation seen, then the run counts as crashed
 NOT_THE_VARIANT = ("seed", "run_dir", "data_dir")  # fields in which runs of one variant may differ
@@ -62,29 +63,19 @@ def variant_of(code: str, config: dict, data: str | None) -> str:
     return hashlib.sha256(json.dumps([code, fields, data], sort_keys=True).encode()).hexdigest()[:12]
 
 
-def script_in_log(log: Path) -> bytes | None:
-    """The script at the head of train.log, up to the line `# source_sha256 HEX` that fits it; None if there is none."""
-    data = log.read_bytes()
-    for match in re.finditer(rb"\n# source_sha256 ([0-9a-f]{64})\n", data):
-        if hashlib.sha256(data[: match.start()]).hexdigest().encode() == match[1]:
-            return data[: match.start()]
-    return None
-
-
-def changed_lines(before: bytes, after: bytes) -> tuple[int, int]:
-    """(added, removed) lines of a diff."""
-    lines = list(
-        difflib.unified_diff(
-            before.decode(errors="replace").splitlines(), after.decode(errors="replace").splitlines(), n=0
-        )
-    )[2:]
+def changed_lines(before: bytes, after: bytes) -> tuple[int, int] | tuple[None, None]:
+    """(added, removed) lines of a diff; None for scripts so long that comparing them takes minutes."""
+    sides = [source.decode(errors="replace").splitlines() for source in (before, after)]
+    if max(map(len, sides)) > DIFF_LINES:
+        return None, None
+    lines = list(difflib.unified_diff(*sides, n=0))[2:]
     return sum(line.startswith("+") for line in lines), sum(line.startswith("-") for line in lines)
 
 
 def read_left(path: Path) -> dict:
     """The JSON object that a run left in `path`, with null for NaN and infinities: a run that diverged has a row."""
     try:
-        value = json.loads(path.read_bytes(), parse_constant=lambda _: None)
+        value = json.loads(read_bytes(path, MAX_TEXT_BYTES), parse_constant=lambda _: None)
     except (ValueError, RecursionError) as error:
         raise Failure(f"{path.name}: not JSON: {error}") from None
     if not isinstance(value, dict):
@@ -114,12 +105,12 @@ class Scan:
         last = database.execute(
             "SELECT body FROM rows WHERE kind IN ('run', 'crash') ORDER BY n DESC LIMIT 1"
         ).fetchone()
-        self.parent = json.loads(last["body"])["code"] if last else None
+        self.parent = body_of(last)["code"] if last else None
 
     def known(self, run: str, kind: str, sha256: str) -> bool:
         """Whether this run has a row of this kind for this content of its file."""
         rows = self.database.execute("SELECT body FROM rows WHERE run = ? AND kind = ?", (run, kind))
-        return any(json.loads(row["body"])["file_sha256"] == sha256 for row in rows)
+        return any(body_of(row)["file_sha256"] == sha256 for row in rows)
 
     def fresh(self, path: Path) -> bool:
         """Whether the file is there and was not looked at before with this size and time."""
@@ -136,16 +127,18 @@ class Scan:
     def code(self, folder: Path) -> dict:
         """Hash of the run's script and how far it is from the run before; keeps the script."""
         log = folder / "train.log"
-        source = script_in_log(log) if log.is_file() else None
+        source = script_in(head(log)) if log.exists() else None
         if source is None:
             return {"code": None, "parent_code": self.parent, "lines_added": None, "lines_removed": None}
         scripts = self.ledger.runs / "scripts"
+        if scripts.is_symlink():
+            raise Failure(f"{scripts}: a symbolic link: scripts are not written through it: remove it")
         scripts.mkdir(exist_ok=True)
         code = hashlib.sha256(source).hexdigest()
         if not (scripts / f"{code}.py").exists():
             write_atomic(scripts / f"{code}.py", source)
         before = scripts / f"{self.parent}.py"
-        added, removed = changed_lines(before.read_bytes(), source) if before.exists() else (None, None)
+        added, removed = changed_lines(read_bytes(before), source) if before.exists() else (None, None)
         row = {"code": code, "parent_code": self.parent, "lines_added": added, "lines_removed": removed}
         self.parent = code
         return row
@@ -156,7 +149,7 @@ class Scan:
             raise Failure(f"run should be {rows.FOLDER.words}")
         done, log = folder / "run.json", folder / "train.log"
         if done.exists():
-            if self.fresh(done) and not self.known(folder.name, "run", sha256_file(done)):
+            if self.fresh(done) and not self.known(folder.name, "run", sha256_file(done, MAX_TEXT_BYTES)):
                 self.rows.append(self.run_row(folder, done))
         elif log.exists() and (folder == self.ended or time.time() - log.stat().st_mtime > QUIET_SECONDS):
             if self.fresh(log) and not self.known(folder.name, "crash", sha256_file(log)):
@@ -174,7 +167,7 @@ class Scan:
                         "bytes": artifact.stat().st_size,
                     }
                 )
-        if self.fresh(score) and not self.known(folder.name, "score", sha256_file(score)):
+        if self.fresh(score) and not self.known(folder.name, "score", sha256_file(score, MAX_TEXT_BYTES)):
             self.rows.append(self.score_row(folder, score))
 
     def run_row(self, folder: Path, done: Path) -> dict:
@@ -184,7 +177,7 @@ class Scan:
             {
                 "kind": "run",
                 "run": folder.name,
-                "file_sha256": sha256_file(done),
+                "file_sha256": sha256_file(done, MAX_TEXT_BYTES),
                 **{key: run.get(key) for key in FROM_RUN},
                 "data": item(run.get("data"), "manifest_sha256"),
                 "seconds": run.get("training_seconds"),
@@ -203,12 +196,8 @@ class Scan:
 
     def crash_row(self, folder: Path, log: Path) -> dict:
         """The row of a run that stopped without a run.json, from its log."""
-        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-        config = next((line for line in lines if line.startswith("config {")), "config {}")
-        try:
-            config = json.loads(config.removeprefix("config "))
-        except ValueError:
-            config = {}
+        config = config_in(head(log))
+        lines = [line for line in last_lines(log) if line]
         row = checked(
             {
                 "kind": "crash",
@@ -232,7 +221,7 @@ class Scan:
             {
                 "kind": "score",
                 "run": folder.name,
-                "file_sha256": sha256_file(score),
+                "file_sha256": sha256_file(score, MAX_TEXT_BYTES),
                 "bpb": result.get("bpb"),
                 "scope": result.get("scope"),
                 "artifact": item(result.get("artifact"), "sha256"),
@@ -315,7 +304,7 @@ def variants(root: Path, track: str, seeds: list[int]) -> dict:
 
 def rows_of(root: Path, run: str) -> list[dict]:
     """All rows of a run, oldest first. Failure, with the nearest names, if there are none."""
-    rows = [json.loads(row["body"]) for row in query(root, "SELECT body FROM rows WHERE run = ? ORDER BY n", (run,))]
+    rows = [body_of(row) for row in query(root, "SELECT body FROM rows WHERE run = ? ORDER BY n", (run,))]
     if not rows:
         names = [row["run"] for row in query(root, "SELECT run FROM runs")]
         near = difflib.get_close_matches(run, names, n=1)

@@ -8,6 +8,7 @@ Not covered: whether the values are true; the chain of hashes (tools/runs/store.
 they are small: a log of a newer kit can be read.
 """
 
+import json
 import math
 import re
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from golf.foreign import terminal
 MAX_TEXT = 10_000  # characters of a text: a hypothesis, the last line of a log
 MAX_NAME = 255  # characters of a name: a run, a preset, a split
 MAX_ITEMS = 1000  # of an object or a list
+MAX_CHARACTERS = 2**22  # of the whole row
 MAX_DEPTH = 4  # of objects and lists in each other
 LAST_SECOND = 253_402_300_799  # of the year 9999, the last one that Python's datetime knows
 
@@ -204,4 +206,6 @@ def fault(row: object) -> str | None:
     for key in REQUIRED[kind]:
         if key not in row:
             return f"{key} is missing"
+    if len(json.dumps(row, ensure_ascii=False)) > MAX_CHARACTERS:
+        return f"it has more than {MAX_CHARACTERS:,} characters"
     return None

@@ -7,6 +7,9 @@ an index that can be made again from the file; it also remembers the rows it saw
 tools/runs/rows.py says what a row may hold. A row that does not is never appended; one that lies in the file all the
 same (an older kit took it, or it was written by hand) is part of the chain and of nothing else.
 
+A folder of runs may come from somebody else, and the index with it: files of the log that are links are not opened, an
+index has the tables of this module and nothing that would compute, and its values are checked before they are used.
+
 Not covered: somebody who edits a row, hashes all rows after it again and removes the index. Publish the last hash
 (`ledger verify` prints it) where others see it, and that is covered too.
 """
@@ -19,16 +22,21 @@ import json
 import math
 import os
 import sqlite3
+import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from golf.files import Failure
+from golf.files import MAX_TEXT_BYTES, Failure, open_regular
 from golf.foreign import terminal
 from tools.runs import rows
 
 INDEX_VERSION = 1  # of what is made from the rows; an index of another version is made again, but for what it remembers
 DAMAGED = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_MISMATCH)
+JOURNAL_END = b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7"  # after the name of a super-journal, which SQLite would delete
+MAX_LOG_BYTES = 256 * 2**20  # some 100,000 runs
+MAX_VALUE_BYTES = 2**26  # of a text or blob in the index
+LARGEST = 1.7976931348623157e308  # of the finite numbers
 COLUMNS = (
     "run",
     "status",
@@ -51,6 +59,34 @@ COLUMNS = (
 )
 
 
+WHOLE_COLUMNS = ("seed", "steps", "bytes")
+NUMBER_COLUMNS = ("finished", "seconds", "train_loss", "dev_bpb", "bpb")
+TABLES = f"""
+    CREATE TABLE IF NOT EXISTS state (id INTEGER PRIMARY KEY CHECK (id = 1), n, start, end, hash);
+    CREATE TABLE IF NOT EXISTS rows (n INTEGER PRIMARY KEY, kind, run, body);
+    CREATE INDEX IF NOT EXISTS rows_run ON rows (run);
+    CREATE INDEX IF NOT EXISTS rows_kind ON rows (kind);
+    CREATE TABLE IF NOT EXISTS runs ({", ".join(COLUMNS)}, PRIMARY KEY (run));
+    CREATE INDEX IF NOT EXISTS runs_best ON runs (track, bpb);
+    CREATE TABLE IF NOT EXISTS seen (path PRIMARY KEY, mtime_ns, size);
+"""
+
+
+def odd_values() -> str:
+    """SQL that counts the values in the index that this module never writes."""
+    text = "('null', 'text')"
+    kinds = dict.fromkeys(WHOLE_COLUMNS, "('null', 'integer')")
+    kinds |= dict.fromkeys(NUMBER_COLUMNS, "('null', 'integer', 'real')")
+    odd = [f"typeof({key}) NOT IN {kinds.get(key, text)}" for key in COLUMNS]
+    odd += [f"{key} NOT BETWEEN -{LARGEST} AND {LARGEST}" for key in NUMBER_COLUMNS]
+    return (
+        f"SELECT (SELECT count(*) FROM runs WHERE run IS NULL OR {' OR '.join(odd)}) + "
+        "(SELECT count(*) FROM rows WHERE typeof(body) <> 'text' OR typeof(kind) NOT IN ('null', 'text')) + "
+        "(SELECT count(*) <> 1 OR max(typeof(n) <> 'integer' OR typeof(start) <> 'integer' OR start < 0 OR "
+        "typeof(end) <> 'integer' OR end < start OR typeof(hash) <> 'text') FROM state)"
+    )
+
+
 def canonical(row: dict) -> bytes:
     """The row's JSON as it is hashed and stored: sorted keys, no spaces, UTF-8, one line."""
     return json.dumps(row, sort_keys=True, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
@@ -70,10 +106,33 @@ def finite(value):
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def whole_rows(data: bytes) -> list[bytes]:
+def whole_rows(data: bytes) -> Iterator[bytes]:
     """The lines of a ledger with their newlines. A part of a row at the end, which a killed writer or a full disk left,
     is no row: the next writer removes it."""
-    return data[: data.rfind(b"\n") + 1].splitlines(keepends=True)
+    start = 0
+    while end := data.find(b"\n", start) + 1:
+        yield data[start:end]
+        start = end
+
+
+def parsed(line: bytes | str) -> dict:
+    """The object in a line of the ledger. ValueError if it is none, or so long that reading it takes gigabytes."""
+    row = json.loads(line) if len(line) <= MAX_TEXT_BYTES else None
+    if not isinstance(row, dict):
+        raise ValueError("not a row of the ledger")
+    return row
+
+
+def body_of(row: sqlite3.Row | dict) -> dict:
+    """The ledger's row in a row of the index. Failure if it is none that the log takes: the index was not made here."""
+    try:
+        body = parsed(row["body"])
+        wrong = rows.fault(body)
+    except (ValueError, RecursionError):
+        wrong = "not JSON"
+    if wrong:
+        raise Failure("ledger.sqlite: it holds a row that is not of the log: remove this file, it is made again")
+    return body
 
 
 def check_chain(data: bytes) -> tuple[int, str]:
@@ -81,7 +140,7 @@ def check_chain(data: bytes) -> tuple[int, str]:
     number, previous = 0, ""
     for number, line in enumerate(whole_rows(data), start=1):
         try:
-            row = json.loads(line)
+            row = parsed(line)
             good = row["n"] == number and row["previous"] == previous and row["hash"] == row_hash(row)
             previous = row["hash"]
         except (ValueError, KeyError, TypeError, RecursionError):
@@ -104,6 +163,24 @@ def explain_database(path: Path, error: sqlite3.Error) -> Failure:
     return Failure(f"{path}: {error}: the index cannot be used (disk, rights, or another program holds it)")
 
 
+def check_own(path: Path) -> None:
+    """Failure if a file of the log is there and is a link, a pipe or the like: it leads elsewhere."""
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            raise Failure(f"{path}: a link, or not a regular file: the log is not read from there: remove it")
+
+
+def check_index_files(path: Path) -> None:
+    """Failure if the index at `path`, or what SQLite would read beside it, leads out of the folder."""
+    for end in ("", "-journal", "-wal", "-shm"):
+        check_own(path.with_name(path.name + end))
+    journal = path.with_name(path.name + "-journal")
+    with contextlib.suppress(FileNotFoundError), open_regular(journal) as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - len(JOURNAL_END)))
+        if file.read() == JOURNAL_END:
+            raise Failure(f"{journal}: it names another journal: remove it and {path.name}, which is made again")
+
+
 class Ledger:
     """The ledger of one folder of runs. Raises Failure where the file contradicts its index."""
 
@@ -118,7 +195,10 @@ class Ledger:
             yield self._file
             return
         self.runs.mkdir(parents=True, exist_ok=True)
+        check_own(self.path)
         with open(self.path, "a+b", buffering=0) as file:
+            if os.fstat(file.fileno()).st_size > MAX_LOG_BYTES:
+                raise Failure(f"{self.path}: more than {MAX_LOG_BYTES:,} bytes: no log of runs")
             fcntl.flock(file, fcntl.LOCK_EX)
             self._file = file
             try:
@@ -174,7 +254,7 @@ class Ledger:
         if not whole:
             return 0, ""
         try:
-            row = json.loads(whole.splitlines()[-1])
+            row = parsed(whole.splitlines()[-1])
             return row["n"], row["hash"]
         except (ValueError, KeyError, TypeError, RecursionError):
             raise Failure("ledger.jsonl: its last row is damaged (golf log verify)") from None
@@ -206,35 +286,50 @@ class Ledger:
         where it goes wrong while the caller uses it.
         """
         with self.locked() as file:
+            check_index_files(self.index_path)
             try:
                 with contextlib.closing(sqlite3.connect(self.index_path, timeout=60)) as database:
                     database.row_factory = sqlite3.Row
+                    self._check_tables(database)
                     self._make_tables(database)
+                    self._check_values(database)
                     self._catch_up(database, file)
                     yield database
             except sqlite3.Error as error:
                 raise explain_database(self.index_path, error) from None
 
+    def _not_ours(self, what: str) -> Failure:
+        return Failure(f"{self.index_path}: it has {what} that are not the log's: remove this file, it is made again")
+
+    def _check_tables(self, database: sqlite3.Connection) -> None:
+        """Failure if a table or index is not one of TABLES: a stranger's view could compute for ever."""
+        database.execute("PRAGMA trusted_schema = OFF")
+        database.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_VALUE_BYTES)
+        schema = "SELECT type, name, tbl_name, sql FROM sqlite_schema"
+        with contextlib.closing(sqlite3.connect(":memory:")) as own:
+            own.executescript(TABLES)
+            known = set(own.execute(schema))
+        if not {tuple(row) for row in database.execute(schema)} <= known:
+            raise self._not_ours("tables")
+
+    def _check_values(self, database: sqlite3.Connection) -> None:
+        """Failure if the index holds a value that this module never writes."""
+        if database.execute(odd_values()).fetchone()[0]:
+            raise self._not_ours("values")
+
     def _make_tables(self, database: sqlite3.Connection) -> None:
         """Makes the tables if they are not there. What another version made of the rows is made again from them."""
         if database.execute("PRAGMA user_version").fetchone()[0] == INDEX_VERSION:
             return
-        database.executescript(f"""
-            BEGIN;
-            CREATE TABLE IF NOT EXISTS state (id INTEGER PRIMARY KEY CHECK (id = 1), n, start, end, hash);
-            CREATE TABLE IF NOT EXISTS rows (n INTEGER PRIMARY KEY, kind, run, body);
-            CREATE INDEX IF NOT EXISTS rows_run ON rows (run);
-            CREATE INDEX IF NOT EXISTS rows_kind ON rows (kind);
-            CREATE TABLE IF NOT EXISTS runs ({", ".join(COLUMNS)}, PRIMARY KEY (run));
-            CREATE INDEX IF NOT EXISTS runs_best ON runs (track, bpb);
-            CREATE TABLE IF NOT EXISTS seen (path PRIMARY KEY, mtime_ns, size);
-            INSERT OR IGNORE INTO state VALUES (1, 0, 0, 0, '');
-            COMMIT;""")
+        database.executescript(f"BEGIN; {TABLES} INSERT OR IGNORE INTO state VALUES (1, 0, 0, 0, ''); COMMIT;")
         bodies = [row["body"] for row in database.execute("SELECT body FROM rows ORDER BY n")]
         database.execute("DELETE FROM rows")
         database.execute("DELETE FROM runs")
         for body in bodies:
-            self._take(database, json.loads(body), body)
+            try:
+                self._take(database, parsed(body), body)
+            except (ValueError, KeyError, TypeError, RecursionError):
+                raise self._not_ours("rows") from None
         database.execute(f"PRAGMA user_version = {INDEX_VERSION}")
         database.commit()
 
@@ -246,7 +341,7 @@ class Ledger:
         last, data = data[: end - start], data[end - start :]  # the row that was last when this index was last used
         if number:
             try:
-                same = last.endswith(b"\n") and row_hash(json.loads(last)) == previous
+                same = last.endswith(b"\n") and row_hash(parsed(last)) == previous
             except (ValueError, RecursionError):
                 same = False
             if not same:
@@ -256,7 +351,7 @@ class Ledger:
                 )
         for line in whole_rows(data):
             try:
-                row = json.loads(line)
+                row = parsed(line)
                 hash_, text = row["hash"], line.decode()
                 linked = row["previous"] == previous and row["n"] == number + 1 and isinstance(hash_, str)
             except (ValueError, KeyError, TypeError, RecursionError):

@@ -24,9 +24,10 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from golf.files import ROOT, Failure, explain, read_json
+from golf.files import MAX_SETTINGS_BYTES, MAX_TEXT_BYTES, ROOT, Failure, explain, open_regular, read_json
 from golf.foreign import terminal
 from tools.runs.curves import smooth
+from tools.runs.folder import config_in, head, last_lines
 from tools.runs.ledger import QUIET_SECONDS
 from tools.runs.rows import is_number
 
@@ -35,6 +36,7 @@ FRAME_SECONDS = 2.0
 RUNNING = ("starting", "training", "saving")
 RECENT = 8  # finished runs in a frame
 LARGEST = 1e15  # of the numbers that are shown; what is larger is no number of a run
+METRICS_BYTES = 2**23  # of metrics.jsonl that are read: 50,000 rows
 CURVE_ROWS = 4  # of a curve; a character has 2 x 4 dots
 DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))  # of a Braille character: by column, from the top
 
@@ -57,10 +59,10 @@ def braille(points: list[tuple[float, float]], width: int, height: int) -> list[
     return ["".join(chr(0x2800 + cell) for cell in line) for line in cells]
 
 
-def read_object(path: Path) -> dict:
+def read_object(path: Path, limit: int) -> dict:
     """The JSON object in a file that another process may be writing or removing; {} if there is none."""
     try:
-        return read_json(path)
+        return read_json(path, limit=limit)
     except (Failure, RecursionError):
         return {}
 
@@ -122,25 +124,21 @@ class Run:
                 self.read_log(fresh=old[0] is None or stats[0][1] < old[0][1])
             if stats[1] != old[1]:
                 self.read_metrics(stats[1][1] if stats[1] else 0)
-            self.result = read_object(self.folder / "run.json") if stats[2] else {}
-            self.score = read_object(self.folder / "eval.json") if stats[3] else {}
+            self.result = read_object(self.folder / "run.json", MAX_SETTINGS_BYTES) if stats[2] else {}
+            score = read_object(self.folder / "eval.json", MAX_TEXT_BYTES) if stats[3] else {}
+            self.score = {key: score[key] for key in ("bpb", "clock") if key in score}
             self.config = as_object(self.result.get("config")) or self.config
         return True
 
     def read_log(self, fresh: bool) -> None:
         """The config, which stands after the script's text, and the last whole line."""
+        log = self.folder / "train.log"
         try:
-            with open(self.folder / "train.log", "rb") as file:
-                if fresh or not self.config:
-                    self.config = {}
-                    for line in file:
-                        if line.startswith(b'config {"') and line.endswith(b"}\n"):
-                            self.config = json.loads(line[len(b"config ") :])
-                            break
-                file.seek(max(0, os.fstat(file.fileno()).st_size - 2000))
-                lines = file.read().decode(errors="replace").rpartition("\n")[0].splitlines()
-                self.last_line = lines[-1] if lines else ""
-        except (OSError, ValueError, RecursionError):
+            if fresh or not self.config:
+                self.config = config_in(head(log))
+            lines = last_lines(log)[:-1]  # the last one may still be written
+            self.last_line = lines[-1] if lines else ""
+        except (Failure, OSError):
             pass
 
     def read_metrics(self, size: int) -> None:
@@ -148,10 +146,10 @@ class Run:
         if size < self.read_bytes:
             self.rows, self.read_bytes = [], 0
         try:
-            with open(self.folder / "metrics.jsonl", "rb") as file:
+            with open_regular(self.folder / "metrics.jsonl") as file:
                 file.seek(self.read_bytes)
-                data = file.read()
-        except OSError:
+                data = file.read(max(0, METRICS_BYTES - self.read_bytes))
+        except (Failure, OSError):
             return
         data = data[: data.rfind(b"\n") + 1]
         self.read_bytes += len(data)

@@ -41,6 +41,7 @@ from golf.files import ROOT, Failure, read_json, read_metrics, sha256_file, writ
 from golf.foreign import terminal
 from golf.progress import Progress
 from tools.runs import ledger
+from tools.runs.store import body_of
 from tools.sweep import spec as spec_module
 from tools.sweep import trial
 from tools.sweep.configuration import Configuration, Run
@@ -173,7 +174,7 @@ class Sweep:
     def notes(self, run: Run) -> list[dict]:
         """The log's notes about a run, oldest first."""
         rows = ledger.query(ROOT, "SELECT body FROM rows WHERE run = ? AND kind = 'note' ORDER BY n", (run.name,))
-        return [json.loads(row["body"]) for row in rows]
+        return [body_of(row) for row in rows]
 
     def note(self, run: Run, values: dict) -> None:
         """Adds a note about a run unless the log has it."""

@@ -32,6 +32,7 @@ from rich.text import Text
 from golf.files import ROOT, Failure, write_atomic
 from golf.foreign import terminal
 from tools.runs import ledger
+from tools.runs.store import body_of
 from tools.sweep import engine
 from tools.sweep.configuration import Run
 from tools.sweep.spec import Script, Spec, nearest
@@ -94,7 +95,7 @@ def pair_of(technique: Technique, base: dict, other: dict) -> dict:
 def logged(run: Run, score: bool) -> dict:
     """The log's row of a run that is done, with its objective as "bpb", and "cost": seconds of training or scoring."""
     rows = [
-        json.loads(row["body"])
+        body_of(row)
         for row in ledger.query(
             ROOT, "SELECT body FROM rows WHERE run = ? AND kind IN ('run', 'score') ORDER BY n", (run.holder,)
         )

@@ -64,6 +64,12 @@ CHOICES = {
 }
 REQUIRED = ("name", "hypothesis", "who", "search", "seeds", "fixed", "space")
 OWN = {"seed": "list them in `seeds`", "run_dir": "the sweep names the folders"}
+SLURM_KEYS = {
+    *("account", "constraint", "cpus_per_gpu", "cpus_per_task", "dependency", "exclude", "exclusive", "gpus_per_node"),
+    *("gpus_per_task", "gres", "mem", "mem_per_cpu", "mem_per_gpu", "nodelist", "nodes", "ntasks_per_node"),
+    *("num_gpus", "partition", "qos", "time", "timeout_min", "use_srun"),
+}
+SLURM_WORD = re.compile(r"[\w.,:=+@%\[\]&|*()-]{0,200}", re.ASCII)
 STARTUP_TRIALS = 10  # TPE's random ones, optuna's default
 
 ASK_SCRIPT = """
@@ -125,6 +131,18 @@ def held_out(value) -> str | None:
     return value if isinstance(value, str) and re.search(r"(?<![a-z])(gate|final)(?![a-z])", value.lower()) else None
 
 
+def slurm_setting(key: str, value) -> bool:
+    """Whether a setting of [slurm] asks for resources and no more. submitit writes it into a shell script."""
+    if key == "additional_parameters" and isinstance(value, dict):
+        return all(re.fullmatch("[a-z][a-z_-]*", name) and slurm_value(item) for name, item in value.items())
+    return key in SLURM_KEYS and slurm_value(value)
+
+
+def slurm_value(value) -> bool:
+    """Whether it is a number, a truth value, or a word that a shell takes as it stands."""
+    return isinstance(value, (bool, int, float)) or isinstance(value, str) and bool(SLURM_WORD.fullmatch(value))
+
+
 def read_spec(path: Path) -> Spec:
     """Reads and checks what can be checked without the script. Failure says what is wrong, and where."""
     try:
@@ -151,6 +169,7 @@ def read_spec(path: Path) -> Spec:
     if missing:
         fail(f"no {', '.join(missing)} (golf sweep --help shows a spec)")
     spec = Spec(path, **values)
+    odd = sorted(key for key, value in spec.slurm.items() if not slurm_setting(key, value))
     seeds_good = spec.seeds and all(is_a(seed, int) for seed in spec.seeds) and len(set(spec.seeds)) == len(spec.seeds)
     for wrong, text in (
         (not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,39}", spec.name), "name: up to 40 of a-z, 0-9, - and _"),
@@ -160,6 +179,7 @@ def read_spec(path: Path) -> Spec:
         (spec.search != "grid" and spec.trials < 1, f"trials: how many configurations {spec.search} may try"),
         (min(spec.parallel, spec.processes) < 1, "parallel and processes are at least 1"),
         (not spec.stop_margin > 0, "stop_margin: a positive number of bpb, or inf"),
+        (bool(odd), f"[slurm] {', '.join(odd)}: no setting of a sweep file may run a command or hold a line break"),
         (not spec.space, "[space] has no field to vary"),
         (not is_a(spec.fixed.get("preset"), str) and "preset" not in spec.space, "[fixed] needs a preset"),
         (set(spec.fixed) & set(spec.space), f"in [fixed] and in [space]: {', '.join({*spec.fixed} & {*spec.space})}"),

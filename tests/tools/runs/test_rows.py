@@ -242,5 +242,5 @@ def test_what_is_wrong_with_the_index_has_its_own_words(root):
         ledger.sync(root)
     path.unlink()
     path.mkdir()
-    with pytest.raises(Failure, match="cannot be used"):
+    with pytest.raises(Failure, match="not a regular file"):
         ledger.sync(root)

@@ -139,7 +139,7 @@ def test_of_thousands_only_new_ones_are_read(tmp_path, monkeypatch):
     watcher = watch.Watch(tmp_path)
     assert [len(part) for part in watcher.look()[:2]] == [1, watch.RECENT] and watcher.look()[2] == 2000
     read, read_object = [], watch.read_object
-    monkeypatch.setattr(watch, "read_object", lambda path: read.append(path) or read_object(path))
+    monkeypatch.setattr(watch, "read_object", lambda path, limit: read.append(path) or read_object(path, limit))
     log(running, row(1))
     (tmp_path / "r7" / "eval.json").write_text('{"bpb": 1.5}')
     [found], _, _ = watcher.look()
