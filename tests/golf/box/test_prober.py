@@ -17,7 +17,6 @@ import pytest
 from golf.box import box, calls, packages
 from scoring import passes
 from scoring import score as scoring_score
-from tests.scoring.test_score import world  # noqa: F401  (a fixture)
 from tests.support import box_prober as prober
 from tests.support.box_walls import take_out
 
