@@ -168,7 +168,7 @@ def test_rows_that_nobody_could_read_again_are_not_appended(runs):
 
 
 def test_json_of_many_lists_stays_in_memory(tmp_path):
-    """`[[],[],...` takes 25 times its length in memory, and as much again in a list of what is still to be looked at."""
+    """`[[],[],...` takes 25 times its length in memory, and as much again in a list of all of it."""
     path = tmp_path / "run.json"
     path.write_text('{"a":[' + "[]," * 6_000_000 + "1]}")
     with pytest.raises(Failure, match="more than 16,777,216 bytes"):

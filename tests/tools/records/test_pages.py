@@ -226,8 +226,8 @@ def edit(path: Path, **changes) -> None:
             "did not write: move them",
         ),
         (lambda root, r: (r / "logs/passwd.log").symlink_to("/etc/passwd"), "passwd.log: a symbolic link"),
-        (lambda root, r: edit(r / "record.json", bpb_mean=math.nan), "a bpb is not a number"),
-        (lambda root, r: edit(r / "record.json", bpb_mean=1e300), "a bpb is not a number"),
+        (lambda root, r: edit(r / "record.json", bpb_mean=math.nan), "bpb_mean: "),
+        (lambda root, r: edit(r / "record.json", bpb_mean=1e300), "bpb_mean: "),
         (lambda root, r: edit(r / "record.json", date="2026-02-30"), "date: day"),
         (lambda root, r: edit(r / "record.json", authors=[]), "authors: "),
         (lambda root, r: edit(r / "record.json", artifact={"file": "../../x", "bytes": 1}), "artifact"),
@@ -238,20 +238,13 @@ def edit(path: Path, **changes) -> None:
             lambda root, r: (r / "logs/seed482590693.metrics.jsonl").write_text(
                 '{"step": 1, "elapsed": "x", "loss": 1}\n'
             ),
-            "not what the kit writes",
+            "not a row with step and elapsed",
         ),
         (
             lambda root, r: edit(r / "eval/seed482590693.json", audits=[{"audit": "blind", "verdict": "pass"}]),
             "'detail'",
         ),
-        (
-            lambda root, r: edit(
-                add(root, "pocket", "0002", "child", parent="0001_baseline") / "eval/seed482590693.json",
-                per_document=[1],
-            ),
-            "0002_child: a log or score is not what",
-        ),
-        (lambda root, r: (r / "README.md").write_bytes(b"\xff"), "not what the kit writes"),
+        (lambda root, r: (r / "README.md").write_bytes(b"\xff"), "README.md: not UTF-8"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_the_site_alone(root, capsys, damage, message):
