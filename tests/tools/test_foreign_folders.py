@@ -23,7 +23,7 @@ from tests.support.site_records import valid_record
 from tools.data import check as data_check
 from tools.records import lineage, rules
 from tools.runs import export, folder, ledger, rows, store, watch
-from tools.sweep import spec
+from tools.sweep import spec, trial
 
 HOLE_BYTES = 20 * 2**30
 
@@ -168,7 +168,7 @@ def test_rows_that_nobody_could_read_again_are_not_appended(runs):
 
 
 def test_json_of_many_lists_stays_in_memory(tmp_path):
-    """`[[],[],...` takes 25 times its length in memory, and as much again in a list of what is to be looked at."""
+    """`[[],[],...` takes 25 times its length in memory, and as much again in a list of all of it."""
     path = tmp_path / "run.json"
     path.write_text('{"a":[' + "[]," * 6_000_000 + "1]}")
     with pytest.raises(Failure, match="more than 16,777,216 bytes"):
@@ -276,6 +276,15 @@ def test_a_sweep_file_runs_no_command():
         ("additional_parameters", {"comment": "a\ntouch x"}),
     ):
         assert not spec.slurm_setting(key, value)
+
+
+def test_a_trial_imports_nothing_that_lies_beside_its_script(tmp_path, monkeypatch):
+    (tmp_path / "json.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    (tmp_path / "script.py").write_text("import json\n")
+    monkeypatch.setattr(trial, "ROOT", tmp_path)
+    worker = trial.Worker(trial.Trial("a", (), "0", "data", processes=1, score=False))
+    worker.stage("train", ["script.py"])
+    assert not (tmp_path / "ran").exists()
 
 
 def test_words_that_only_look_alike_are_told_apart():

@@ -131,6 +131,8 @@ class Worker:
         if environment.get("SUBMITIT_EXECUTOR") == "local":  # there submitit hides the GPUs: show them again
             del environment["CUDA_VISIBLE_DEVICES"]
             environment |= {} if self.trial.gpus is None else {"CUDA_VISIBLE_DEVICES": self.trial.gpus}
+        if name == "train":  # the script needs no module of runs/scripts: a torch.py there would be somebody else's
+            environment["PYTHONSAFEPATH"] = "1"
         start = time.monotonic()
         with tempfile.TemporaryFile("w+", errors="replace") as errors:
             process = subprocess.Popen(

@@ -244,7 +244,7 @@ def edit(path: Path, **changes) -> None:
             lambda root, r: edit(r / "eval/seed482590693.json", audits=[{"audit": "blind", "verdict": "pass"}]),
             "'detail'",
         ),
-        (lambda root, r: (r / "README.md").write_bytes(b"\xff"), "not what the kit writes"),
+        (lambda root, r: (r / "README.md").write_bytes(b"\xff"), "README.md: not UTF-8"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_the_site_alone(root, capsys, damage, message):
