@@ -74,7 +74,7 @@ def test_tensors_and_sections_of_an_artifact(capsys):
 
 
 def test_errors_of_compress_and_of_the_scorer(tmp_path, capsys, monkeypatch):
-    def fail(*_):
+    def fail(*_, **__):
         raise ValueError(WORDS)
 
     monkeypatch.setattr(compress_main.container, "read", fail)
