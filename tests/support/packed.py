@@ -209,17 +209,22 @@ def make_measured_run(folder):
 _HOME = tempfile.TemporaryDirectory(prefix="golf-tests-")  # as long as this process lives
 
 
+def _new_folder() -> Path:
+    """A folder that nothing lies in yet: what a test that was cut off has left is in another one."""
+    return Path(tempfile.mkdtemp(dir=_HOME.name))
+
+
 @functools.cache
 def packed_toy():
     """(run, report of the packer) of make_run's toy, packed once for all tests of a process. Nobody writes there."""
-    run = make_run(Path(_HOME.name) / "toy")
+    run = make_run(_new_folder() / "toy")
     return run, pack_run(run)
 
 
 @functools.cache
 def measured_run():
     """The run of make_measured_run, packed, with its data, likewise."""
-    run = make_measured_run(Path(_HOME.name) / "measured")
+    run = make_measured_run(_new_folder() / "measured")
     pack_run(run)
     return run
 

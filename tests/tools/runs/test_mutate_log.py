@@ -27,7 +27,7 @@ def test_it_finds_a_log_that_takes_every_row(monkeypatch, target):
 
 def test_it_finds_a_table_that_escapes_nothing(monkeypatch):
     monkeypatch.setattr(leaderboard, "markdown", str)
-    record = mutate_log.valid_record("pocket", "0001_baseline", idea="\x1b[2J <!-- /leaderboard -->")
+    record = mutate_log.valid_record("pocket", "0001_baseline", idea="<!-- /leaderboard -->")
     monkeypatch.setattr(mutate_log, "mutated", lambda value, rng: record)
     with pytest.raises(AssertionError):
         mutate_log.try_cases(cases_of("record.json", 1))
