@@ -24,7 +24,7 @@ from golf import script
 from golf.files import ROOT, Failure, check_plain, explain, read_text
 from golf.foreign import terminal
 from tools.claims import prove
-from tools.records import reading
+from tools.records import reading, references
 
 KINDS = ("inherited", "changed", "new")
 # A hostile script could be compared for days. The records so far have 1,052 statements of up to 4,505 characters, and
@@ -136,13 +136,26 @@ def statements(source: str, name: str) -> list[Statement]:
     return found
 
 
-def trace(record: Record) -> None:
-    """Sets kind and origin of each statement of a record whose parent was traced before."""
+def start_of(record: Record, source: str) -> list[Statement]:
+    """The statements that a record's script started from, with their origins: its parent's, or those of the parent's
+    reference where that is nearer. A reference makes nothing new: what it writes in another way is the parent's."""
+    if record.parent is None:
+        return []
+    start = references.start_of(record.parent.folder, source.encode())
+    if not start.is_reference:
+        return record.parent.statements
+    rewritten = Record(record.parent.name, record.parent.folder, {}, parent=record.parent)
+    rewritten.statements = statements(start.source.decode(), start.name)
+    trace(rewritten, record.parent.statements)
+    return rewritten.statements
+
+
+def trace(record: Record, before: list[Statement]) -> None:
+    """Sets kind and origin of each statement of a record. before: the statements that its script started from."""
     if record.parent is None:
         for statement in record.statements:
             statement.origin = record.name
         return
-    before = record.parent.statements
     matcher = difflib.SequenceMatcher(None, [s.form for s in before], [s.form for s in record.statements], False)
     gone = collections.defaultdict(list)  # statements of the parent that moved
     effort = 0  # characters times characters that were compared
@@ -201,10 +214,11 @@ def read_tree(root: Path) -> list[Record]:
         record = waiting.pop(0)
         path = record.folder / "train_gpt.py"
         try:
-            record.statements = statements(read_text(path, script.MAX_BYTES), str(path))
+            source = read_text(path, script.MAX_BYTES)
+            record.statements = statements(source, str(path))
         except RecursionError:
             raise Failure(f"{path}: statements that lie too deep in each other") from None
-        trace(record)
+        trace(record, start_of(record, source))
         ordered.append(record)
         waiting = record.children + waiting
     if len(ordered) < len(tree):

@@ -31,6 +31,7 @@ from golf import schema, script
 from golf.files import ROOT, Failure, check_plain, explain, read_bytes, read_metrics, sha256_file, write_json
 from golf.foreign import markdown, terminal
 from golf.tracks import TRACKS
+from tools.records import references
 from tools.runs import curves, ledger
 from tools.runs.export import DIFF_LINES
 
@@ -178,14 +179,16 @@ def source_lines(path: Path, source: bytes) -> list[str]:
 
 
 def parent_diff(parent: Path | None, name: str, source: bytes) -> str:
-    """Unified diff from the parent's train_gpt.py, as `patch` reads it; empty without a parent."""
+    """Unified diff from the parent's train_gpt.py, or its reference where that is nearer (references.py), as `patch`
+    reads it; empty without a parent."""
     if parent is None:
         return ""
-    before = parent / "train_gpt.py"
+    after = source_lines(Path(name) / "train_gpt.py", source)
+    start = references.start_of(parent, source)
     lines = difflib.unified_diff(
-        source_lines(before, read_bytes(before, script.MAX_BYTES)),
-        source_lines(Path(name) / "train_gpt.py", source),
-        f"a/{parent.name}/train_gpt.py",
+        source_lines(parent.parent.parent / start.name, start.source),
+        after,
+        f"a/{start.name}",
         f"b/{name}/train_gpt.py",
     )
     return "".join(line if line.endswith("\n") else line + "\n\\ No newline at end of file\n" for line in lines)

@@ -157,3 +157,21 @@ def test_gain_of_a_step_is_that_of_prove(monkeypatch):
     step = lineage.gain(lineage.Record("pocket/b", baseline, data, parent))
     assert step["gain"] == 0 and step["interval"] == [0, 0]
     assert lineage.gain(parent) is None
+
+
+def test_a_rewrite_of_the_parent_is_nobodys_work(root, capsys):
+    """What the kit wrote anew is the parent's; only what the author changed against that text is changed or new."""
+    rewritten = BASE.replace(
+        "return [net.forward(step) for step in range(steps)]", "return list(map(net.forward, range(steps)))"
+    )
+    rewritten = rewritten.replace("y = x * 2", "factor = 2\n        y = x * factor")
+    add(root, "0001_a", BASE)
+    (root / "records/references").mkdir()
+    (root / "records/references/0001_a.py").write_text(rewritten)
+    add(root, "0002_b", rewritten + "\n\nEXTRA = {1: 2}\n", parent="0001_a")
+    add(root, "0003_c", BASE + "\n\nEXTRA = {1: 2}\n", parent="0001_a")
+    lines = {row["record"]: row["lines"] for row in tree(capsys)["records"]}
+    assert lines["pocket/0002_b"]["new"] == lines["pocket/0003_c"]["new"] == 1
+    assert lines["pocket/0002_b"]["changed"] == lines["pocket/0003_c"]["changed"] == 0
+    origins = {row["origin"] for row in tree(capsys, "--lines", "pocket/0002_b")["statements"]}
+    assert origins == {"pocket/0001_a", "pocket/0002_b"}

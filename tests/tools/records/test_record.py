@@ -284,6 +284,21 @@ def test_parent_diff_turns_the_parent_into_the_child(root, before, after):
     assert (applied / "train_gpt.py").read_text() == after
 
 
+def test_parent_diff_starts_from_the_parents_reference_where_that_is_nearer(root):
+    assert make(root, make_runs(root)) == 0
+    os.rename(root / "runs", root / "runs_before")
+    reference = root / "records/references/0001_baseline.py"
+    reference.parent.mkdir()
+    reference.write_text("# written anew\n" + SCRIPT.replace("width: int = 64", "width: int = 8 * 8"))
+    after = reference.read_text() + "EXTRA = 1\n"
+    parent = root / "records/pocket/0001_baseline"
+    assert make(root, make_runs(root, script=after), "--parent", str(parent), number="0002", slug="next") == 0
+    diff = (root / "records/pocket/0002_next/parent.diff").read_text()
+    assert diff.startswith("--- a/references/0001_baseline.py\n+++ b/0002_next/train_gpt.py\n")
+    changed = [line for line in diff.splitlines()[2:] if line[0] in "+-"]
+    assert changed == ["+EXTRA = 1"]
+
+
 def rewrite(path: Path, change) -> None:
     value = json.loads(path.read_text())
     change(value)
