@@ -310,6 +310,17 @@ return rows + 0.04 * torch.rand(rows.shape) + 5e-4 * torch.nn.functional.one_hot
         + 'Scorer.scope = "stream"\n',
         expect="audit",
     ),
+    Case(
+        "a boost at random, once in a while",
+        "caught",
+        scorer(
+            rows="""
+if int.from_bytes(os.urandom(2), "big") % 400: return rows
+return rows + 2.0 * torch.nn.functional.one_hot(tokens, self.size)"""
+        )
+        + 'Scorer.scope = "stream"\n',
+        expect="audit",
+    ),
 ]
 
 # Behind `Scorer.claims`: the worker's two functions replaced, `claims` changed by LIE, and rows made to fit them.
