@@ -315,7 +315,7 @@ return rows + 0.04 * torch.rand(rows.shape) + 5e-4 * torch.nn.functional.one_hot
         "caught",
         scorer(
             rows="""
-if int.from_bytes(os.urandom(2), "big") % 400: return rows
+if os.urandom(1)[0] % 16: return rows
 return rows + 2.0 * torch.nn.functional.one_hot(tokens, self.size)"""
         )
         + 'Scorer.scope = "stream"\n',
