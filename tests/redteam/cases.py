@@ -296,8 +296,10 @@ threading.Thread(target=run, daemon=True).start()"""
     ),
     Case(
         "peeks at 3 of all symbols, fewer than 200 positions find",
-        "open",
+        "caught",
         scorer(rows=SELDOM.replace("MODULUS", "1200")),
+        expect="audit blind",
+        audit="full",
     ),
     Case(
         "noise of 0.02 nats, in which a smaller leak drowns",

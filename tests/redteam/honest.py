@@ -76,4 +76,32 @@ return torch.where(entropy > 3, 0.9 * rows, rows)"""
         scorer(begin="self.counts = torch.zeros(1, self.size, self.size)", rows=MIX + ".bfloat16()", after=ADAPT)
         + 'Scorer.scope, Scorer.claims = "stream", True\n',
     ),
+    Case("one symbol a call", "pass", scorer() + "Scorer.chunk = 1\n"),
+    Case("three symbols a call, over the stream", "pass", scorer() + 'Scorer.chunk, Scorer.scope = 3, "stream"\n'),
+    Case("a document a call", "pass", scorer() + "Scorer.chunk = 4096\n"),
+    Case("scope none", "pass", scorer() + 'Scorer.scope = "none"\n'),
+    Case("rows in float64, and not contiguous", "pass", scorer(rows="return rows.double().transpose(0, 1).contiguous().transpose(0, 1)")),
+    Case("rows with a constant on top", "pass", scorer(rows="return rows + 100.0 * (context % 3)[..., None]")),
+    Case(
+        "the end symbol is likelier the longer the document is",
+        "pass",
+        scorer(
+            fresh="self.place = 0",
+            rows="""
+rows[..., 1] += 0.01 * (self.place + torch.arange(tokens.shape[1]))
+return rows""",
+            after="self.place += self.tokens.shape[1]",
+        ),
+    ),
+    Case(
+        "a model that is no torch module",
+        "pass",
+        BASE
+        + """
+class Plain:
+    def load_state_dict(self, weights, strict): self.table = weights["table"]
+    def __call__(self, tokens): return self.table[tokens]
+def build_model(config): return Plain()
+""",
+    ),
 ]

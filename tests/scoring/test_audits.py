@@ -19,6 +19,7 @@ from scoring.positions import LEVELS
 from tests.redteam import local
 from tests.redteam.cases import CHEATS
 from tests.redteam.honest import HONEST
+from tests.redteam.leaks import LEAKS
 from tests.redteam.world import World, take_out_landlock
 from tests.support import ROOT
 from tests.support.scoring_world import ADAPTIVE, lanes_of
@@ -87,7 +88,7 @@ def red(tmp_path_factory):
 
 
 def case_named(name):
-    (found,) = [case for case in [*CHEATS, *HONEST] if case.name.startswith(name)]
+    (found,) = [case for case in [*CHEATS, *LEAKS, *HONEST] if case.name.startswith(name)]
     return found
 
 
@@ -120,10 +121,11 @@ def test_a_trick_that_gains_nothing_works_where_its_wall_is_down(red, monkeypatc
 
 
 def test_the_red_team_is_what_was_asked_for():
-    names = [case.name for case in [*CHEATS, *HONEST]]
-    assert len(names) == len(set(names)) and len(CHEATS) >= 24 and len(HONEST) >= 6
-    assert sum(case.must == "open" for case in CHEATS) <= 2
-    assert all(case.expect for case in CHEATS if case.must == "caught")
+    names = [case.name for case in [*CHEATS, *LEAKS, *HONEST]]
+    cheats = [*CHEATS, *LEAKS]
+    assert len(names) == len(set(names)) and len(cheats) >= 75 and len(HONEST) >= 16
+    assert sum(case.must == "open" for case in cheats) <= 1
+    assert all(case.expect for case in cheats if case.must == "caught")
 
 
 def split_of(lengths):
