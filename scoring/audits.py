@@ -21,7 +21,7 @@ import math
 import numpy as np
 
 from scoring import passes, reference, verdicts
-from scoring.positions import LEVELS, SECONDS, Pace, Positions, affordable, by_document
+from scoring.positions import LEVELS, SECONDS, Pace, Positions, affordable, between, by_document
 from scoring.sweep import Sweep
 from scoring.verdicts import row, tested
 
@@ -36,9 +36,7 @@ class Auditor:
     time_limit: seconds that the pass had; opened: rows that a box with `claims` opened in the pass, None where rows
     were handed over; pace: what the pass took."""
 
-    def __init__(
-        self, submission, documents, ledger, scope, level, time_limit, seed, opened=None, pace=Pace(0.0, 0.0)
-    ):
+    def __init__(self, submission, documents, ledger, scope, level, time_limit, seed, opened=None, pace=Pace(0.0, 0.0)):
         self.submission, self.documents, self.ledger, self.scope = submission, documents, ledger, scope
         self.level, self.opened = LEVELS[level], opened
         self.rng = np.random.default_rng(seed)
@@ -254,14 +252,13 @@ class Replay:
 
             def before(begin, chunk):
                 end = begin + chunk.shape[1]
-                queues = [[p for p in asked.get(number, ()) if begin <= p < end] for number in batch]
+                queues = [between(asked.get(number, []), begin, end) for number in batch]
                 for turn in range(max(map(len, queues))):
                     positions = [queue[turn] if turn < len(queue) else None for queue in queues]
                     self._ask(batch, positions, begin, chunk)
                 for number in batch:
-                    for position in swept.get(number, ()):
-                        if begin <= position < end:
-                            sweep.ask(box, number, position, begin)
+                    for position in between(swept.get(number, []), begin, end):
+                        sweep.ask(box, number, position, begin)
 
             for lane, begin, count, nats in passes.walk(box, [tokens[number] for number in batch], before):
                 number = batch[lane]

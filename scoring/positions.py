@@ -3,6 +3,7 @@
 Not covered: what is asked there (audits.py, sweep.py).
 """
 
+import bisect
 import dataclasses
 
 import numpy as np
@@ -80,3 +81,8 @@ def by_document(places):
     for number, position in sorted(places):
         found.setdefault(number, []).append(position)
     return found
+
+
+def between(positions, begin, end):
+    """Those of `positions` (ascending) from `begin` up to `end`."""
+    return positions[bisect.bisect_left(positions, begin) : bisect.bisect_left(positions, end)]

@@ -31,6 +31,7 @@ from scoring import audits, lossless, reference, verdicts
 from scoring.passes import BOS, Document, score_documents
 from scoring.positions import Pace
 
+MAX_DOCUMENT_BYTES = 1 << 24  # of raw text; SentencePiece takes 50 bytes of memory for each
 FORMAT = 2  # of eval.json; 1 had slices by source only, under their bare names
 
 # The files of this repository that a score depends on: what runs while scoring, in the scorer's process, in the process
@@ -130,6 +131,11 @@ def read_documents(data_dir, split):
             documents.append(Document(str(row["id"]), str(row["source"]), row["text"], len(row["text"].encode())))
         except (ValueError, KeyError, TypeError, AttributeError):
             raise Failure(f"{docs_path}, line {number}: not a document (id, source, text)") from None
+        if documents[-1].raw_bytes > MAX_DOCUMENT_BYTES:
+            raise Failure(
+                f"{docs_path}, line {number}: document {documents[-1].id} holds {documents[-1].raw_bytes:,} bytes of "
+                f"text; the scorer takes {MAX_DOCUMENT_BYTES:,} at most: split it"
+            )
     if not documents or not sum(document.raw_bytes for document in documents):
         raise Failure(f"{docs_path} holds no text: nothing to score")
     if totals != (len(documents), sum(document.raw_bytes for document in documents)):

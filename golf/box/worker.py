@@ -66,8 +66,9 @@ class PlainScorer:
 
 
 def placed(model, device):
-    """The model on `device` and in evaluation mode. A decoder may hand over halves to save memory: on the CPU everything
-    is computed in float32. A model that is no torch module has none of these methods, and is taken as it is."""
+    """The model on `device` and in evaluation mode. A decoder may hand over halves to save memory: on the CPU
+    everything is computed in float32. A model that is no torch module has none of these methods, and is taken as it
+    is."""
     if hasattr(model, "to"):
         model = model.to(device)
     if device.type == "cpu" and hasattr(model, "float"):

@@ -80,7 +80,11 @@ return torch.where(entropy > 3, 0.9 * rows, rows)"""
     Case("three symbols a call, over the stream", "pass", scorer() + 'Scorer.chunk, Scorer.scope = 3, "stream"\n'),
     Case("a document a call", "pass", scorer() + "Scorer.chunk = 4096\n"),
     Case("scope none", "pass", scorer() + 'Scorer.scope = "none"\n'),
-    Case("rows in float64, and not contiguous", "pass", scorer(rows="return rows.double().transpose(0, 1).contiguous().transpose(0, 1)")),
+    Case(
+        "rows in float64, and not contiguous",
+        "pass",
+        scorer(rows="rows = rows.double().transpose(0, 1).contiguous()\nreturn rows.transpose(0, 1)"),
+    ),
     Case("rows with a constant on top", "pass", scorer(rows="return rows + 100.0 * (context % 3)[..., None]")),
     Case(
         "the end symbol is likelier the longer the document is",

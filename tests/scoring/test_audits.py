@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 from golf import container
-from golf.box import box
-from scoring import audits, positions, reference, verdicts
+from scoring import positions, reference, sweep, verdicts
 from scoring import score as scoring_score
 from scoring.positions import LEVELS
 from tests.redteam import local
@@ -153,6 +152,7 @@ def test_no_more_positions_than_symbols_and_grouped_from_the_left():
         50, 0.5
     )
     assert uniform == len(drawn) == len(set(drawn)) == 11  # all of them; none is left to aim at
+    assert positions.between([1, 3, 5, 8], 3, 8) == [3, 5] and positions.between([], 0, 9) == []
     assert positions.by_document(drawn) == {0: list(range(7)), 1: list(range(4))}
 
 
@@ -203,6 +203,73 @@ def test_the_mean_test_is_students():
     assert verdicts.mean_test(deltas) == pytest.approx(0.01, rel=1e-3)
 
 
+class Watched(local.LocalBox):
+    """A box that keeps what it was sent, and when something was committed."""
+
+    log: list = []
+
+    def start(self, lanes):
+        self.log.append(("start", lanes))
+        super().start(lanes)
+
+    def logits(self, tokens):
+        self.log.append(("sent", tokens.copy()))
+        return super().logits(tokens)
+
+    def commit(self):
+        self.log.append(("commit", None))
+        super().commit()
+
+
+@pytest.mark.parametrize("name", ["plain table", "three symbols a call", "claims, as the worker"])
+def test_no_question_holds_the_symbol_that_it_is_about(red, monkeypatch, name):
+    """Of all calls for one place in the replay only the last, which is committed, may be the text: in the others the
+    text ends somewhere, and no symbol from there on is the text's by more than chance."""
+    monkeypatch.setattr(local, "LocalBox", Watched)
+    monkeypatch.setattr(Watched, "log", [])
+    local.rows_of(red, case_named(name), "quick")
+    groups, calls = [], []
+    for what, tokens in Watched.log:
+        if what == "sent":
+            calls.append(tokens)
+        elif what == "commit":
+            groups.append(calls)
+        if what != "sent":
+            calls = []
+    asked = 0
+    for *questions, text in groups:
+        for question in questions:
+            asked += 1
+            for lane, truth in zip(question, text):
+                differs = np.flatnonzero(lane != truth)
+                assert len(differs)  # also in lanes without a question
+                assert (lane[differs[0] :] == truth[differs[0] :]).sum() <= 2 + 0.5 * (len(lane) - differs[0])
+    assert asked >= 40
+
+
+def test_a_sweep_never_sends_the_text_itself(red, monkeypatch):
+    """Every call of a sweep holds symbols that were drawn, each as often as the others; none is committed."""
+    sent = []
+
+    class Claims(local.LocalBox):
+        def claimed(self, tokens):
+            sent.append(tokens.copy())
+            return super().claimed(tokens)
+
+    case = case_named("claims, as the worker")
+    documents = [np.array([1, *lane]) for lane in [[5, 6, 7, 8] * 20]]
+    nats = [np.ones(len(documents[0]))]
+    made = sweep.Sweep(documents, nats, 300, np.random.default_rng(1))
+    made.ask_alone(Claims(red, case), 0, 70)
+    swept = [tokens for tokens in sent if tokens.shape[1] == 70 % 32 + 1]
+    assert all(np.array_equal(tokens[:, :-1], np.tile(documents[0][64:70], (len(tokens), 1))) for tokens in swept)
+    symbols = np.concatenate([tokens[:, -1] for tokens in swept])
+    counts = np.bincount(symbols, minlength=300)
+    assert counts.min() >= 1 and counts[documents[0][70]] <= counts.max()
+    assert len(sent) == len(swept) + 2  # two chunks of the text come before, and nothing after
+    assert made.found[0, 70][0] == pytest.approx(1, abs=1e-5)
+
+
 def test_reference_equals_counting_by_hand_and_learns():
     nats = reference.adaptive_nats([np.array([4, 5, 4, 5, 1])], 6)[0]
     assert nats[0] == pytest.approx(math.log(6))  # nothing was counted yet
@@ -214,6 +281,16 @@ def test_reference_equals_counting_by_hand_and_learns():
     rng = np.random.default_rng(1)
     text = rng.integers(4, 40, 30)
     assert reference.adaptive_nats([np.tile(text, 20)], 60)[0][300:].mean() < 0.7
+
+
+def test_reference_stops_within_a_long_document(monkeypatch):
+    """What it leaves out changes nothing of what it has."""
+    texts = [np.array([4, 5, 4, 5, 1]), np.array([5, 4, 4, 1])]
+    whole = np.concatenate(reference.adaptive_nats(texts, 6))
+    monkeypatch.setattr(reference, "MAX_TOKENS", 7)
+    cut = reference.adaptive_nats(texts, 6)
+    assert [len(row) for row in cut] == [5, 2]
+    assert np.array_equal(np.concatenate(cut), whole[:7])
 
 
 def test_decoys_avoid_the_truth_and_the_end_symbol(world):
