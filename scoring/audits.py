@@ -21,7 +21,7 @@ import math
 import numpy as np
 
 from scoring import passes, reference, verdicts
-from scoring.positions import LEVELS, SECONDS, Pace, Positions, affordable, between, by_document
+from scoring.positions import LEVELS, Pace, Positions, affordable, between, by_document
 from scoring.sweep import Sweep
 from scoring.verdicts import row, tested
 
@@ -48,7 +48,7 @@ class Auditor:
         self.bpb_per_nat = sum(map(len, self.tokens)) / math.log(2) / raw_bytes
         self.uniform = affordable(self.level, pace, scope == "stream")
         questions = self.uniform * (1 + self.level.aimed) * pace.question
-        self.time_limit = PATIENCE * max(time_limit, SECONDS, 2 * pace.seconds + questions)
+        self.time_limit = PATIENCE * max(time_limit, 2 * pace.seconds + questions)
         self.tolerance = MIN_TOLERANCE
 
     def run(self, on_phase=lambda name, total: None, on_tokens=lambda count: None):

@@ -6,7 +6,7 @@ that share gains. Shapes whose gains are above the tolerance are found at the fi
 probability is a product; shapes below the tolerance are simulated, with the tests of verdicts.py themselves.
 
 The text is that of a record: nats.csv has how often a symbol of the first 40,061 of the split dev cost so many nats
-under record 0004's artifact and under the scorer's own reference.
+under record 0004's artifact and under the scorer's own reference, which had read the second half of the split before.
 
 Not covered: `twice`, `order` and `sweep`, which see more; cheats that change their shape with the text around them.
 """

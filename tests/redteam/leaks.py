@@ -166,7 +166,7 @@ self.counts += torch.bincount(tokens.flatten(), minlength=self.size)
 return rows + 0.05 * torch.log1p(self.counts)""",
         )
         + STREAM,
-        expect="audit",
+        expect="audit.*fault of the Scorer's state",
     ),
 ]
 
