@@ -41,7 +41,7 @@ test: $(VENV)/.test ## the tests to run before a commit (about 6 minutes on two 
 test-all: $(VENV)/.test ## all tests: also the red team, a browser, Slurm and the long ones
 	$(PYTEST)
 
-redteam: $(VENV)/.test ## score artifacts that cheat, and honest ones that look odd (under 10 minutes)
+redteam: $(VENV)/.test ## score artifacts that cheat, and honest ones that look odd (under 20 minutes)
 	$(PY) -m tests.redteam
 
 fuzz: $(VENV)/.test ## 10,000 mutated artifacts through the scorer's reader

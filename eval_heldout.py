@@ -24,6 +24,7 @@ from golf.files import Failure, explain, write_atomic
 from golf.foreign import terminal
 from golf.progress import Progress
 from scoring import report
+from scoring.positions import LEVELS
 from scoring.score import read_artifact, read_documents, score, tokenise
 
 
@@ -53,7 +54,7 @@ def parse(arguments):
     parser.add_argument("--time_limit", type=_positive(float), default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     parser.add_argument(
         "--audit",
-        choices=("none", "quick", "full"),
+        choices=("none", *LEVELS),
         default="none",
         help="sample what the pass does not construct (docs/audits.md; default: %(default)s)",
     )

@@ -1,8 +1,9 @@
 """Text to token ids and back, without loss: the scorer's (and the data tools') view of a tokenizer model.
 
 Encoding is SentencePiece's on the canonical model; decoding is a table of each id's bytes, so that the bytes counted
-are the bytes of the text. U+2581, which SentencePiece would read as a space, goes through its three byte pieces. If the
-model says so, capitals are operators (case_operators.py) in what SentencePiece sees.
+are the bytes of the text. U+2581, which SentencePiece would read as a space, goes through its three byte pieces; a
+space for which the vocabulary has no piece goes through the byte piece of the space. If the model says so, capitals are
+operators (case_operators.py) in what SentencePiece sees.
 
 Not covered: BOS and document borders (the shards and the scorer own them), training (golf data), the model's place
 in an artifact (golf/tokenizer_section.py).
@@ -42,7 +43,8 @@ class Tokenizer:
         self.lengths = np.array([len(piece.translate(None, nothing)) for piece in self._pieces])
         self._processor = sentencepiece.SentencePieceProcessor(model_proto=self.model_bytes)
         escaped = model_format.SPACE.encode("utf-8")
-        self._escaped = np.array([4 + byte for byte in escaped], dtype=np.uint16)
+        self._escaped = np.array([model_format.FIRST_BYTE + byte for byte in escaped], dtype=np.uint16)
+        self._has_space = b" " in self._pieces[model_format.FIRST_PIECE :]
 
     def encode(self, text: str) -> np.ndarray:
         """Ids [T] uint16 of a text, no BOS; `decode(encode(text)) == text.encode("utf-8")` for every text.
@@ -55,8 +57,21 @@ class Tokenizer:
             if index:
                 parts.append(self._escaped)
             if part:
-                parts.append(np.array(self._processor.encode(part), dtype=np.uint16))
+                ids = np.array(self._processor.encode(part), dtype=np.uint16)
+                parts.append(ids if self._has_space else self._with_spaces(ids))
         return np.concatenate(parts) if parts else np.empty(0, dtype=np.uint16)
+
+    def _with_spaces(self, ids: np.ndarray) -> np.ndarray:
+        """Ids of a text without U+2581 in which a space is one byte piece.
+
+        SentencePiece writes a space as U+2581. Without a piece for it, that character falls back to three byte pieces,
+        which would decode to U+2581. No other character has these three bytes.
+        """
+        width = len(self._escaped)
+        windows = np.lib.stride_tricks.sliding_window_view(ids, width) if len(ids) >= width else np.empty((0, width))
+        spaces = np.flatnonzero((windows == self._escaped).all(axis=1))
+        ids[spaces] = model_format.FIRST_BYTE + ord(" ")
+        return np.delete(ids, np.concatenate([spaces + offset for offset in range(1, width)]))
 
     def decode(self, ids) -> bytes:
         """The raw bytes that ids stand for (specials stand for none). Raises ValueError for an id out of range."""

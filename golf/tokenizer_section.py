@@ -19,7 +19,8 @@ from collections.abc import Iterator
 from golf.container import compress, decompress
 
 SPECIALS = ("<pad>", "<s>", "</s>", "<unk>")  # ids 0..3
-FIRST_PIECE = len(SPECIALS) + 256
+FIRST_BYTE = len(SPECIALS)  # id of the piece of byte 0
+FIRST_PIECE = FIRST_BYTE + 256
 SPACE = "\u2581"  # how SentencePiece writes a space inside a piece
 MAX_VOCAB = 65536  # ids are uint16
 MAX_TEXT_BYTES = 4_000_000  # of all pieces together: 61 bytes a piece at the largest vocabulary

@@ -1,57 +1,60 @@
 """Audits: what a pass by construction does not show is sampled afterwards, in fresh boxes, and held against the ledger.
 
-blind   positions drawn after the pass; the box gets the same document with decoys from that position on, and the
-        recorded scores up to and at it must come back. A row that used its target, or anything later, differs.
-sweep   of a box that hands over claimed log-probabilities instead of rows: every symbol of the alphabet in turn as the
-        target at one place; the claimed probabilities, with the recorded one among them, must sum to at most one.
-twice   documents again with other batches and threads: measures the numeric noise, which sets the tolerance.
+blind   positions drawn after the pass; the box gets the same text with decoys from that position on, and the recorded
+        scores up to and at it must come back. A row that used its target, or anything later, differs.
+twice   the whole text again, with other batches and threads: every score must come back. It measures the noise.
 order   documents shuffled: with scope "none" or "document" no score may move.
+sweep   of a box that hands over claimed log-probabilities instead of rows (sweep.py).
 
-A failed audit says which symbol; noise below the tolerance must have no sign. docs/audits.md has the power of each.
+One replay in a fresh box serves `blind` and `twice`: before a chunk is sent it is asked about decoys in its place (a
+Scorer's state changes in observe() only), from the left, so that it never knows what lies at or beyond the question.
 
-With scope "stream" a fresh box sees the whole stream again: before a chunk is sent it is asked about decoys in its
-place (a Scorer's state changes in observe() only), from the left, so that it never knows what lies beyond the question.
+A failed audit says which symbol, and whether the row or the Scorer's state is at fault. Noise below the tolerance must
+have no sign and no mean (verdicts.py). docs/audits.md has the power of each audit.
 
 NOT covered: an artifact that cheats only at fewer positions than `misses` says; text that is stored in the artifact
 (every audit sees the same text: score.py compares with a fresh split).
 """
 
-import functools
 import math
 
 import numpy as np
 
-from scoring import passes, reference
+from scoring import passes, reference, verdicts
+from scoring.positions import LEVELS, Pace, Positions, affordable, between, by_document
+from scoring.sweep import Sweep
+from scoring.verdicts import row, tested
 
-LEVELS = {"quick": (200, 0.1, 4), "full": (2000, 0.5, 16)}  # blind positions, share again, sweeps
-PATIENCE = 4  # a box of the audits may take this many times the limit of the pass: there may have been more of those
-MIN_TOLERANCE, MAX_TOLERANCE = 1e-3, 0.1  # nats of one symbol
+PATIENCE = 4  # a box of the audits may take this many times what it should
+MIN_TOLERANCE, MAX_TOLERANCE = 1e-3, 0.1  # nats of one symbol; with a GPU the noise decides between the two
 NOISE_QUANTILE, NOISE_FACTOR = 0.999, 6
-MAX_DRIFT = 2e-4  # of the mean, in bits per byte; beyond it noise is no excuse
-MIN_DRIFT, SIGN_LEVEL = 2e-5, 1e-4  # a drift above the first whose sign is that unlikely is none of noise
-EQUAL = 1e-7  # nats; below it two scores are the same
-POWER = 0.01  # `misses` is the largest cheat that is missed with this probability
-# Bits per byte of good models of two sizes, straight in the logarithm between: a score well below wants an explanation.
-KNOWN = ((250_000, 1.45), (16_000_000, 1.05))
-PLAUSIBLE = 0.9
 
 
 class Auditor:
-    """The audits of one pass: a submission, its documents and their ledger. All draws come from `seed`. opened: rows
-    that a box with `claims` opened in the pass; None where rows were handed over."""
+    """The audits of one pass: a submission, its documents and their ledger. All draws come from `seed`.
 
-    def __init__(self, submission, documents, ledger, scope, level, time_limit, seed, opened=None):
+    time_limit: seconds that the pass had; opened: rows that a box with `claims` opened in the pass, None where rows
+    were handed over; pace: what the pass took."""
+
+    def __init__(self, submission, documents, ledger, scope, level, time_limit, seed, opened=None, pace=Pace(0.0, 0.0)):
         self.submission, self.documents, self.ledger, self.scope = submission, documents, ledger, scope
-        self.positions, self.share, self.sweeps = LEVELS[level]
-        self.time_limit, self.opened = PATIENCE * time_limit, opened
+        self.level, self.opened = LEVELS[level], opened
         self.rng = np.random.default_rng(seed)
         self.tokens = [document.tokens for document in documents]
-        self.bytes_per_symbol = sum(document.raw_bytes for document in documents) / sum(map(len, self.tokens))
-        self.bpb = float(sum(map(np.sum, ledger.nats))) / math.log(2) / sum(d.raw_bytes for d in documents)
+        self.names = [document.id for document in documents]
+        nats, raw_bytes = sum(map(np.sum, ledger.nats)), sum(document.raw_bytes for document in documents)
+        self.bpb = float(nats) / math.log(2) / raw_bytes
+        # Bits per byte of one nat more in the mean over the symbols of the split.
+        self.bpb_per_nat = sum(map(len, self.tokens)) / math.log(2) / raw_bytes
+        self.uniform = affordable(self.level, pace, scope == "stream")
+        questions = self.uniform * (1 + self.level.aimed) * pace.question
+        self.time_limit = PATIENCE * max(time_limit, 2 * pace.seconds + questions)
         self.tolerance = MIN_TOLERANCE
 
-    def run(self, on_phase=lambda name, total: None):
-        """The rows of eval.json's "audits". Raises BoxFailure if a box fails that scored well before."""
+    def run(self, on_phase=lambda name, total: None, on_tokens=lambda count: None):
+        """The rows of eval.json's "audits". Raises BoxFailure if a box fails that scored well before.
+
+        on_phase(name, symbols or None) and on_tokens(symbols) report progress."""
         if self.opened is None:
             softmax = row("softmax and sweep", "constructed", "logits by value: the scorer normalises every row itself")
         else:
@@ -68,78 +71,87 @@ class Auditor:
                 n=len(self.documents),
             ),
         ]
-        on_phase("again", None)
-        with passes.Boxes(self.submission, 1, self.time_limit, threads=2 if passes.cores() == 1 else 1) as running:
-            rows += self._again(running.boxes[0])
-        on_phase("blind", None)
-        return rows + self._blind_and_sweep()
-
-    # ---- the same documents again ----
-
-    def _again(self, box):
-        """Rows of `twice` and `order`, in one box. With scope "stream" the first is a prefix, the second does not
-        apply."""
+        positions = Positions(self.tokens, self.ledger.nats, self.submission.vocab_size, self.rng)
+        places, uniform = positions.draw(self.uniform, self.level.aimed)
+        swept, uniform_sweeps = positions.draw(self.level.sweeps // 2 if self.opened is not None else 0, 1.0)
+        sweep = Sweep(self.tokens, self.ledger.nats, self.submission.vocab_size, self.rng)
         stream = self.scope == "stream"
-        drawn, left = [], self.share * sum(map(len, self.tokens))
-        for number in range(len(self.tokens)) if stream else self.rng.permutation(len(self.tokens)):
-            drawn.append(int(number))
-            left -= len(self.tokens[number])
-            if left <= 0 and len(drawn) >= min(20, len(self.tokens)):
-                break
-        batch_tokens = min(passes.BATCH_TOKENS // 4, box.capacity)
-        deltas = self._score_again(box, drawn, batch_tokens)
+
+        on_phase("blind", sum(map(len, self.tokens)))
+        with passes.Boxes(self.submission, 1, self.time_limit) as running:
+            replay = Replay(self, running.boxes[0], on_tokens)
+            replay.run(places, swept if stream else [], sweep)
+        rows.append(self._twice(replay.again))
+        if stream:
+            rows.append(row("order", "not applicable", 'scope "stream": the order is part of the score'))
+        else:
+            rows.append(self._order(on_phase, on_tokens))
+        rows.append(self._blind(places, uniform, replay))
+        if swept and not stream:
+            on_phase("sweep", None)
+            with passes.Boxes(self.submission, 1, self.time_limit) as running:  # one that knows no text yet
+                for number, position in sorted(swept):
+                    sweep.ask_alone(running.boxes[0], number, position)
+        if swept:
+            rows.append(sweep.row(self.names, uniform_sweeps, self.tolerance, self.bpb))
+        return rows
+
+    # ---- the same text again ----
+
+    def _twice(self, again):
+        """The row of `twice`; sets the tolerance. again: nats of all documents in the replay."""
+        deltas = [recorded - new for recorded, new in zip(self.ledger.nats, again)]
+        drawn = range(len(deltas))
         noise = float(np.quantile(np.abs(np.concatenate(deltas)), NOISE_QUANTILE))
-        self.tolerance = max(MIN_TOLERANCE, NOISE_FACTOR * noise)
-        detail = f"{len(drawn):,} documents, noise {noise:.1e} nats, tolerance {self.tolerance:.1e}"
-        if self.tolerance > MAX_TOLERANCE:
-            self.tolerance = MAX_TOLERANCE
+        if passes.gpus():
+            self.tolerance = min(MAX_TOLERANCE, max(MIN_TOLERANCE, NOISE_FACTOR * noise))
+        if passes.gpus() and NOISE_FACTOR * noise > MAX_TOLERANCE:
             problem = (
-                f"the same text scores otherwise in other batches: one symbol in "
-                f"{1 / (1 - NOISE_QUANTILE):,.0f} by {noise:.3f} nats or more"
+                f"the same text scores otherwise in other batches: one symbol in {1 / (1 - NOISE_QUANTILE):,.0f} by "
+                f"{noise:.3f} nats or more"
             )
         else:
-            problem = self._drift(deltas, drawn)
-        rows = [
-            row(
-                "twice",
-                "fail" if problem else "pass",
-                problem or detail,
-                n=len(drawn),
-                misses=self._missed(len(drawn), "documents"),
-                noise_nats=noise,
-                tolerance_nats=self.tolerance,
-            )
-        ]
-        if stream:
-            return rows + [row("order", "not applicable", 'scope "stream": the order is part of the score')]
-        self.rng.shuffle(drawn)
-        deltas = self._score_again(box, drawn, min(passes.BATCH_TOKENS, box.capacity), shuffled=True)
-        problem = self._worst(deltas, drawn) or self._drift(deltas, drawn)
-        return rows + [
-            row(
-                "order",
-                "fail" if problem else "pass",
-                problem or f"{len(drawn):,} documents, shuffled",
-                n=len(drawn),
-                misses=self._missed(len(drawn), "documents"),
-            )
-        ]
+            problem = (None if passes.gpus() else self._worst(deltas, drawn)) or self._drift(deltas, drawn)
+        return tested(
+            "twice",
+            problem,
+            f"{len(deltas):,} documents, noise {noise:.1e} nats, tolerance {self.tolerance:.1e}",
+            n=len(deltas),
+            noise_nats=noise,
+            tolerance_nats=self.tolerance,
+        )
 
-    def _score_again(self, box, drawn, batch_tokens, shuffled=False):
-        """Recorded minus new nats [T] of each of the drawn documents."""
-        lengths = [len(self.tokens[number]) for number in drawn]
-        again = [np.full(length, np.nan) for length in lengths]
-        batches = passes.plan(lengths, box.chunk, self.scope, batch_tokens)
-        if shuffled:
-            batches = [batches[place] for place in self.rng.permutation(len(batches))]
+    def _order(self, on_phase, on_tokens):
+        """The row of `order`: a share of the documents, shuffled, in a fresh box."""
+        drawn, left = [], self.level.share * sum(map(len, self.tokens))
+        for number in self.rng.permutation(len(self.tokens)).tolist():
+            if left <= 0 and len(drawn) >= 20:
+                break
+            drawn.append(number)
+            left -= len(self.tokens[number])
+        on_phase("again", sum(len(self.tokens[number]) for number in drawn))
         documents = [self.documents[number] for number in drawn]
+        again = [np.full(len(document.tokens), np.nan) for document in documents]
 
         def commit(place, begin, nats):
             again[place][begin : begin + len(nats)] = nats
+            on_tokens(len(nats))
 
-        for batch in batches:
-            passes.score_batch(box, batch, documents, commit)
-        return [self.ledger.nats[number] - nats for number, nats in zip(drawn, again)]
+        threads = 2 if passes.cores() == 1 else 1
+        with passes.Boxes(self.submission, 1, self.time_limit, threads) as running:
+            box = running.boxes[0]
+            lengths = [len(document.tokens) for document in documents]
+            batches = passes.plan(lengths, box.chunk, self.scope, min(passes.BATCH_TOKENS, box.capacity))
+            for place in self.rng.permutation(len(batches)):
+                passes.score_batch(box, batches[place], documents, commit)
+        deltas = [self.ledger.nats[number] - nats for number, nats in zip(drawn, again)]
+        return tested(
+            "order",
+            self._worst(deltas, drawn) or self._drift(deltas, drawn),
+            f"{len(drawn):,} documents, shuffled",
+            n=len(drawn),
+            misses=verdicts.missed(len(drawn), "documents", self.bpb),
+        )
 
     def _worst(self, deltas, drawn):
         """What is wrong if a symbol differs by more than the tolerance, or None."""
@@ -149,277 +161,136 @@ class Auditor:
             return None
         recorded = self.ledger.nats[drawn[worst]][where]
         return (
-            f"symbol {where} of document {self.documents[drawn[worst]].id} was scored {recorded:.4f} nats in the "
-            f"pass and {recorded - deltas[worst][where]:.4f} now"
+            f"symbol {where} of document {self.names[drawn[worst]]} was scored {recorded:.4f} nats in the pass and "
+            f"{recorded - deltas[worst][where]:.4f} now, with the same text before it: {STATE}"
         )
 
     def _drift(self, deltas, drawn):
         """What is wrong if the documents moved together, or None."""
         sums = np.array([delta.sum() for delta in deltas])
-        drift = sums.sum() / math.log(2) / sum(self.documents[number].raw_bytes for number in drawn)
-        if abs(drift) > MAX_DRIFT:
-            return f"the score moves by {-drift:+.5f} bpb when it is taken again"
-        return signed_noise(sums, drift)
+        bpb_per_nat = len(sums) / math.log(2) / sum(self.documents[number].raw_bytes for number in drawn)
+        drift = sums.mean() * bpb_per_nat
+        if abs(drift) > verdicts.MAX_DRIFT:
+            return f"the score moves by {-drift:+.5f} bpb when it is taken again: {STATE}"
+        return verdicts.favoured(sums, bpb_per_nat)
 
     # ---- blind ----
 
-    def _blind_and_sweep(self):
-        """Rows of `blind` and, with claims, of `sweep`."""
-        positions, uniform = self._draw_positions(self.positions)
-        sweeps, uniform_sweeps = self._draw_positions(self.sweeps if self.opened is not None else 0)
-        decoys = reference.Decoys(self.tokens, self.rng)
-        # By (document, position): recorded minus blind nats of the symbols up to and at it, in its chunk; and the sum
-        # of the probabilities claimed for all symbols, with the recorded minus the new nats.
-        found: dict[tuple[int, int], np.ndarray] = {}
-        sums: dict[tuple[int, int], tuple[float, float]] = {}
-        with passes.Boxes(self.submission, 1, self.time_limit) as running:
-            if self.scope == "stream":
-                self._replay(running.boxes[0], positions, sweeps, decoys, found, sums)
-            else:
-                self._blind_documents(running.boxes[0], positions, decoys, found)
-        if sweeps and self.scope != "stream":
-            with passes.Boxes(self.submission, 1, self.time_limit) as running:  # one that knows no text yet
-                for number, position in sorted(sweeps):
-                    self._sweep_lanes(running.boxes[0], number, position, sums)
-        return [self._blind(positions, uniform, found), *([self._sweep(sums, uniform_sweeps)] if sweeps else [])]
-
-    def _blind_documents(self, box, positions, decoys, found):
-        """A document's positions one after the other and from the left: what the box could remember of it is never past
-        the position that it is asked for."""
-        for turn in rounds(positions):
-            ends = [self._end(number, position, box.chunk) for number, position in turn]
-            for batch in passes.plan(ends, box.chunk, "document", min(passes.BATCH_TOKENS, box.capacity)):
-                self._blind_lanes(box, [turn[place] for place in batch], decoys, found)
-
-    def _replay(self, box, positions, sweeps, decoys, found, sums):
-        """The stream again up to the last position. Before each chunk the box is asked about decoys in its place, from
-        the left."""
-        blind, swept = set(positions), set(sweeps)
-        asked: dict[int, list[int]] = {}
-        for number, position in sorted(blind | swept):
-            asked.setdefault(number, []).append(position)
-        for number in range(max(asked) + 1):
-
-            def before(begin, chunk):
-                for position in asked.get(number, ()):
-                    if not begin <= position < begin + chunk.shape[1]:
-                        continue
-                    if (number, position) in blind:
-                        altered = self._altered(number, position, begin + chunk.shape[1], decoys)
-                        self._compare(number, position, begin, 0, passes.ask(box, altered[None, begin:]), found)
-                    if (number, position) in swept:
-                        sums[number, position] = self._sum(box, number, position, chunk[:, : position - begin + 1])
-
-            for _ in passes.walk(box, [self.tokens[number]], before):
-                pass
-
-    def _blind(self, positions, uniform, found):
-        at = np.array([found[place][-1] for place in positions])
-        drawn = [number for number, _ in positions]
-        worst = max(positions, key=lambda place: np.nan_to_num(np.abs(found[place]), nan=np.inf).max())
-        delta = found[worst]
-        # A first half of the positions is uniform: the mean there estimates the score of a box that knows no target.
-        estimate = self.bpb - float(at[:uniform].mean()) / math.log(2) / self.bytes_per_symbol
-        problem = None
-        if not np.abs(delta).max() <= self.tolerance:
-            symbol = worst[1] - len(delta) + 1 + int(np.nan_to_num(np.abs(delta), nan=np.inf).argmax())
-            recorded = self.ledger.nats[worst[0]][symbol]
-            blind = recorded - delta[symbol - worst[1] - 1]
-            problem = (
-                f"symbol {symbol} of document {self.documents[worst[0]].id} was scored {recorded:.4f} nats in "
-                f"the pass and {blind:.4f} without the text from symbol {worst[1]} on: the row uses what it "
-                "predicts, or what follows"
-            )
-        else:
-            problem = signed_noise(at, at.mean() / math.log(2) / self.bytes_per_symbol)
-        return row(
+    def _blind(self, places, uniform, replay):
+        """The row of `blind`."""
+        at = np.array([replay.found[place][-1] for place in places])
+        # The uniform positions come first: their mean estimates the score of a box that knows no target.
+        estimate = self.bpb - float(at[:uniform].mean()) * self.bpb_per_nat
+        problem = (
+            self._differing(places, replay)
+            or verdicts.favoured(at[:uniform], self.bpb_per_nat)
+            or verdicts.favoured(at, self.bpb_per_nat)
+        )
+        documents = len({number for number, _ in places})
+        return tested(
             "blind",
-            "fail" if problem else "pass",
-            problem or f"{len(positions):,} positions in {len(set(drawn)):,} documents",
-            n=len(positions),
-            misses=self._missed(uniform, "positions"),
+            problem,
+            f"{len(places):,} positions in {documents:,} documents, {uniform:,} of them uniform",
+            n=len(places),
+            uniform=uniform,
+            misses=verdicts.missed(uniform, "positions", self.bpb),
             blind_bpb=estimate,
         )
 
-    @functools.cached_property
-    def _gain(self):
-        """Nats by which the pass beats the reference model at each symbol of the split [T]; 0 beyond the reference."""
-        expected = reference.adaptive_nats(self.tokens, self.submission.vocab_size)
-        gain = np.zeros(sum(map(len, self.tokens)))
-        known = np.concatenate(expected)
-        gain[: len(known)] = np.maximum(0, known - np.concatenate(self.ledger.nats[: len(expected)]))
-        return gain
-
-    def _draw_positions(self, count):
-        """([(document, position)], how many of them are uniform, which come first): the others where the pass beats the
-        reference model, in proportion to the nats."""
-        lengths = np.array([len(symbols) for symbols in self.tokens])
-        count = min(count, int(lengths.sum()))
-        starts = np.cumsum(lengths) - lengths
-        uniform = self.rng.choice(int(lengths.sum()), (count + 1) // 2, replace=False)
-        gain = self._gain.copy()
-        gain[uniform] = 0
-        aimed = min(count // 2, np.count_nonzero(gain))
-        drawn = np.concatenate(
-            [
-                uniform,
-                self.rng.choice(len(gain), aimed, replace=False, p=gain / gain.sum())
-                if aimed
-                else np.empty(0, dtype=int),
-            ]
-        )
-        documents = np.searchsorted(starts, drawn, side="right") - 1
-        return [(int(d), int(place - starts[d])) for d, place in zip(documents, drawn)], len(uniform)
-
-    def _end(self, number, position, chunk):
-        return min(len(self.tokens[number]), (position // chunk + 1) * chunk)
-
-    def _altered(self, number, position, end, decoys):
-        """The first `end` symbols of a document, with decoys from `position` on."""
-        truth = self.tokens[number]
-        symbols = truth[:end].copy()
-        symbols[position:] = decoys.draw(
-            end - position, int(truth[position - 1]) if position else passes.BOS, int(truth[position])
-        )
-        if end == len(truth) and position < end - 1:
-            symbols[-1] = passes.BOS
-        return symbols
-
-    def _blind_lanes(self, box, lanes, decoys, found):
-        altered = [
-            self._altered(number, position, self._end(number, position, box.chunk), decoys)
-            for number, position in lanes
-        ]
-        for lane, begin, count, nats in passes.walk(box, altered):
-            number, position = lanes[lane]
-            if begin <= position < begin + count:
-                self._compare(number, position, begin, lane, nats, found)
-
-    def _compare(self, number, position, begin, lane, nats, found):
-        """Enter what the true symbols from `begin` up to `position` cost in the pass more than they do now."""
-        recorded = self.ledger.nats[number][begin : position + 1]
-        found[number, position] = recorded - nats(lane, self.tokens[number][begin : position + 1])
-
-    # ---- sweep ----
-
-    def _sweep_lanes(self, box, number, position, sums):
-        """The same document up to `position` in all lanes of a batch, and the sweep there."""
-        lanes = max(1, min(self.submission.vocab_size, min(passes.BATCH_TOKENS, box.capacity) // box.chunk))
-
-        def before(begin, chunk):
-            if begin + chunk.shape[1] > position:
-                sums[number, position] = self._sum(box, number, position, chunk)
-
-        for _ in passes.walk(box, [self.tokens[number][: position + 1]] * lanes, before):
-            pass
-
-    def _sum(self, box, number, position, chunk):
-        """(sum of the probabilities that are claimed for all symbols at the end of `chunk` [B, n], which is `position`;
-        recorded minus new nats of the true one). A box that behaves now, or claims little for all, misses the latter:
-        it cannot know which symbol is the true one."""
-        total, delta = 0.0, math.nan
-        symbols = self.rng.permutation(self.submission.vocab_size)
-        for begin in range(0, len(symbols), len(chunk)):
-            some = symbols[begin : begin + len(chunk)]
-            sent = chunk.copy()
-            sent[: len(some), -1] = some
-            claimed = box.claimed(sent)[: len(some), -1]
-            total += float(np.exp(-claimed).sum())
-            for nats in claimed[some == self.tokens[number][position]]:
-                delta = float(self.ledger.nats[number][position] - nats)
-        return total, delta
-
-    def _sweep(self, sums, uniform):
-        def badness(place):
-            total, delta = sums[place]
-            return np.nan_to_num(max(total - 1, abs(delta)) if total == total else np.inf, nan=np.inf)
-
-        worst = max(sums, key=badness)
-        total, delta = sums[worst]
-        where = f"symbol {worst[1]} of document {self.documents[worst[0]].id}"
-        verdict, detail = (
-            "pass",
-            (
-                f"{len(sums)} positions, all {self.submission.vocab_size:,} symbols, largest sum "
-                f"{max(total for total, _ in sums.values()):.6f}"
-            ),
-        )
-        if not total <= math.exp(self.tolerance):
-            verdict, detail = "fail", f"the probabilities claimed for all symbols at {where} sum to {total:.4f}"
-        elif not abs(delta) <= self.tolerance:
-            verdict, detail = "fail", f"at {where} {-delta:+.4f} nats more are claimed when every symbol is asked for"
-        return row("sweep", verdict, detail, n=len(sums), misses=self._missed(uniform, "positions"))
-
-    def _missed(self, count, unit):
-        """The largest cheat that `count` uniform draws miss with probability POWER: a share f of the units with
-        (1 - f)^n = POWER; if each of them costs nothing any more, f of the score."""
-        share = 1 - POWER ** (1 / max(1, count))
-        return {"share": share, "of": unit, "bpb": share * self.bpb, "with_probability": POWER}
+    def _differing(self, places, replay):
+        """What is wrong if a symbol differs by more than the tolerance, or None: the row where it can be, else the
+        state."""
+        state = None
+        for number, position in sorted(places, key=lambda place: -replay.largest(place)):
+            if replay.largest((number, position)) <= self.tolerance:
+                return state
+            delta = replay.found[number, position]
+            symbol = position + 1 - len(delta) + int(np.abs(replay.sure(delta)).argmax())
+            recorded = self.ledger.nats[number][symbol]
+            blind = recorded - delta[symbol - position - 1]
+            text = (
+                f"symbol {symbol} of document {self.names[number]} was scored {recorded:.4f} nats in the pass and "
+                f"{blind:.4f} without the text from symbol {position} on: "
+            )
+            if abs(recorded - replay.again[number][symbol]) <= self.tolerance:
+                return text + "the row uses what it predicts, or what follows"
+            state = state or (
+                f"{text}with that text it does not cost the same again either ({replay.again[number][symbol]:.4f}): "
+                f"{STATE}"
+            )
+        return state
 
 
-def rounds(positions):
-    """Lists of (document, position), each document at most once in a list and with growing positions over them."""
-    turns: list[list[tuple[int, int]]] = []
-    seen: dict[int, int] = {}  # how many lists a document is in
-    for number, position in sorted(positions):
-        turn = seen.get(number, 0)
-        seen[number] = turn + 1
-        if turn == len(turns):
-            turns.append([])
-        turns[turn].append((number, position))
-    return turns
+STATE = (
+    "a fault of the Scorer's state, which may change in start() and observe() only and may depend on nothing but "
+    "committed text of its scope"
+)
 
 
-def signed_noise(deltas, drift_bpb):
-    """What is wrong if differences (recorded minus new nats) that are small each favour the record, or None."""
-    moved = deltas[np.abs(deltas) > EQUAL]
-    if not len(moved) or -drift_bpb < MIN_DRIFT:
-        return None
-    from scipy.stats import binomtest  # takes a second to import, and most scores do without
+class Replay:
+    """The whole text again in a fresh box, with questions about decoys in the place of each chunk before it is sent.
 
-    p = binomtest(int((moved < 0).sum()), len(moved), 0.5, alternative="greater").pvalue
-    if p >= SIGN_LEVEL:
-        return None
-    return (
-        f"{(moved < 0).sum()} of {len(moved)} differences favour the recorded score, by {-drift_bpb:.1e} bpb "
-        f"together (sign test p = {p:.1e}): noise has no sign"
-    )
+    `again`: nats of every symbol, as in a ledger. `found`: by (document, position), recorded minus blind nats of the
+    symbols from the chunk's begin up to the position."""
 
+    def __init__(self, auditor, box, on_tokens):
+        self.auditor, self.box, self.on_tokens = auditor, box, on_tokens
+        self.decoys = reference.Decoys(auditor.tokens, auditor.rng)
+        self.again = [np.full(len(symbols), np.nan) for symbols in auditor.tokens]
+        self.found: dict[tuple[int, int], np.ndarray] = {}
 
-def row(audit, verdict, detail, **fields):
-    """A row of the table of audits. verdict: pass | fail | note | constructed | audited | not applicable."""
-    return {"audit": audit, "verdict": verdict, "detail": detail, **fields}
+    def run(self, places, swept, sweep):
+        """Ask about all places while the text goes by. swept: places where the sweep asks too, in a box of one lane."""
+        box, tokens = self.box, self.auditor.tokens
+        asked, swept = by_document(places), by_document(swept)
+        lengths = list(map(len, tokens))
+        batch_tokens = min(passes.BATCH_TOKENS // 4, box.capacity)
+        batches = passes.plan(lengths, box.chunk, self.auditor.scope, batch_tokens)
+        if self.auditor.scope != "stream":
+            self.auditor.rng.shuffle(batches)
+        for batch in batches:
 
+            def before(begin, chunk):
+                end = begin + chunk.shape[1]
+                queues = [between(asked.get(number, []), begin, end) for number in batch]
+                for turn in range(max(map(len, queues))):
+                    positions = [queue[turn] if turn < len(queue) else None for queue in queues]
+                    self._ask(batch, positions, begin, chunk)
+                for number in batch:
+                    for position in between(swept.get(number, []), begin, end):
+                        sweep.ask(box, number, position, begin)
 
-def plausibility(bpb, artifact_bytes):
-    """The row that compares a score with good models of the artifact's size: a note, never a verdict."""
-    (small, worse), (large, better) = KNOWN
-    place = math.log(max(artifact_bytes, 1) / small) / math.log(large / small)
-    expected = worse + (better - worse) * place
-    if bpb >= PLAUSIBLE * expected:
-        return row("plausibility", "pass", f"good models of this size reach about {expected:.2f} bpb on English text")
-    return row(
-        "plausibility",
-        "note",
-        f"{bpb:.4f} bpb is far below the {expected:.2f} of good models of this size on "
-        "English text: ask why before you believe it, and see --fresh",
-    )
+            for lane, begin, count, nats in passes.walk(box, [tokens[number] for number in batch], before):
+                number = batch[lane]
+                symbols = tokens[number][begin : begin + count]
+                self.again[number][begin : begin + count] = passes.checked(
+                    nats(lane, symbols), begin, self.auditor.names[number]
+                )
+                self.on_tokens(count)
 
+    def _ask(self, batch, positions, begin, chunk):
+        """One call: lane by lane the text before the position and decoys from there on, or decoys alone."""
+        sent = self.decoys.random(chunk.size).reshape(chunk.shape)
+        for lane, position in enumerate(positions):
+            if position is not None:
+                symbols = self.auditor.tokens[batch[lane]]
+                previous = int(symbols[position - 1]) if position else passes.BOS
+                place = position - begin
+                sent[lane, :place] = chunk[lane, :place]
+                sent[lane, place:] = self.decoys.draw(chunk.shape[1] - place, previous, int(symbols[position]))
+        nats = passes.ask(self.box, sent)
+        for lane, position in enumerate(positions):
+            if position is not None:
+                number = batch[lane]
+                part = slice(begin, position + 1)
+                recorded = self.auditor.ledger.nats[number][part]
+                self.found[number, position] = recorded - nats(lane, self.auditor.tokens[number][part])
 
-def fresh(name, bpb, bpb_interval, fresh_bpb, fresh_interval, simple_bpb, simple_fresh_bpb):
-    """The row that compares a split with one that the submission cannot have seen. Intervals are (low, high) or None;
-    simple_*: of the reference model, which tells how much harder the fresh text is."""
-    gap, expected = fresh_bpb - bpb, bpb * (simple_fresh_bpb / simple_bpb - 1)
-    if bpb_interval is None or fresh_interval is None:
-        return row("fresh text", "note", f"{gap:+.4f} bpb on {name}; too few documents for an interval", gap_bpb=gap)
-    # Two independent samples of documents: half widths add in squares.
-    below = math.hypot(fresh_bpb - fresh_interval[0], bpb_interval[1] - bpb)
-    above = math.hypot(fresh_interval[1] - fresh_bpb, bpb - bpb_interval[0])
-    excess = gap - expected - 1.5 * below  # from 95% to about 99.8%
-    detail = f"{gap:+.4f} bpb on {name} ({gap - below:+.4f} .. {gap + above:+.4f}), text alone {expected:+.4f}"
-    verdict = "fail" if excess > 0.02 * bpb else "pass"
-    if verdict == "fail":
-        detail += ": the artifact knows the first split"
-    return row(
-        "fresh text", verdict, detail, gap_bpb=gap, gap_interval=[gap - below, gap + above], expected_gap_bpb=expected
-    )
+    @staticmethod
+    def sure(delta):
+        """Differences in which a NaN counts as infinite."""
+        return np.nan_to_num(delta, nan=np.inf)
+
+    def largest(self, place):
+        """Nats of the largest difference at a place."""
+        return float(np.abs(self.sure(self.found[place])).max())

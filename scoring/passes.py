@@ -17,6 +17,7 @@ from golf.box import mounts, packages
 from golf.box.box import CAPACITY_LOGITS, Box, BoxFailure
 from golf.files import Failure
 from scoring.likelihood import Ledger, token_nats
+from scoring.reference import FIRST_DECOY
 
 BOS = 1  # id of the document boundary, and so of the end symbol
 BATCH_TOKENS = 8192  # of one call; larger is no faster on a CPU, and a chunk longer than this is still one call
@@ -24,6 +25,7 @@ CPU_CORES = 2  # that all boxes of a score without a GPU share, on larger machin
 MIN_MEMORY_BYTES = 1 << 30  # of a box; torch alone takes a third of it
 OPENED_ROWS = 4  # of each chunk, of a box with `claims`
 CLAIM_TOLERANCE = 1e-3  # nats between a claim and its own row: float32 on both sides
+FILL = 2048  # lanes are filled up to a multiple of this many symbols, or to the whole chunk if that is shorter
 MIN_FILL = 0.75  # a batch takes a document only if it has at least this share of the windows of the longest
 
 
@@ -39,10 +41,10 @@ class Document:
 
 
 def plan(lengths, chunk, scope, batch_tokens):
-    """Batches of document numbers: of similar length and longest first, or one document each in order for scope
-    "stream".
+    """Batches of document numbers: of similar length, or one document each in order for scope "stream".
 
-    No call has more than max(batch_tokens, chunk) tokens."""
+    The order of the batches is mixed, by a fixed seed: longest first would tell a box that no document to come is
+    longer. No call has more than max(batch_tokens, chunk) tokens."""
     if scope == "stream":
         return [[number] for number in range(len(lengths))]
     batches: list[list[int]] = []
@@ -51,13 +53,19 @@ def plan(lengths, chunk, scope, batch_tokens):
         longest = batches[-1][0] if batches else None
         if (
             longest is not None
-            and (len(batches[-1]) + 1) * min(chunk, lengths[longest]) <= batch_tokens
+            and (len(batches[-1]) + 1) * filled(0, lengths[longest], chunk) <= batch_tokens
             and windows[number] >= MIN_FILL * windows[longest]
         ):
             batches[-1].append(number)
         else:
             batches.append([number])
-    return batches
+    return [batches[place] for place in np.random.default_rng(0).permutation(len(batches))]
+
+
+def filled(begin, longest, chunk):
+    """Symbols of a call from `begin` on, if lanes that hold up to `longest` symbols are filled up."""
+    left = max(1, longest - begin)
+    return min(chunk, math.ceil(left / FILL) * FILL)
 
 
 def ask(box, chunk):
@@ -84,12 +92,17 @@ def walk(box, lanes, before=None):
     """Run lanes (each int64 [T]) of new documents through a box, chunk by chunk. Yields (lane, begin, count, nats): the
     chunk holds `count` symbols of that lane from begin on, `nats` is the function of ask(). The chunk is committed when
     the next one is asked for. before(begin, chunk) may first ask for other chunks in the place of this one. Raises
-    BoxFailure."""
+    BoxFailure.
+
+    Unless the scope is "stream", what follows a lane's end are random symbols, so that the shape of a call does not
+    tell where documents end. With scope "stream" there is one lane, and its last chunk ends with it: what a box learns
+    from that is in docs/audits.md."""
     longest = max(map(len, lanes))
+    rng = np.random.default_rng(0)  # fixed, so that a score repeats to the last digit
     box.start(len(lanes))
     for begin in range(0, longest, box.chunk):
-        length = min(box.chunk, longest - begin)
-        chunk = np.zeros((len(lanes), length), dtype=np.int64)
+        length = min(box.chunk, longest - begin) if box.scope == "stream" else filled(begin, longest, box.chunk)
+        chunk = rng.integers(FIRST_DECOY, box.vocab_size, (len(lanes), length))
         for lane, symbols in enumerate(lanes):
             part = symbols[begin : begin + length]
             chunk[lane, : len(part)] = part

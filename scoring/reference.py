@@ -9,19 +9,21 @@ import math
 import numpy as np
 
 BACKOFF = 2.0  # weight of the next lower order, in counts
+FIRST_DECOY = 4  # ids below are specials, the end symbol among them
 MAX_TOKENS = 1_000_000  # of a split; the rest is left out, because this is plain Python
 
 
 def adaptive_nats(documents, vocab_size):
     """Nats of every symbol [T] of each document (int arrays that end with the end symbol), each predicted from all
-    symbols before it by counts of order 2, 1 and 0 that are mixed with BACKOFF. Documents beyond MAX_TOKENS are left
-    out."""
+    symbols before it by counts of order 2, 1 and 0 that are mixed with BACKOFF. What lies beyond MAX_TOKENS symbols is
+    left out, so that the last row may be shorter than its document."""
     single, total = [0] * vocab_size, 0
     counts: dict[int, int] = {}  # by (order, context, symbol), as one integer
     totals: dict[int, int] = {}  # by (order, context)
     result: list[np.ndarray] = []
     for symbols in documents:
-        if total + len(symbols) > MAX_TOKENS and result:
+        symbols = symbols[: MAX_TOKENS - total]
+        if not len(symbols):
             break
         before, last = 1, 1
         nats = np.empty(len(symbols))
@@ -49,24 +51,35 @@ class Decoys:
     def __init__(self, documents, rng):
         """documents: int arrays that end with the end symbol."""
         self.rng = rng
-        self.tokens = np.concatenate(documents)[:MAX_TOKENS]
-        self.alphabet = np.unique(self.tokens[self.tokens > 3])
-        order = np.argsort(self.tokens[:-1], kind="stable")
-        self.firsts, self.successors = self.tokens[:-1][order], self.tokens[1:][order]
+        tokens = np.concatenate(documents)[:MAX_TOKENS]
+        self.alphabet = np.unique(tokens[tokens >= FIRST_DECOY])
+        order = np.argsort(tokens[:-1], kind="stable")
+        self.successors = tokens[1:][order]
+        # The successors of token t are those from ends[t - 1] up to ends[t].
+        self.ends = np.cumsum(np.bincount(tokens[:-1], minlength=int(tokens.max()) + 1)).tolist()
+
+    def random(self, count):
+        """int64 [count]: tokens of the split at random."""
+        return self.rng.choice(self.alphabet, count)
 
     def draw(self, length, previous, not_first):
         """int64 [length] to follow the token `previous`; the first is not `not_first`, and no end symbol is among
         them."""
-        alphabet = self.alphabet
+        drawn = self.random(length)
         if self.rng.random() < 0.5:
-            drawn = self.rng.choice(alphabet, length)
-        else:
-            drawn = np.empty(length, dtype=np.int64)
-            for place in range(length):
-                low, high = np.searchsorted(self.firsts, [previous, previous + 1])
-                previous = self.successors[self.rng.integers(low, high)] if high > low else 1
-                drawn[place] = previous = previous if previous > 3 else self.rng.choice(alphabet)
-        others = alphabet[alphabet != not_first]
+            self._walk(drawn, previous)
+        others = self.alphabet[self.alphabet != not_first]
         if drawn[0] == not_first and len(others):
             drawn[0] = self.rng.choice(others)
         return drawn
+
+    def _walk(self, drawn, previous):
+        """Replace random tokens by those of a walk, wherever a pair leads on to something other than an end."""
+        chances = self.rng.random(len(drawn)).tolist()
+        for place, chance in enumerate(chances):
+            low, high = self.ends[previous - 1], self.ends[previous]
+            if high > low:
+                following = int(self.successors[low + int(chance * (high - low))])
+                if following >= FIRST_DECOY:
+                    drawn[place] = following
+            previous = int(drawn[place])

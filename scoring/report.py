@@ -18,8 +18,9 @@ PHASES = {
     "build": "building the model",
     "score": "scoring",
     "interval": "bootstrap over documents",
-    "again": "audits: documents again",
-    "blind": "audits: blind positions",
+    "blind": "audits: the text again, with blind positions",
+    "again": "audits: documents in another order",
+    "sweep": "audits: sweep of claims",
     "audits": "audits",
     "total": "total",
 }

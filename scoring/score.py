@@ -11,8 +11,8 @@ one pass, score before update, no look at later chunks, the raw-byte denominator
 audits.py: causality inside a chunk (a box is given the tokens of a chunk at once, teacher forcing), and that the scope
 is what it says.
 
-NOT covered: the shape of a batch tells a box roughly how long its documents are: lanes that have ended are padded with
-id 0.
+NOT covered: with scope "stream" the last chunk of a document is as long as what is left of it (docs/audits.md has what
+that is worth). With the other scopes lanes that have ended are filled up with random symbols.
 """
 
 import hashlib
@@ -28,9 +28,11 @@ from golf import container, slices, statistics, tokenizer_section
 from golf.box.box import Submission, remove_stale
 from golf.files import ROOT, Failure, read_bytes
 from golf.tokenizer import Tokenizer
-from scoring import audits, lossless, reference
+from scoring import audits, lossless, reference, verdicts
 from scoring.passes import BOS, Document, score_documents
+from scoring.positions import Pace
 
+MAX_DOCUMENT_BYTES = 1 << 24  # of raw text; SentencePiece takes 50 bytes of memory for each
 FORMAT = 2  # of eval.json; 1 had slices by source only, under their bare names
 
 # The files of this repository that a score depends on: what runs while scoring, in the scorer's process, in the process
@@ -65,8 +67,11 @@ SOURCES = (
     "scoring/likelihood.py",
     "scoring/lossless.py",
     "scoring/passes.py",
+    "scoring/positions.py",
     "scoring/reference.py",
     "scoring/score.py",
+    "scoring/sweep.py",
+    "scoring/verdicts.py",
 )
 
 
@@ -129,6 +134,11 @@ def read_documents(data_dir, split):
             documents.append(Document(str(row["id"]), str(row["source"]), row["text"], len(row["text"].encode())))
         except (ValueError, KeyError, TypeError, AttributeError):
             raise Failure(f"{docs_path}, line {number}: not a document (id, source, text)") from None
+        if documents[-1].raw_bytes > MAX_DOCUMENT_BYTES:
+            raise Failure(
+                f"{docs_path}, line {number}: document {documents[-1].id} holds {documents[-1].raw_bytes:,} bytes of "
+                f"text; the scorer takes {MAX_DOCUMENT_BYTES:,} at most: split it"
+            )
     if not documents or not sum(document.raw_bytes for document in documents):
         raise Failure(f"{docs_path} holds no text: nothing to score")
     if totals != (len(documents), sum(document.raw_bytes for document in documents)):
@@ -193,7 +203,7 @@ def score(
 
     seed = secrets.randbits(64) if seed is None else seed
     started = time.monotonic()
-    rows = [audits.plausibility(whole["bpb"], artifact["bytes"])]
+    rows = [verdicts.plausibility(whole["bpb"], artifact["bytes"])]
     claims = boxes[0].claims
     if claims and audit == "none":
         audit = "quick"  # without one, claims are worth nothing
@@ -201,8 +211,9 @@ def score(
         audit = "full"
     if audit != "none":
         opened = sum(box.opened for box in boxes) if claims else None
-        auditor = audits.Auditor(submission, documents, ledger, boxes[0].scope, audit, time_limit, seed, opened)
-        rows += auditor.run(on_phase)
+        pace = pace_of(documents, boxes, clock["score"])
+        auditor = audits.Auditor(submission, documents, ledger, boxes[0].scope, audit, time_limit, seed, opened, pace)
+        rows += auditor.run(on_phase, on_tokens)
     if fresh:
         rows.append(
             _fresh(
@@ -270,8 +281,16 @@ def _fresh(submission, tokenizer, documents, others, whole, processes, time_limi
     simple = []
     for texts in (documents, others):
         nats = reference.adaptive_nats([document.tokens for document in texts], tokenizer.vocab_size)
-        simple.append(statistics.bits_per_byte(list(map(np.sum, nats)), [d.raw_bytes for d in texts[: len(nats)]]))
-    return audits.fresh(name, whole["bpb"], whole["bpb_interval"], part["bpb"], part["bpb_interval"], *simple)
+        sizes = [tokenizer.lengths[text.tokens[: len(row)]].sum() for text, row in zip(texts, nats)]
+        simple.append(statistics.bits_per_byte(list(map(np.sum, nats)), sizes))
+    return verdicts.fresh(name, whole["bpb"], whole["bpb_interval"], part["bpb"], part["bpb_interval"], *simple)
+
+
+def pace_of(documents, boxes, seconds):
+    """The Pace of a pass over documents that took `seconds`; of the boxes, some may not have been needed."""
+    chunks = sum(-(-len(document.tokens) // boxes[0].chunk) for document in documents)
+    answering = [box.answering for box in boxes if box.answering]
+    return Pace(seconds, sum(answering) / len(answering) / chunks)
 
 
 def summarise(documents, tokenizer, ledger):

@@ -97,6 +97,7 @@ class Box:
         self.deadline = time.monotonic() + time_limit
         self.layers, self.scope, self.chunk, self.device = [], None, 0, ""
         self.claims, self.opened = False, 0  # of a box with `claims`: rows that it opened
+        self.answering = 0.0  # seconds that the box took for the rows of all chunks so far
         self.clock = {}
         self._tail: collections.deque[bytes] = collections.deque()
         self._output_bytes, self._stage = 0, "starting"
@@ -315,8 +316,10 @@ class Box:
         lanes, length = tokens.shape
         self._stage = "scoring"
         self._tokens[: tokens.size] = tokens.reshape(-1)
+        sent = time.monotonic()
         self._send("chunk", lanes=lanes, length=length)
         shape = self._receive("logits").get("shape")
+        self.answering += time.monotonic() - sent
         if shape != [lanes, length, self.vocab_size]:
             due = [lanes, length, self.vocab_size]
             raise BoxFailure(

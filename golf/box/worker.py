@@ -31,6 +31,10 @@ import types
 BOS = 1  # id of the document boundary, fixed by the format of the data
 
 
+# What the protocol uses of a Scorer; `claims` is optional.
+CONTRACT = ("scope", "chunk", "start", "logits", "observe")
+
+
 class PlainScorer:
     """For scripts without a Scorer: non-overlapping windows of config.seq_len tokens that start at the document's
     start.
@@ -59,6 +63,19 @@ class PlainScorer:
     def observe(self):
         """The chunk's score is final; a fixed predictor keeps the last token."""
         self.previous = self.last
+
+
+def placed(model, device):
+    """The model on `device` and in evaluation mode. A decoder may hand over halves to save memory: on the CPU
+    everything is computed in float32. A model that is no torch module has none of these methods, and is taken as it
+    is."""
+    if hasattr(model, "to"):
+        model = model.to(device)
+    if device.type == "cpu" and hasattr(model, "float"):
+        model = model.float()
+    if hasattr(model, "eval"):
+        model = model.eval()
+    return model
 
 
 def claimed(logits, tokens):
@@ -108,14 +125,19 @@ class Worker:
             config = script.Config(**json.load(file))
         model = script.build_model(config)
         model.load_state_dict(weights, strict=True)
-        # A decoder may hand over halves to save memory; on the CPU everything is computed in float32.
-        model = model.to(self.device).float().eval() if self.device.type == "cpu" else model.to(self.device).eval()
         make = getattr(script, "Scorer", PlainScorer)
-        self.scorer = make(model, config)
+        self.scorer = make(placed(model, self.device), config)
+        self.check_contract()
         self.claims = getattr(self.scorer, "claims", False) is True
         self.send(
             "ready", scope=self.scorer.scope, chunk=self.scorer.chunk, claims=self.claims, device=self.device.type
         )
+
+    def check_contract(self):
+        """Raises TypeError if the script's Scorer lacks something that the protocol needs."""
+        for name in CONTRACT:
+            if not hasattr(self.scorer, name):
+                raise TypeError(f"the script's Scorer has no `{name}`; it needs {', '.join(CONTRACT)}")
 
     def serve(self):
         """Answer the scorer until it closes the pipe."""
@@ -181,6 +203,11 @@ class Worker:
         autocast = torch.autocast("cuda", torch.bfloat16) if self.device.type == "cuda" else contextlib.nullcontext()
         with torch.no_grad(), autocast:
             logits = self.scorer.logits(tokens)
+        if not isinstance(logits, torch.Tensor):
+            raise TypeError(
+                "the script's Scorer.logits(tokens [B, C]) must return a torch.Tensor of logits [B, C, V]; it returned "
+                f"{type(logits).__module__}.{type(logits).__name__}"
+            )
         shape = list(logits.shape)
         if shape == [*tokens.shape, logit_memory.shape[1]]:
             logits = logits.detach()

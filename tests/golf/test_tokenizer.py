@@ -11,7 +11,7 @@ import sentencepiece
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from golf import case_operators
+from golf import case_operators, container
 from golf import tokenizer_section as model_format
 from golf.tokenizer import Tokenizer
 from tests.support.texts import prose
@@ -45,6 +45,19 @@ def test_decode_inverts_encode_on_any_text(tokenizer, text):
     ids = tokenizer.encode(text)
     assert ids.dtype == np.uint16 and (ids >= 4).all()  # text never becomes a special token
     assert tokenizer.decode(ids) == text.encode("utf-8")
+
+
+@given(st.lists(st.sampled_from(["a", "b", " ", "ab", "\u2581", "\u2580", "é", "  ", "\n", "\ue296"]), max_size=12))
+@example([" "])
+def test_a_space_without_a_piece_is_one_byte(parts):
+    """A vocabulary without a piece for the single space: the space's byte piece stands for it, and nothing is lost."""
+    small = Tokenizer(model_format.rebuild(container.compress(b"a\nb\nab\n a")))
+    text = "".join(parts)
+    ids = small.encode(text)
+    assert small.decode(ids) == text.encode()
+    assert sum(small.lengths[ids]) == len(text.encode())
+    only_spaces = small.encode("  ").tolist()
+    assert only_spaces == [model_format.FIRST_BYTE + ord(" ")] * 2
 
 
 def test_encoding_is_sentencepieces_own(tokenizer, texts):

@@ -18,6 +18,7 @@ from rich.table import Table
 from scoring import passes
 from tests.redteam.cases import CHEATS
 from tests.redteam.honest import HONEST
+from tests.redteam.leaks import LEAKS
 from tests.redteam.world import World
 
 
@@ -45,7 +46,7 @@ def main():
     parser.add_argument("name", nargs="?", default="", help="only cases whose name contains this")
     parser.add_argument("--json", action="store_true", help="the last line is one JSON object")
     options = parser.parse_args()
-    cases = [case for case in [*CHEATS, *HONEST] if options.name in case.name]
+    cases = [case for case in [*CHEATS, *LEAKS, *HONEST] if options.name in case.name]
     console = Console(stderr=True)
     with tempfile.TemporaryDirectory(prefix="golf-redteam-") as folder:
         world = World(folder)

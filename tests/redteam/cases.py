@@ -296,8 +296,10 @@ threading.Thread(target=run, daemon=True).start()"""
     ),
     Case(
         "peeks at 3 of all symbols, fewer than 200 positions find",
-        "open",
+        "caught",
         scorer(rows=SELDOM.replace("MODULUS", "1200")),
+        expect="audit blind",
+        audit="full",
     ),
     Case(
         "noise of 0.02 nats, in which a smaller leak drowns",
@@ -306,6 +308,17 @@ threading.Thread(target=run, daemon=True).start()"""
             rows="""
 torch.manual_seed(int.from_bytes(os.urandom(4), "big"))
 return rows + 0.04 * torch.rand(rows.shape) + 5e-4 * torch.nn.functional.one_hot(tokens, self.size)"""
+        )
+        + 'Scorer.scope = "stream"\n',
+        expect="audit",
+    ),
+    Case(
+        "a boost at random, once in a while",
+        "caught",
+        scorer(
+            rows="""
+if os.urandom(1)[0] % 16: return rows
+return rows + 2.0 * torch.nn.functional.one_hot(tokens, self.size)"""
         )
         + 'Scorer.scope = "stream"\n',
         expect="audit",

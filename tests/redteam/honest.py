@@ -51,12 +51,12 @@ return rows + 0.1 * torch.log1p(often)""",
         ),
     ),
     Case(
-        "noisy kernels, 2e-4 nats",
+        "noisy kernels, 5e-5 nats",
         "pass",
         scorer(
             rows="""
 torch.manual_seed(int.from_bytes(os.urandom(4), "big"))
-return rows + 2e-4 * torch.randn(rows.shape)"""
+return rows + 5e-5 * torch.randn(rows.shape)"""
         ),
     ),
     Case("half precision", "pass", scorer(rows="return rows.bfloat16()")),
@@ -75,5 +75,37 @@ return torch.where(entropy > 3, 0.9 * rows, rows)"""
         "pass",
         scorer(begin="self.counts = torch.zeros(1, self.size, self.size)", rows=MIX + ".bfloat16()", after=ADAPT)
         + 'Scorer.scope, Scorer.claims = "stream", True\n',
+    ),
+    Case("one symbol a call", "pass", scorer() + "Scorer.chunk = 1\n"),
+    Case("three symbols a call, over the stream", "pass", scorer() + 'Scorer.chunk, Scorer.scope = 3, "stream"\n'),
+    Case("a document a call", "pass", scorer() + "Scorer.chunk = 4096\n"),
+    Case("scope none", "pass", scorer() + 'Scorer.scope = "none"\n'),
+    Case(
+        "rows in float64, and not contiguous",
+        "pass",
+        scorer(rows="rows = rows.double().transpose(0, 1).contiguous()\nreturn rows.transpose(0, 1)"),
+    ),
+    Case("rows with a constant on top", "pass", scorer(rows="return rows + 100.0 * (context % 3)[..., None]")),
+    Case(
+        "the end symbol is likelier the longer the document is",
+        "pass",
+        scorer(
+            fresh="self.place = 0",
+            rows="""
+rows[..., 1] += 0.01 * (self.place + torch.arange(tokens.shape[1]))
+return rows""",
+            after="self.place += self.tokens.shape[1]",
+        ),
+    ),
+    Case(
+        "a model that is no torch module",
+        "pass",
+        BASE
+        + """
+class Plain:
+    def load_state_dict(self, weights, strict): self.table = weights["table"]
+    def __call__(self, tokens): return self.table[tokens]
+def build_model(config): return Plain()
+""",
     ),
 ]

@@ -4,12 +4,14 @@ that have no time for boxes.
 Not covered: the box itself, and cases that attack it.
 """
 
+import math
 import types
 from unittest import mock
 
 import torch
 
 from golf.box import worker
+from golf.box.box import BoxFailure
 from scoring import audits, passes
 from scoring.score import read_documents, tokenise
 
@@ -18,6 +20,7 @@ class LocalBox:
     """What passes.py and audits.py use of a Box."""
 
     capacity = 1 << 15
+    answering = 0.0
 
     def __init__(self, world, case):
         host = types.ModuleType("__main__")  # where a case finds the worker's functions
@@ -28,7 +31,7 @@ class LocalBox:
         fields, weights = world.contents(case)
         config = module.Config(**fields)
         model = module.build_model(config)
-        model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()})
+        model.load_state_dict({name: torch.from_numpy(array) for name, array in weights.items()}, strict=True)
         self.host, self.vocab_size = host, config.vocab_size
         self.scorer = getattr(module, "Scorer", worker.PlainScorer)(model, config)
         self.scope, self.chunk = self.scorer.scope, self.scorer.chunk
@@ -76,6 +79,18 @@ def rows_of(world, case, level="quick", seed=1):
         ledger = passes.Ledger(lengths)
         for batch in passes.plan(lengths, box.chunk, box.scope, passes.BATCH_TOKENS):
             passes.score_batch(box, batch, documents, lambda *entry: ledger.commit(0, *entry))
-        auditor = audits.Auditor(None, documents, ledger, box.scope, level, 1, seed, box.opened if box.claims else None)
-        auditor.submission = types.SimpleNamespace(vocab_size=box.vocab_size)
+        submission = types.SimpleNamespace(vocab_size=box.vocab_size)
+        opened = box.opened if box.claims else None
+        auditor = audits.Auditor(submission, documents, ledger, box.scope, level, 1, seed, opened)
         return auditor.bpb, {row["audit"]: row for row in auditor.run()}
+
+
+def outcome_of(world, case):
+    """(bits per byte of a pass, the verdict as the scorer words it, "" if there is none) of a case, without fresh
+    text."""
+    try:
+        bpb, rows = rows_of(world, case, case.audit)
+    except BoxFailure as failure:
+        return math.nan, str(failure)
+    failed = [f"FAILED (audit {audit}): {row['detail']}" for audit, row in rows.items() if row["verdict"] == "fail"]
+    return bpb, "; ".join(failed)

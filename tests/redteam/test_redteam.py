@@ -11,6 +11,7 @@ import pytest
 
 from tests.redteam.cases import CHEATS
 from tests.redteam.honest import HONEST
+from tests.redteam.leaks import LEAKS
 from tests.redteam.world import World
 from tests.support import ROOT
 
@@ -21,7 +22,7 @@ def world(tmp_path_factory):
 
 
 @pytest.mark.redteam
-@pytest.mark.parametrize("case", [*CHEATS, *HONEST], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [*CHEATS, *LEAKS, *HONEST], ids=lambda case: case.name)
 def test_a_cheat_is_stopped_and_an_honest_twin_passes(world, case):
     outcome = world.run(case)
     assert outcome.ok, f"must be {case.must}: {outcome.by} {outcome.verdict}"

@@ -4,6 +4,7 @@ say. The many cheats are in tests/redteam/; a few of each kind run here.
 Not covered: the power against every cheat; docs/audits.md says what stays open.
 """
 
+import dataclasses
 import math
 import re
 
@@ -11,12 +12,13 @@ import numpy as np
 import pytest
 
 from golf import container
-from golf.box import box
-from scoring import audits, reference
+from scoring import positions, reference, sweep, verdicts
 from scoring import score as scoring_score
+from scoring.positions import LEVELS
 from tests.redteam import local
 from tests.redteam.cases import CHEATS
 from tests.redteam.honest import HONEST
+from tests.redteam.leaks import LEAKS
 from tests.redteam.world import World, take_out_landlock
 from tests.support import ROOT
 from tests.support.scoring_world import ADAPTIVE, lanes_of
@@ -60,7 +62,7 @@ def test_honest_adaptive_scorer_equals_counting_and_passes_and_is_told_apart(wor
 def test_a_records_script_that_peeks_one_token_ahead_fails(world, monkeypatch, tmp_path):
     """The artifact of a record, scored here on a little text: as it is it passes; with one line of its script changed,
     so that attention sees one more token, it fails, though these weights do not even gain by it."""
-    monkeypatch.setitem(audits.LEVELS, "quick", (40, 0.1, 4))  # it peeks at every symbol
+    monkeypatch.setitem(LEVELS, "quick", dataclasses.replace(LEVELS["quick"], least=20, most=20))  # it always peeks
     record = sorted((ROOT / "records").glob("*/*/*.golf"))[0]
     sections = container.read(record.read_bytes())
     script, decoder = container.code_unpack(sections["CODE"])
@@ -85,7 +87,7 @@ def red(tmp_path_factory):
 
 
 def case_named(name):
-    (found,) = [case for case in [*CHEATS, *HONEST] if case.name.startswith(name)]
+    (found,) = [case for case in [*CHEATS, *LEAKS, *HONEST] if case.name.startswith(name)]
     return found
 
 
@@ -112,46 +114,61 @@ def test_a_part_of_the_red_team_in_this_process(red, name, audit):
 def test_a_trick_that_gains_nothing_works_where_its_wall_is_down(red, monkeypatch):
     """Else the red team would prove little: without Landlock the held-out file can be read, and that is caught."""
     take_out_landlock(monkeypatch)
-    monkeypatch.setitem(audits.LEVELS, "full", audits.LEVELS["quick"])  # which so good a score would ask for
+    monkeypatch.setitem(LEVELS, "full", LEVELS["quick"])  # which so good a score would ask for
     outcome = red.run(case_named("reads the held-out file"), fresh=None)
     assert not outcome.ok and "audit blind" in outcome.verdict, outcome
 
 
 def test_the_red_team_is_what_was_asked_for():
-    names = [case.name for case in [*CHEATS, *HONEST]]
-    assert len(names) == len(set(names)) and len(CHEATS) >= 24 and len(HONEST) >= 6
-    assert sum(case.must == "open" for case in CHEATS) <= 2
-    assert all(case.expect for case in CHEATS if case.must == "caught")
+    names = [case.name for case in [*CHEATS, *LEAKS, *HONEST]]
+    cheats = [*CHEATS, *LEAKS]
+    assert len(names) == len(set(names)) and len(cheats) >= 75 and len(HONEST) >= 16
+    assert sum(case.must == "open" for case in cheats) <= 1
+    assert all(case.expect for case in cheats if case.must == "caught")
 
 
-def auditor(lengths, nats, scope="document"):
-    documents = [
-        scoring_score.Document(str(n), "a", "x" * length, length, np.arange(length) % 50 + 4)
-        for n, length in enumerate(lengths)
-    ]
-    for document in documents:
-        document.tokens[-1] = 1
-    ledger = type("Ledger", (), {"nats": nats})
-    return audits.Auditor(box.Submission("", "", {}, b"", 60), documents, ledger, scope, "quick", 1, seed=3)
+def split_of(lengths):
+    """Documents int64 [T] of these lengths."""
+    documents = [np.arange(length) % 50 + 4 for length in lengths]
+    for tokens in documents:
+        tokens[-1] = 1
+    return documents
 
 
-def test_half_of_the_positions_lie_where_the_pass_beats_the_reference():
-    """One document in which 30 symbols cost nothing, against a reference that pays for them: the aimed half goes there,
-    the other half is spread over all."""
-    lengths = [500, 500, 500]
-    nats = [np.full(length, 20.0) for length in lengths]
+def test_aimed_positions_lie_where_the_pass_beats_the_reference():
+    """One document in which 30 symbols cost nothing, against a reference that pays for them: the aimed draws go there,
+    the others are spread over all."""
+    nats = [np.full(500, 20.0) for _ in range(3)]
     nats[1][100:130] = 0.0
-    positions, uniform = auditor(lengths, nats)._draw_positions(40)
-    assert uniform == 20 and len(positions) == len(set(positions)) == 40
-    assert all(number == 1 and 100 <= place < 130 for number, place in positions[uniform:])
-    assert len({number for number, _ in positions[:uniform]}) == 3
-    assert all(0 <= place < 500 for _, place in positions)
+    drawn, uniform = positions.Positions(split_of([500] * 3), nats, 60, np.random.default_rng(3)).draw(20, 1.0)
+    assert uniform == 20 and len(drawn) == len(set(drawn)) == 40
+    assert all(number == 1 and 100 <= place < 130 for number, place in drawn[uniform:])
+    assert len({number for number, _ in drawn[:uniform]}) == 3
+    assert all(0 <= place < 500 for _, place in drawn)
 
 
-def test_rounds_go_from_left_to_right_once_a_document():
-    positions = [(0, 5), (1, 2), (0, 1), (0, 9), (1, 1)]
-    turns = audits.rounds(positions)
-    assert turns == [[(0, 1), (1, 1)], [(0, 5), (1, 2)], [(0, 9)]]
+def test_no_more_positions_than_symbols_and_grouped_from_the_left():
+    drawn, uniform = positions.Positions(split_of([7, 4]), [np.ones(7), np.ones(4)], 60, np.random.default_rng(1)).draw(
+        50, 0.5
+    )
+    assert uniform == len(drawn) == len(set(drawn)) == 11  # all of them; none is left to aim at
+    assert positions.between([1, 3, 5, 8], 3, 8) == [3, 5] and positions.between([], 0, 9) == []
+    assert positions.by_document(drawn) == {0: list(range(7)), 1: list(range(4))}
+
+
+@pytest.mark.parametrize(
+    "level, pace, stream, count",
+    [
+        ("full", positions.Pace(150.0, 0.07), True, int(450 / 0.07 / 1.5)),  # 4,285: the best pocket record, quiet
+        ("full", positions.Pace(150.0, 0.001), True, 15_000),
+        ("full", positions.Pace(590.0, 0.07), True, 1300),
+        ("full", positions.Pace(20.0, 0.03), False, int(570 * 0.65 / 0.03 / 1.5)),
+        ("deep", positions.Pace(590.0, 0.07), True, 15_000),
+        ("quick", positions.Pace(590.0, 0.07), True, 100),
+    ],
+)
+def test_as_many_positions_as_ten_minutes_leave(level, pace, stream, count):
+    assert positions.affordable(LEVELS[level], pace, stream) == count
 
 
 @pytest.mark.parametrize(
@@ -166,8 +183,91 @@ def test_rounds_go_from_left_to_right_once_a_document():
 )
 def test_noise_with_a_sign_is_found(deltas, found):
     """Only differences that favour the record count, and five in a row prove nothing."""
-    drift = deltas.mean() / math.log(2) / 2
-    assert (audits.signed_noise(deltas, drift) is not None) == found
+    assert (verdicts.favoured(deltas, 1 / math.log(2) / 2) is not None) == found
+
+
+def test_many_small_losses_do_not_pay_for_gains():
+    """Half of the symbols gain up to 0.07 nats and half lose 1e-4: the signs are even, the mean is not."""
+    rng = np.random.default_rng(1)
+    deltas = np.where(rng.random(2000) < 0.5, -0.07 * rng.random(2000), 1e-4)
+    found = verdicts.favoured(deltas, 0.47)
+    assert "noise has no mean" in found
+    assert verdicts.favoured(-deltas, 0.47) is None  # it costs the artifact: no leak
+    assert verdicts.favoured(rng.normal(0, 0.02, 2000), 0.47) is None
+
+
+def test_the_mean_test_is_students():
+    """Against the closed form, with the distribution from a table: t = 3.747 at 4 degrees is p = 0.01."""
+    deltas = np.array([-1.0, -2.0, -3.0, -4.0, -5.0])
+    deltas = deltas - deltas.mean() - 3.747 * deltas.std(ddof=1) / math.sqrt(5)
+    assert verdicts.mean_test(deltas) == pytest.approx(0.01, rel=1e-3)
+
+
+class Watched(local.LocalBox):
+    """A box that keeps what it was sent, and when something was committed."""
+
+    log: list = []
+
+    def start(self, lanes):
+        self.log.append(("start", lanes))
+        super().start(lanes)
+
+    def logits(self, tokens):
+        self.log.append(("sent", tokens.copy()))
+        return super().logits(tokens)
+
+    def commit(self):
+        self.log.append(("commit", None))
+        super().commit()
+
+
+@pytest.mark.parametrize("name", ["plain table", "three symbols a call", "claims, as the worker"])
+def test_no_question_holds_the_symbol_that_it_is_about(red, monkeypatch, name):
+    """Of all calls for one place in the replay only the last, which is committed, may be the text: in the others the
+    text ends somewhere, and no symbol from there on is the text's by more than chance."""
+    monkeypatch.setattr(local, "LocalBox", Watched)
+    monkeypatch.setattr(Watched, "log", [])
+    local.rows_of(red, case_named(name), "quick")
+    groups, calls = [], []
+    for what, tokens in Watched.log:
+        if what == "sent":
+            calls.append(tokens)
+        elif what == "commit":
+            groups.append(calls)
+        if what != "sent":
+            calls = []
+    asked = 0
+    for *questions, text in groups:
+        for question in questions:
+            asked += 1
+            for lane, truth in zip(question, text):
+                differs = np.flatnonzero(lane != truth)
+                assert len(differs)  # also in lanes without a question
+                assert (lane[differs[0] :] == truth[differs[0] :]).sum() <= 2 + 0.5 * (len(lane) - differs[0])
+    assert asked >= 40
+
+
+def test_a_sweep_never_sends_the_text_itself(red, monkeypatch):
+    """Every call of a sweep holds symbols that were drawn, each as often as the others; none is committed."""
+    sent = []
+
+    class Claims(local.LocalBox):
+        def claimed(self, tokens):
+            sent.append(tokens.copy())
+            return super().claimed(tokens)
+
+    case = case_named("claims, as the worker")
+    documents = [np.array([1, *lane]) for lane in [[5, 6, 7, 8] * 20]]
+    nats = [np.ones(len(documents[0]))]
+    made = sweep.Sweep(documents, nats, 300, np.random.default_rng(1))
+    made.ask_alone(Claims(red, case), 0, 70)
+    swept = [tokens for tokens in sent if tokens.shape[1] == 70 % 32 + 1]
+    assert all(np.array_equal(tokens[:, :-1], np.tile(documents[0][64:70], (len(tokens), 1))) for tokens in swept)
+    symbols = np.concatenate([tokens[:, -1] for tokens in swept])
+    counts = np.bincount(symbols, minlength=300)
+    assert counts.min() >= 1 and counts[documents[0][70]] <= counts.max()
+    assert len(sent) == len(swept) + 2  # two chunks of the text come before, and nothing after
+    assert made.found[0, 70][0] == pytest.approx(1, abs=1e-5)
 
 
 def test_reference_equals_counting_by_hand_and_learns():
@@ -183,6 +283,16 @@ def test_reference_equals_counting_by_hand_and_learns():
     assert reference.adaptive_nats([np.tile(text, 20)], 60)[0][300:].mean() < 0.7
 
 
+def test_reference_stops_within_a_long_document(monkeypatch):
+    """What it leaves out changes nothing of what it has."""
+    texts = [np.array([4, 5, 4, 5, 1]), np.array([5, 4, 4, 1])]
+    whole = np.concatenate(reference.adaptive_nats(texts, 6))
+    monkeypatch.setattr(reference, "MAX_TOKENS", 7)
+    cut = reference.adaptive_nats(texts, 6)
+    assert [len(row) for row in cut] == [5, 2]
+    assert np.array_equal(np.concatenate(cut), whole[:7])
+
+
 def test_decoys_avoid_the_truth_and_the_end_symbol(world):
     documents = [np.array(lane) for lane in lanes_of(world)]
     decoys = reference.Decoys(documents, np.random.default_rng(4))
@@ -196,14 +306,14 @@ def test_decoys_avoid_the_truth_and_the_end_symbol(world):
 
 
 def test_plausibility_and_fresh_text():
-    assert audits.plausibility(1.70, 250_000)["verdict"] == "pass"
-    assert audits.plausibility(1.05, 16_000_000)["verdict"] == "pass"
-    assert audits.plausibility(1.2, 250_000)["verdict"] == "note"
-    assert audits.plausibility(0.9, 16_000_000)["verdict"] == "note"
-    same = audits.fresh("gate", 1.7, (1.68, 1.72), 1.71, (1.69, 1.73), 2.5, 2.5)
+    assert verdicts.plausibility(1.70, 250_000)["verdict"] == "pass"
+    assert verdicts.plausibility(1.05, 16_000_000)["verdict"] == "pass"
+    assert verdicts.plausibility(1.2, 250_000)["verdict"] == "note"
+    assert verdicts.plausibility(0.9, 16_000_000)["verdict"] == "note"
+    same = verdicts.fresh("gate", 1.7, (1.68, 1.72), 1.71, (1.69, 1.73), 2.5, 2.5)
     assert same["verdict"] == "pass" and same["gap_bpb"] == pytest.approx(0.01)
     assert same["gap_interval"] == pytest.approx([0.01 - 0.02 * math.sqrt(2), 0.01 + 0.02 * math.sqrt(2)])
-    assert audits.fresh("gate", 0.5, (0.48, 0.52), 1.7, (1.68, 1.72), 2.5, 2.5)["verdict"] == "fail"
-    harder = audits.fresh("gate", 1.7, (1.68, 1.72), 2.0, (1.98, 2.02), 2.5, 2.95)  # the text explains the gap
+    assert verdicts.fresh("gate", 0.5, (0.48, 0.52), 1.7, (1.68, 1.72), 2.5, 2.5)["verdict"] == "fail"
+    harder = verdicts.fresh("gate", 1.7, (1.68, 1.72), 2.0, (1.98, 2.02), 2.5, 2.95)  # the text explains the gap
     assert harder["verdict"] == "pass" and harder["expected_gap_bpb"] == pytest.approx(0.306)
-    assert audits.fresh("gate", 1.7, None, 2.0, None, 2.5, 2.5)["verdict"] == "note"
+    assert verdicts.fresh("gate", 1.7, None, 2.0, None, 2.5, 2.5)["verdict"] == "note"

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from golf.box import box, cgroup, confine
-from scoring import audits, passes
+from scoring import audits, passes, verdicts
+from scoring.positions import LEVELS
 from tests.redteam import local
 from tests.redteam.cases import CHEATS, STORED
 from tests.redteam.honest import HONEST
@@ -40,11 +41,11 @@ def test_a_claimed_score_equals_plain_evaluation_and_is_called_audited(world, mo
         shutil.rmtree(folder)
 
     monkeypatch.setattr(cgroup, "remove", remove)
-    monkeypatch.setattr(audits.Auditor, "run", lambda auditor, on_phase: seen.append(auditor) or [])
+    monkeypatch.setattr(audits.Auditor, "run", lambda auditor, *progress: seen.append(auditor) or [])
     result = world.score(world.artifact(CLAIMING))
     assert np.allclose([row["nats"] for row in result["per_document"]], plain_evaluation(world, 8), rtol=1e-6)
     assert result["probabilities"] == "audited" and result["audit"] == "quick"  # though none was asked for
-    assert seen[0].sweeps == audits.LEVELS["quick"][2] and seen[0].opened >= passes.OPENED_ROWS
+    assert seen[0].level.sweeps == LEVELS["quick"].sweeps and seen[0].opened >= passes.OPENED_ROWS
     (group,) = groups
     assert group["cgroup.procs"] == "0" and int(group["memory.max"]) > passes.MIN_MEMORY_BYTES
     assert group["pids.max"] == str(confine.MAX_PROCESSES) and group["memory.oom.group"] == group["cgroup.kill"] == "1"
@@ -72,7 +73,6 @@ def failing(rows):
     [
         ("peeks at the target", "blind"),
         ("stream scope, peeks at one pair in 200", "blind"),
-        ("noise of 0.02 nats", "twice"),
         ("claims too much, but only for symbols", "sweep"),
     ],
 )
@@ -82,15 +82,20 @@ def test_without_its_audit_a_cheat_would_pass(red, name, audit):
     assert failing(rows) == [audit], rows
 
 
+def test_twice_says_that_the_state_is_at_fault(red):
+    """A boost that comes at random: whatever finds it, nothing says that the row looks ahead."""
+    _, rows = local.rows_of(red, case("a boost at random"))
+    assert failing(rows)[0] == "twice"
+    assert all("fault of the Scorer's state" in rows[audit]["detail"] for audit in failing(rows))
+
+
 def test_without_fresh_text_stored_text_would_pass(red):
     """Every other audit agrees with a score that no model of this size has; its row for fresh text fails."""
     bpb, rows = local.rows_of(red, STORED)
     honest, _ = local.rows_of(red, case("plain table"))
     assert not failing(rows) and bpb < 0.7 * honest
-    assert (
-        audits.fresh("gate", bpb, (bpb - 0.02, bpb + 0.02), honest, (honest - 0.02, honest + 0.02), 2.5, 2.5)["verdict"]
-        == "fail"
-    )
+    compared = verdicts.fresh("gate", bpb, (bpb - 0.02, bpb + 0.02), honest, (honest - 0.02, honest + 0.02), 2.5, 2.5)
+    assert compared["verdict"] == "fail"
 
 
 def test_order_finds_what_twice_leaves():
@@ -99,6 +104,7 @@ def test_order_finds_what_twice_leaves():
     made = types.SimpleNamespace(
         tolerance=audits.MIN_TOLERANCE,
         ledger=ledger,
+        names=[str(n) for n in range(10)],
         documents=[passes.Document(str(n), "a", "", 18_500) for n in range(10)],
     )
     deltas = [np.zeros(5000) for _ in range(10)]

@@ -19,11 +19,66 @@ def test_plan_holds_every_document_once_within_the_bound(lengths, chunk, batch_t
     batches = passes.plan(lengths, chunk, "document", batch_tokens)
     assert sorted(number for batch in batches for number in batch) == list(range(len(lengths)))
     for batch in batches:
-        longest = max(lengths[number] for number in batch)
-        assert len(batch) * min(chunk, longest) <= max(batch_tokens, min(chunk, longest))
+        assert len(batch) * chunk <= max(batch_tokens, chunk)
         windows = [math.ceil(lengths[number] / chunk) for number in batch]
         assert min(windows) >= 0.75 * max(windows)
     assert passes.plan(lengths, chunk, "stream", batch_tokens) == [[number] for number in range(len(lengths))]
+
+
+class Recorder:
+    """A box that keeps the calls it gets. Its rows are flat."""
+
+    claims = False
+    vocab_size = 30
+    scope = "document"
+
+    def __init__(self, chunk):
+        self.chunk, self.calls = chunk, []
+
+    def start(self, lanes):
+        self.calls.append(lanes)
+
+    def logits(self, tokens):
+        self.calls.append(tokens.copy())
+        return np.zeros((tokens.size, self.vocab_size), np.float32)
+
+    def commit(self):
+        pass
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=6), st.integers(1, 16))
+def test_the_shape_of_a_call_tells_no_length(lengths, chunk):
+    """Whatever the documents' lengths, each call has whole chunks, and what follows an end is no padding."""
+    lanes = [np.append(np.full(length - 1, 5), 1) for length in lengths]
+    recorder = Recorder(chunk)
+    seen = [np.empty(0, int) for _ in lanes]
+    for lane, begin, count, nats in passes.walk(recorder, lanes):
+        assert begin == len(seen[lane])
+        seen[lane] = np.append(seen[lane], recorder.calls[-1][lane, :count])
+        assert np.allclose(nats(lane, lanes[lane][begin : begin + count]), math.log(30))
+    assert all(np.array_equal(a, b) for a, b in zip(seen, lanes))
+    assert recorder.calls[0] == len(lanes)
+    assert all(call.shape == (len(lanes), chunk) for call in recorder.calls[1:])
+    sent = np.concatenate(recorder.calls[1:], axis=1)
+    for lane, length in zip(sent, lengths):
+        assert (lane[length:] >= 4).all()
+
+
+def test_a_stream_gets_no_filling_and_long_chunks_are_not_filled_whole():
+    recorder = Recorder(8)
+    recorder.scope = "stream"
+    list(passes.walk(recorder, [np.full(11, 5)]))
+    assert [call.shape for call in recorder.calls[1:]] == [(1, 8), (1, 3)]
+    assert passes.filled(0, 100, 65_536) == 2048 and passes.filled(0, 2049, 65_536) == 4096
+    assert passes.filled(65_536, 65_540, 65_536) == 2048 and passes.filled(0, 65_530, 65_530) == 65_530
+
+
+def test_the_order_of_batches_tells_no_length():
+    """Longest first would say that no later document is longer."""
+    batches = passes.plan(list(range(1, 400)), 4, "document", 32)
+    longest = [max(batch) for batch in batches]
+    assert longest != sorted(longest) and longest != sorted(longest, reverse=True)
+    assert batches == passes.plan(list(range(1, 400)), 4, "document", 32)
 
 
 @pytest.mark.parametrize("wrong, text", [

@@ -11,7 +11,8 @@ import pytest
 
 from golf.files import Failure
 from scoring import passes
-from tests.support.scoring_world import document_id, lanes_of, plain_evaluation
+from scoring import score as scoring_score
+from tests.support.scoring_world import document_id, lanes_of, plain_evaluation, write_data
 
 
 @pytest.mark.parametrize("processes, batch_tokens", [(1, 8192), (2, 24)])
@@ -53,3 +54,10 @@ def test_damaged_file_is_one_line(world, tmp_path):
     damaged.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     with pytest.raises(Failure, match="checksum"):
         world.score(str(damaged))
+
+
+def test_one_document_of_20_megabytes_is_refused_by_name(world, tmp_path):
+    text = "a long walk " * (20_000_000 // 12)
+    write_data(tmp_path / "data", [*world.texts, text])
+    with pytest.raises(Failure, match=f"line {len(world.texts) + 1}: document {document_id(text)} holds 19,999,992"):
+        scoring_score.score(world.artifact(), str(tmp_path / "data"), "dev", 1)

@@ -5,6 +5,8 @@ Not covered: the protocol and the layers, which the tests of the box drive.
 
 import types
 
+import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,3 +33,34 @@ def test_plain_scorer_may_be_asked_again_before_it_observes():
         assert [scorer.logits(tokens).tolist() for tokens in (decoy, first)] == [[[1, 5, 9]], [[1, 5, 6]]]
         scorer.observe()
         assert [scorer.logits(tokens).tolist() for tokens in (decoy, second)] == [[[7, 5, 9]], [[7, 8]]]
+
+
+def worker_of(scorer):
+    """A Worker without a process whose Scorer is this."""
+    made = worker.Worker({}, None, None)
+    made.torch, made.device, made.scorer = torch, torch.device("cpu"), scorer
+    return made
+
+
+def test_rows_that_are_no_tensor_name_the_contract():
+    made = worker_of(types.SimpleNamespace(logits=lambda tokens: np.zeros((1, 2, 7))))
+    made.claims = False
+    with pytest.raises(TypeError, match=r"must return a torch.Tensor of logits \[B, C, V\]; it returned numpy.ndarray"):
+        made.answer(torch.zeros(1, 2, dtype=torch.int64), np.zeros((2, 7), np.float32), None)
+
+
+@pytest.mark.parametrize("name", worker.CONTRACT)
+def test_a_scorer_without_a_part_of_the_contract_is_named(name):
+    parts = dict.fromkeys(worker.CONTRACT)
+    worker_of(types.SimpleNamespace(**parts)).check_contract()
+    del parts[name]
+    with pytest.raises(TypeError, match=f"Scorer has no `{name}`; it needs scope, chunk, start, logits, observe"):
+        worker_of(types.SimpleNamespace(**parts)).check_contract()
+
+
+def test_a_model_is_placed_and_one_that_is_no_module_is_taken_as_it_is():
+    halves = torch.nn.Linear(2, 2).half().train()
+    placed = worker.placed(halves, torch.device("cpu"))
+    assert placed.weight.dtype == torch.float32 and not placed.training
+    plain = types.SimpleNamespace(load_state_dict=None)
+    assert worker.placed(plain, torch.device("cpu")) is plain
