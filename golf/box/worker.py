@@ -32,7 +32,7 @@ BOS = 1  # id of the document boundary, fixed by the format of the data
 
 
 # What the protocol uses of a Scorer; `claims` is optional.
-CONTRACT = ("scope", "chunk", "start", "logits", "observe")
+FIELDS, METHODS = ("scope", "chunk"), ("start", "logits", "observe")
 
 
 class PlainScorer:
@@ -127,17 +127,17 @@ class Worker:
         model.load_state_dict(weights, strict=True)
         make = getattr(script, "Scorer", PlainScorer)
         self.scorer = make(placed(model, self.device), config)
-        self.check_contract()
+        self.check_contract(FIELDS)
         self.claims = getattr(self.scorer, "claims", False) is True
         self.send(
             "ready", scope=self.scorer.scope, chunk=self.scorer.chunk, claims=self.claims, device=self.device.type
         )
 
-    def check_contract(self):
-        """Raises TypeError if the script's Scorer lacks something that the protocol needs."""
-        for name in CONTRACT:
+    def check_contract(self, names):
+        """Raises TypeError if the script's Scorer lacks one of `names`."""
+        for name in names:
             if not hasattr(self.scorer, name):
-                raise TypeError(f"the script's Scorer has no `{name}`; it needs {', '.join(CONTRACT)}")
+                raise TypeError(f"the script's Scorer has no `{name}`; it needs {', '.join(FIELDS + METHODS)}")
 
     def serve(self):
         """Answer the scorer until it closes the pipe."""
@@ -157,6 +157,7 @@ class Worker:
                 self.torch.set_num_threads(message["count"])
             elif message["op"] == "start":
                 self.stage = "start()"
+                self.check_contract(METHODS)
                 self.scorer.start(message["lanes"])
             elif message["op"] == "chunk":
                 self.stage = "logits()"

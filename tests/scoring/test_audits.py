@@ -159,10 +159,10 @@ def test_no_more_positions_than_symbols_and_grouped_from_the_left():
 @pytest.mark.parametrize(
     "level, pace, stream, count",
     [
-        ("full", positions.Pace(150.0, 0.07), True, int(450 / 0.07 / 1.5)),  # 4,285: the best pocket record, quiet
+        ("full", positions.Pace(150.0, 0.07), True, int(450 / 0.07 / 1.25)),  # 5,142: the best pocket record, quiet
         ("full", positions.Pace(150.0, 0.001), True, 15_000),
-        ("full", positions.Pace(590.0, 0.07), True, 1300),
-        ("full", positions.Pace(20.0, 0.03), False, int(570 * 0.65 / 0.03 / 1.5)),
+        ("full", positions.Pace(590.0, 0.07), True, 1500),
+        ("full", positions.Pace(20.0, 0.03), False, int(570 * 0.65 / 0.03 / 1.25)),
         ("deep", positions.Pace(590.0, 0.07), True, 15_000),
         ("quick", positions.Pace(590.0, 0.07), True, 100),
     ],

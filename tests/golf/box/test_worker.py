@@ -49,13 +49,16 @@ def test_rows_that_are_no_tensor_name_the_contract():
         made.answer(torch.zeros(1, 2, dtype=torch.int64), np.zeros((2, 7), np.float32), None)
 
 
-@pytest.mark.parametrize("name", worker.CONTRACT)
+CONTRACT = worker.FIELDS + worker.METHODS
+
+
+@pytest.mark.parametrize("name", CONTRACT)
 def test_a_scorer_without_a_part_of_the_contract_is_named(name):
-    parts = dict.fromkeys(worker.CONTRACT)
-    worker_of(types.SimpleNamespace(**parts)).check_contract()
+    parts = dict.fromkeys(CONTRACT)
+    worker_of(types.SimpleNamespace(**parts)).check_contract(CONTRACT)
     del parts[name]
     with pytest.raises(TypeError, match=f"Scorer has no `{name}`; it needs scope, chunk, start, logits, observe"):
-        worker_of(types.SimpleNamespace(**parts)).check_contract()
+        worker_of(types.SimpleNamespace(**parts)).check_contract(CONTRACT)
 
 
 def test_a_model_is_placed_and_one_that_is_no_module_is_taken_as_it_is():
