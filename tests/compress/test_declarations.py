@@ -13,6 +13,8 @@ from compress.pack import pack_run
 from compress.quantise import make_plan
 from tests.support.packed import make_run
 
+pytestmark = pytest.mark.slow
+
 MISSING = "blocks.1.up.weight"
 
 

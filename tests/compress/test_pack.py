@@ -15,6 +15,8 @@ from golf import container, tokenizer_section
 from tests.support import ROOT
 from tests.support.packed import CONFIG, SOURCE, TOKENIZER, make_run, packed_toy, weights_section
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def packed():

@@ -12,6 +12,8 @@ from compress.rates import step_rows, tensor_rows, weights_bound
 from compress.trellis import RESTART, trellis_table
 from tests.support.packed import encoded, packed_toy, weights_section
 
+pytestmark = pytest.mark.slow
+
 TRELLIS = trellis_table(8)
 
 

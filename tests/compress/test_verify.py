@@ -15,6 +15,8 @@ from golf.box.box import Box, BoxFailure
 from tests.support import ROOT
 from tests.support.packed import SOURCE, compress_cli, make_run, one_line, packed_toy, weights_section
 
+pytestmark = pytest.mark.slow
+
 DECODER = (ROOT / "compress/decode.py").read_text(encoding="utf-8")
 
 

@@ -13,6 +13,8 @@ from tests.redteam.honest import HONEST
 from tests.redteam.leaks import LEAKS
 from tests.redteam.world import GAIN, World
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):

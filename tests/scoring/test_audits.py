@@ -23,6 +23,8 @@ from tests.redteam.world import World, take_out_landlock
 from tests.support import ROOT
 from tests.support.scoring_world import ADAPTIVE, lanes_of
 
+pytestmark = pytest.mark.slow
+
 
 def counted(world, scope):
     """Nats of each document under ADAPTIVE, by counting in plain Python: a chunk's whole score before its update."""

@@ -20,6 +20,8 @@ from tests.redteam.honest import HONEST
 from tests.redteam.world import World
 from tests.support.scoring_world import SCRIPT, plain_evaluation
 
+pytestmark = pytest.mark.slow
+
 CLAIMING = (
     SCRIPT
     + """

@@ -12,6 +12,8 @@ from scipy import stats
 from scoring.lab import power
 from scoring.positions import Positions
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_share_that_escapes_uniform_positions_is_the_closed_form():
     """(1 - f)^n = 1%, and f times the mean gain."""

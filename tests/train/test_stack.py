@@ -25,6 +25,8 @@ from tests.support.packed import TOKENIZER
 from tests.support.small_models import ALL, SMALL, packed_tokens, small_model
 from tests.support.small_runs import arguments, make_tokens, write_shard
 
+pytestmark = pytest.mark.slow
+
 # ----------------------------------------------------------------------------------------------------------- schedules
 
 

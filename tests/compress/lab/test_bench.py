@@ -20,6 +20,8 @@ from compress.minify import DECODER, minify
 from compress.quantise import make_plan, quantise
 from tests.support.packed import load_run, measured_run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def run():

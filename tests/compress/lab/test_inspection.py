@@ -8,6 +8,8 @@ import torch
 from compress.decode import decode_weights
 from tests.support.packed import compress_cli, load_run, measured_run, weights_section
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def packed():

@@ -25,6 +25,8 @@ from tests.support.packed import (
     weights_section,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def packed():

@@ -4,6 +4,8 @@ import pytest
 
 from compress.lab.plot import plot_steps
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_picture_that_fails_leaves_nothing(tmp_path):
     with pytest.raises(OSError):

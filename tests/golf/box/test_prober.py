@@ -20,9 +20,12 @@ from scoring import score as scoring_score
 from tests.support import box_prober as prober
 from tests.support.box_walls import take_out
 
-pytestmark = pytest.mark.skipif(
-    sys.platform != "linux" or platform.machine() != "x86_64", reason="the calls of other systems are not recorded"
-)
+pytestmark = [
+    pytest.mark.skipif(
+        sys.platform != "linux" or platform.machine() != "x86_64", reason="the calls of other systems are not recorded"
+    ),
+    pytest.mark.slow,
+]
 
 MAIN = """
 print("PROBE " + json.dumps(run({role!r}, {names!r}, {targets!r}, {allowed!r})), flush=True)

@@ -10,6 +10,8 @@ from tools.claims import ladder
 from tools.runs import ledger
 from tools.runs.store import Ledger
 
+pytestmark = pytest.mark.slow
+
 
 def test_standard_error_is_that_of_the_bootstrap():
     rng = np.random.default_rng(1)

@@ -9,6 +9,8 @@ from tests.support import foreign_input
 from tests.support.mutations import mutations, places
 from tools.records import rules
 
+pytestmark = pytest.mark.slow
+
 COUNT = 200
 
 

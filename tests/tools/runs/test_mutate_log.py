@@ -8,6 +8,8 @@ from tests.support import mutate_log
 from tools.records import leaderboard
 from tools.runs import rows
 
+pytestmark = pytest.mark.slow
+
 
 def test_no_mutated_file_ends_a_tool():
     assert mutate_log.failures(300) == []
