@@ -1723,8 +1723,8 @@ class Run:
             self.optimizers.load(initial)
             self.enter(self.stages[0])
         if self.config.max_seconds > 0 and self.clock.budget <= 0:
-            why = f"leaves nothing to train: calibration takes {self.clock.reserve:.1f} s: raise it, or lower --calibration_tokens"
-            raise RunError(f"--max_seconds={self.config.max_seconds:g} {why}")
+            why = f"leaves nothing to train: calibration takes {self.clock.reserve:.1f} s"
+            raise RunError(f"--max_seconds={self.config.max_seconds:g} {why}: lower --calibration_tokens")
         spent = ", ".join(f"{name} {self.clock.ledger[name]:.1f} s" for name in ("setup", "compile", "warmup"))
         self.log(f"{spent}; {self.clock.reserve:.1f} s of the clock are kept for calibration")
 
