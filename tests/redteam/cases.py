@@ -194,7 +194,7 @@ return torch.where(rows.gather(2, target) > other.gather(2, target), rows, other
     ),
     Case(
         "last, shorter chunk is fitted first (20)",
-        "caught",
+        "no gain",
         scorer(
             rows=f"""
 if tokens.shape[1] == self.chunk: return rows
