@@ -13,6 +13,8 @@ from compress.rates import entropy_bits
 from compress.trellis import trellis_table
 from tests.support.packed import correlated
 
+pytestmark = pytest.mark.slow
+
 FLAT = Parts(column=False, row=False)
 
 

@@ -24,6 +24,8 @@ from golf.container import code_unpack, read
 from tests.support import ROOT
 from tests.support.packed import encoded
 
+pytestmark = pytest.mark.slow
+
 GOLDEN = ROOT / "tests/golden"
 SOURCE = Path(decode.__file__).read_text()
 

@@ -27,6 +27,8 @@ from compress.rates import entropy_bits
 from compress.trellis import RESTART, trellis_table
 from tests.support.packed import SCALES, encoded
 
+pytestmark = pytest.mark.slow
+
 TRELLIS = trellis_table(8)
 
 

@@ -20,6 +20,8 @@ from golf import container
 from golf.tracks import TRACKS
 from tests.support import ROOT
 
+pytestmark = pytest.mark.slow
+
 
 def load(source, name="minified"):
     """A module made of the source, registered under its name (dataclasses look there)."""

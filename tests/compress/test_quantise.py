@@ -12,6 +12,8 @@ from compress.entropy import encode_weights
 from compress.quantise import decoded, fixed_point, make_plan, quantise, scales_of
 from tests.support.packed import correlated
 
+pytestmark = pytest.mark.slow
+
 shapes = st.one_of(
     st.just(()),
     st.tuples(st.integers(0, 70)),

@@ -30,6 +30,8 @@ from tests.support import ROOT, light_box
 from tests.support.box_walls import in_work_folder
 from tests.support.scoring_world import ADAPTIVE, SCRIPT, box_processes, plain_evaluation
 
+pytestmark = pytest.mark.slow
+
 
 def test_mutated_artifacts_end_in_one_line(tmp_path):
     """Some of the 10,000 of `make fuzz`."""

@@ -25,6 +25,8 @@ from tools.records import lineage, rules
 from tools.runs import export, folder, ledger, rows, store, watch
 from tools.sweep import spec, trial
 
+pytestmark = pytest.mark.slow
+
 HOLE_BYTES = 20 * 2**30
 
 

@@ -31,6 +31,8 @@ from compress.minify import minify
 from tests.support import ROOT
 from tests.support.small_models import SMALL, TUNED, rates, run_steps, small_model
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = Path(t.__file__)
 CPU = torch.device("cpu")
 

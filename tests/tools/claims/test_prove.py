@@ -18,6 +18,8 @@ from tests.support.claims import simulate
 from tools.claims import proof, prove
 from tools.runs import ledger
 
+pytestmark = pytest.mark.slow
+
 BASELINE = ROOT / "records/pocket/0001_baseline"
 
 

@@ -21,6 +21,8 @@ from hypothesis import strategies as st
 from tests.support.site_records import BASELINE, HOSTILE, add, family
 from tools.records import charts, leaderboard, lineage, pages
 
+pytestmark = pytest.mark.slow
+
 VOID = {"meta", "link", "br", "hr", "img", "input"}
 
 
