@@ -14,6 +14,8 @@ from golf import container
 from tests.support import ROOT
 from tests.support.packed import CONFIG, TOKENIZER, compress_cli, one_line, packed_toy
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def packed():

@@ -17,6 +17,8 @@ from golf.tokenizer import Tokenizer
 from tests.support.texts import prose
 from tools.data.build import train_tokenizer
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def texts() -> list[str]:

@@ -10,6 +10,8 @@ from golf import statistics
 from tests.support.claims import simulate
 from tools.claims import proof
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("paired", [False, True])
 def test_without_document_noise_it_is_scipys_test(paired):
