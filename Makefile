@@ -1,5 +1,5 @@
 # Plain enough for the GNU make 3.81 that macOS ships: no .ONESHELL, no grouped targets, recipes in POSIX sh.
-# Not covered: GPUs. On a GPU machine call torchrun yourself (README.md, "On GPUs").
+# Not covered: GPUs. On a GPU machine call torchrun yourself (docs/guide.md, "GPUs").
 
 PYTHON ?= python3
 BUDGET ?= 120
@@ -29,19 +29,19 @@ run: $(VENV)/.run ## set up, then train for BUDGET seconds, pack and score the p
 smoke: $(VENV)/.run ## set up, then a first score of a tiny model: two minutes after installing
 	$(GOLF) smoke
 
-quick: $(VENV)/.test ## style, types, and the tests that start no Python (under a minute)
+quick: $(VENV)/.test ## style, types, and the tests that start no Python (about a minute)
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
 	$(PY) -m mypy
 	$(PYTEST) --quick -m "not (slow or $(EXTRA))"
 
-test: $(VENV)/.test ## the tests to run before a commit (about 6 minutes on two cores)
+test: $(VENV)/.test ## the tests to run before a commit
 	$(PYTEST) -m "not ($(EXTRA))"
 
 test-all: $(VENV)/.test ## all tests: also the red team, a browser, Slurm and the long ones
 	$(PYTEST)
 
-redteam: $(VENV)/.test ## score artifacts that cheat, and honest ones that look odd (under 20 minutes)
+redteam: $(VENV)/.test ## score artifacts that cheat, and honest ones that look odd
 	$(PY) -m tests.redteam
 
 fuzz: $(VENV)/.test ## 10,000 mutated artifacts through the scorer's reader

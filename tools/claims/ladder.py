@@ -23,6 +23,7 @@ from pathlib import Path
 
 from golf.files import ROOT, Failure, explain, read_json, sha256_file
 from golf.foreign import terminal
+from golf.tracks import TRACKS
 from tools.runs import ledger
 from tools.runs.store import Ledger, body_of
 
@@ -174,7 +175,7 @@ def main(argv: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     asker = commands.add_parser("ask", help="is this artifact a new best on gate; or open final, once")
     asker.add_argument("artifact", type=Path, metavar="MODEL.golf")
-    asker.add_argument("--track", required=True, choices=("pocket", "16mb", "open"))
+    asker.add_argument("--track", required=True, choices=tuple(TRACKS))
     asker.add_argument("--split", default="gate", choices=("gate", "final"))
     asker.add_argument("--data", type=Path, default=ROOT / "data" / "embedded")
     shower = commands.add_parser("show", help="all questions so far")

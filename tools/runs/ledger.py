@@ -24,6 +24,7 @@ from pathlib import Path
 from golf.files import MAX_TEXT_BYTES, ROOT, Failure, explain, read_bytes, sha256_file, write_atomic
 from golf.foreign import terminal, terminal_lines
 from golf.progress import track
+from golf.tracks import TRACKS
 from tools.runs import rows
 from tools.runs.export import (
     DIFF_LINES,
@@ -359,7 +360,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     command.add_argument("run", nargs="?")
     command.add_argument("--count", type=int, default=20)
     command = add("best", "the lowest dev scores")
-    command.add_argument("--track", choices=("pocket", "16mb", "open"))
+    command.add_argument("--track", choices=tuple(TRACKS))
     command.add_argument("--count", type=int, default=10)
     command = add("compare", "config, script and numbers of two runs")
     command.add_argument("first")
