@@ -45,6 +45,18 @@ def skip_slow_programs(event: str, arguments: tuple) -> None:
             pytest.skip(f"starts {program}, which --quick leaves to `make test`")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Says which tests one worker of pytest-xdist gets (`--dist loadgroup`): a file's, which share what they make once.
+    The red team's are spread: they share only a small world, and on one worker they would outlast all others."""
+    spread = 0
+    for item in items:
+        group = str(item.path)
+        if item.get_closest_marker("redteam"):
+            group = f"redteam-{spread % 8}"
+            spread += 1
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item):
     """Keeps what pytest and its plugins start themselves out of skip_slow_programs."""
