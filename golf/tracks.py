@@ -66,8 +66,8 @@ OPEN = Track(
 
 TRACKS = {track.name: track for track in (POCKET, SIXTEEN_MB, OPEN)}
 
-# SHA-256 of manifest.json of the data sets that records may train on: what `golf data` builds, to the byte. Whoever makes
-# a record with a new tokenizer adds its set here, with the variant that builds it again.
+# SHA-256 of manifest.json of the data sets that records may train on: what `golf data` builds, to the byte. Whoever
+# makes a record with a new tokenizer adds its set here, with the variant that builds it again.
 DATA_SETS = {
     "pocket": {
         "data/embedded": "d67e622be8085a3f0ce4bcd053c0deca0cc2071e6a436a2d706f68f47cc98963",
