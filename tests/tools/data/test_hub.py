@@ -136,7 +136,7 @@ def blob_id(data: bytes) -> str:
 @pytest.fixture
 def hub(published):
     server = Server(published)
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     yield server
     server.shutdown()

@@ -58,7 +58,7 @@ def bases(tmp_path_factory):
     folder.mkdir(parents=True)
     pages.build(root, folder / "site")
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=root))
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     yield {"file": (folder / "site").as_uri(), "http": f"http://127.0.0.1:{server.server_port}/some/where/site"}
     server.shutdown()
