@@ -8,8 +8,8 @@ PY := $(VENV)/bin/python
 GOLF := $(VENV)/bin/golf
 PIP := $(PY) -m pip install --disable-pip-version-check -c constraints.txt
 
-# One worker a core, up to eight. tests/conftest.py says which tests stay together on one.
-PYTEST := $(PY) -m pytest -n auto --maxprocesses 8 --dist loadgroup --timeout 900 --durations 10
+# One worker a core, up to eight. A file's tests stay with one worker, which makes what they share once.
+PYTEST := $(PY) -m pytest -n auto --maxprocesses 8 --dist loadfile --timeout 900 --durations 10
 EXTRA := redteam or browser or slurm or long
 
 # OpenMP threads that spin while they wait would take the second core from whatever else runs on it.

@@ -24,8 +24,6 @@ settings.load_profile("kit")
 
 # Programs that take seconds only to start (Python imports torch), or that compile.
 SLOW_PROGRAMS = ("python", "g++", "c++", "clang")
-RED_TEAM_GROUPS = 8  # the most workers that the Makefile starts
-
 in_a_test = False
 
 
@@ -45,19 +43,6 @@ def skip_slow_programs(event: str, arguments: tuple) -> None:
         program = Path(os.fsdecode(executable or words[0])).name
         if program.startswith(SLOW_PROGRAMS):
             pytest.skip(f"starts {program}, which --quick leaves to `make test`")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Says which tests one worker of pytest-xdist gets (`--dist loadgroup`): a file's, which share what they make once.
-    The red team's are spread: they share only a small world, and on one worker they would outlast all others."""
-    cases = 0
-    for item in items:
-        if item.get_closest_marker("redteam"):
-            group = f"redteam-{cases % RED_TEAM_GROUPS}"
-            cases += 1
-        else:
-            group = str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.hookimpl(wrapper=True)
