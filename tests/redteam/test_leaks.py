@@ -1,6 +1,6 @@
 """The leaks and the honest twins in this process, one test each: the audits alone, without boxes.
 
-Not covered: the same cases in boxes (test_redteam.py), and the cases of cases.py.
+Not covered: the same cases in boxes (test_boxed_leaks.py, test_boxed_honest.py), and the cases of cases.py.
 """
 
 import re
@@ -11,14 +11,9 @@ from tests.redteam import local
 from tests.redteam.cases import BASE, Case
 from tests.redteam.honest import HONEST
 from tests.redteam.leaks import LEAKS
-from tests.redteam.world import GAIN, World
+from tests.redteam.world import GAIN
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def world(tmp_path_factory):
-    return World(tmp_path_factory.mktemp("leaks"))
 
 
 @pytest.fixture(scope="module")
