@@ -1,4 +1,8 @@
-"""The world in which the tests of the red team score its cases."""
+"""The world in which the tests of the red team score its cases. The cases are tested in several
+files because pytest-xdist gives a whole file to one worker.
+
+Not covered: the cases themselves, and how they are scored (world.py).
+"""
 
 import pytest
 

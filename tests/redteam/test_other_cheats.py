@@ -1,4 +1,4 @@
-"""Cheats by false claims, across documents, by broken answers, by files: each is scored by the real scorer in a real box.
+"""Cheats by claims, across documents, by broken answers, by files: each is scored by the real scorer in a real box.
 
 Not covered: cheats that look ahead (test_looking_ahead.py).
 """
