@@ -13,6 +13,7 @@ Not covered: code that reads its own source text or local names through frames; 
 
 import ast
 import contextlib
+import functools
 from pathlib import Path
 
 import python_minifier
@@ -37,6 +38,7 @@ READERS = set(
 )
 
 
+@functools.lru_cache(maxsize=16)  # it takes a second, and the seeds of a record have one script and one decoder
 def minify(source: str) -> str:
     """The minified module. Raises SyntaxError if `source` is not Python.
 

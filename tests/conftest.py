@@ -62,3 +62,12 @@ def world(tmp_path_factory):
     from tests.support import scoring_world  # torch, which most tests do without
 
     return scoring_world.make_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def warm_boxes():
+    """Boxes start in forks of a process that has imported torch; not for tests that are about the box."""
+    from tests.support import warm
+
+    with warm.boxes():
+        yield

@@ -15,7 +15,7 @@ from tests.redteam.fuzz_inspect import fuzz
 from tests.support.odd_artifacts import odd_artifact
 from tests.support.packed import compress_cli, encoded, one_line, packed_toy
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("warm_boxes")]
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from compress.pack import pack_run
 from compress.quantise import make_plan
 from tests.support.packed import make_run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("warm_boxes")]
 
 MISSING = "blocks.1.up.weight"
 

@@ -14,7 +14,7 @@ from golf import container
 from tests.support import ROOT
 from tests.support.packed import CONFIG, TOKENIZER, compress_cli, one_line, packed_toy
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("warm_boxes")]
 
 
 @pytest.fixture(scope="module")

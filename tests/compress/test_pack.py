@@ -15,7 +15,7 @@ from golf import container, tokenizer_section
 from tests.support import ROOT
 from tests.support.packed import CONFIG, SOURCE, TOKENIZER, make_run, packed_toy, weights_section
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("warm_boxes")]
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from golf.box.box import Box, BoxFailure
 from tests.support import ROOT
 from tests.support.packed import SOURCE, compress_cli, make_run, one_line, packed_toy, weights_section
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("warm_boxes")]
 
 DECODER = (ROOT / "compress/decode.py").read_text(encoding="utf-8")
 

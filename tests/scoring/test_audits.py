@@ -23,7 +23,7 @@ from tests.redteam.world import World, take_out_landlock
 from tests.support import ROOT
 from tests.support.scoring_world import ADAPTIVE, lanes_of
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("warm_boxes")]
 
 
 def counted(world, scope):

@@ -20,7 +20,7 @@ from tests.redteam.honest import HONEST
 from tests.redteam.world import World
 from tests.support.scoring_world import SCRIPT, plain_evaluation
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("warm_boxes")]
 
 CLAIMING = (
     SCRIPT

@@ -236,6 +236,7 @@ def test_a_killed_run_leaves_nothing_to_the_next_which_starts_clean(world, monke
     assert [row["nats"] for row in result["per_document"]] == pytest.approx(plain_evaluation(world, 8), rel=1e-6)
 
 
+@pytest.mark.usefixtures("warm_boxes")
 @pytest.mark.parametrize("script", [SCRIPT, ADAPTIVE.replace("SCOPE", "stream")])
 def test_overhead_compares_equal_work(world, script):
     """The plain evaluation gives the same nats as the boxed pass; the times are only reported."""

@@ -14,6 +14,8 @@ from scoring import passes
 from scoring import score as scoring_score
 from tests.support.scoring_world import document_id, lanes_of, plain_evaluation, write_data
 
+pytestmark = pytest.mark.usefixtures("warm_boxes")
+
 
 @pytest.mark.parametrize("processes, batch_tokens", [(1, 8192), (2, 24)])
 def test_equals_plain_evaluation_whatever_the_batches_and_processes(world, monkeypatch, processes, batch_tokens):

@@ -16,7 +16,7 @@ from golf.box.worker import PlainScorer
 from tests.support import ROOT
 from tests.support.small_models import SMALL, small_model
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("warm_boxes")]
 
 SLIDING = dict(score_chunk=5, score_context=8)
 TRAINING = dict(score_chunk=5, score_context=8, score_lr=0.01, score_keep=0.5)

@@ -25,7 +25,7 @@ from tests.support.packed import TOKENIZER
 from tests.support.small_models import ALL, SMALL, packed_tokens, small_model
 from tests.support.small_runs import arguments, make_tokens, write_shard
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("warm_boxes")]
 
 # ----------------------------------------------------------------------------------------------------------- schedules
 

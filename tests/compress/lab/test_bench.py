@@ -20,7 +20,7 @@ from compress.minify import DECODER, minify
 from compress.quantise import make_plan, quantise
 from tests.support.packed import load_run, measured_run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("warm_boxes")]
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from tests.support.packed import (
     weights_section,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("warm_boxes")]
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from compress.allocate import Sensitivity
 from compress.lab.spread import am_gm_bits, predicted_losses, row_bits, spread
 from tests.support.packed import load_run, measured_run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("warm_boxes")]
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from golf.box import box, calls, packages
 from scoring import passes
 from scoring import score as scoring_score
 from tests.support import box_prober as prober
+from tests.support import light_box
 from tests.support.box_walls import take_out
 
 pytestmark = [
@@ -29,21 +30,7 @@ pytestmark = [
 
 MAIN = """
 print("PROBE " + json.dumps(run({role!r}, {names!r}, {targets!r}, {allowed!r})), flush=True)
-
-class Config:
-    pass
-
-def build_model(config):
-    import torch
-    return torch.nn.Identity()
-
-class Scorer:
-    scope, chunk = "none", 1
-
-    def __init__(self, model, config):
-        pass
 """
-DECODE = "def decode_weights(payload):\n    return {}\n"
 AFTER = [kind.__name__ for kind in prober.AFTER]
 BESIDE = [kind.__name__ for kind in prober.BESIDE]
 MOVED = {kind.__name__: kind.moved for kind in prober.BESIDE}
@@ -74,8 +61,9 @@ class Lab:
         script = Path(prober.__file__).read_text() + MAIN.format(
             role=role, names=names, targets=self.targets, allowed=allowed
         )
+        script += light_box.SCRIPT
         self.settle()
-        boxes = passes.Boxes(box.Submission(script, DECODE, {}, b"", 300), 1, 300)
+        boxes = passes.Boxes(box.Submission(script, light_box.DECODE, {}, b"", 300), 1, 300)
         return boxes.__enter__()
 
     def evict(self):
@@ -122,7 +110,8 @@ class Lab:
 @pytest.fixture
 def lab(tmp_path, monkeypatch):
     prober.remove_objects()
-    yield Lab(tmp_path, monkeypatch)
+    with light_box.without_torch():
+        yield Lab(tmp_path, monkeypatch)
     prober.remove_objects()
 
 
