@@ -1,14 +1,15 @@
 """Small data sets, and arguments for short runs of train_gpt.py on them."""
 
+import concurrent.futures
 import os
-import subprocess
+import socket
 import sys
 from dataclasses import fields
 
 import numpy as np
 
 import train_gpt as t
-from tests.support import ROOT
+from tests.support import ROOT, warm
 
 ENVIRONMENT = {k: v for k, v in os.environ.items() if k.upper() not in {f.name.upper() for f in fields(t.Config)}} | {
     "OMP_WAIT_POLICY": "passive"
@@ -46,16 +47,26 @@ def arguments(data, run_dir, *more):
     ]
 
 
-def python(code, *argv, cwd=ROOT, **kwargs):
-    return subprocess.run(
-        [sys.executable, "-c", code, *map(str, argv)],
-        cwd=cwd,
-        env=ENVIRONMENT | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        **kwargs,
-    )
+def python(code, *argv, cwd=ROOT):
+    """What `python -c CODE ARGV` ends with; torch is imported already."""
+    command = [sys.executable, "-c", code, *map(str, argv)]
+    return warm.run(command, cwd=cwd, env=ENVIRONMENT | {"PYTHONPATH": str(ROOT)}, timeout=240)
+
+
+def two_ranks(code, *argv):
+    """What two ranks of one run end with, each `python -c CODE ARGV` with what torchrun would put in its environment;
+    torchrun itself is several seconds of work (tests/train/test_tiny.py starts it)."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "PYTHONPATH": str(ROOT)}
+
+    def run(rank):
+        environment = ENVIRONMENT | group | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        command = [sys.executable, "-c", code, *map(str, argv)]
+        return warm.run(command, cwd=ROOT, env=environment, timeout=240)
+
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        return list(pool.map(run, (0, 1)))
 
 
 MAIN = "import sys, train_gpt; sys.exit(train_gpt.main(sys.argv[1:]))"

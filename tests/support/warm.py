@@ -20,6 +20,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import types
 from collections.abc import Iterator
 from unittest import mock
@@ -74,6 +75,25 @@ class Program:
             self.returncode = self._number()
             os.close(self.status)
         return self.returncode
+
+
+def run(words, cwd=None, env=None, timeout=None, check=False, **_) -> subprocess.CompletedProcess:
+    """As subprocess.run(..., capture_output=True, text=True)."""
+    if sys.platform != "linux":
+        return subprocess.run(words, cwd=cwd, env=env, timeout=timeout, check=check, capture_output=True, text=True)
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
+        program = Program(words, subprocess.DEVNULL, out.fileno(), errors.fileno(), cwd=cwd, env=env)
+        try:
+            program.wait(timeout)
+        except subprocess.TimeoutExpired:
+            os.kill(program.pid, signal.SIGKILL)
+            raise
+        for file in (out, errors):
+            file.seek(0)
+        done = subprocess.CompletedProcess(words, program.returncode, out.read(), errors.read())
+    if check:
+        done.check_returncode()
+    return done
 
 
 @functools.cache
@@ -159,10 +179,10 @@ def become(request, descriptors):
     sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)
     words = request["words"]
     isolated = "-I" in words[: words.index("-X")] if "-X" in words else words[0] == "-I"
-    run(words, isolated)
+    execute(words, isolated)
 
 
-def run(words, isolated):
+def execute(words, isolated):
     """Runs what `python WORDS` runs, as __main__."""
     while words[0] not in ("-c", "-m") and words[0].startswith("-"):
         words = words[2:] if words[0] == "-X" else words[1:]

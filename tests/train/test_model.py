@@ -5,7 +5,6 @@ import cmath
 import functools
 import importlib.util
 import math
-import socket
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 
 import train_gpt as t
 from tests.support.small_models import (
@@ -27,6 +25,7 @@ from tests.support.small_models import (
     run_steps,
     small_model,
 )
+from tests.support.small_runs import two_ranks
 
 
 @functools.cache
@@ -291,22 +290,26 @@ def test_newton_schulz_pulls_singular_values_to_one_and_keeps_the_vectors(coeffi
         assert 1 - 2 * spread < diagonal.min() and diagonal.max() < 1 + spread
 
 
-def _rank_main(rank, port, folder):
-    torch.distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    results = []
-    for config in (SMALL, TUNED):
-        weights, optimizers = run_steps(config, 2, rank)
-        results.append((weights, sum(b.numel() for b in optimizers.muon.momentum)))
-    torch.save(results, f"{folder}/{rank}.pt")
-    torch.distributed.destroy_process_group()
+RANK_MAIN = """
+import os, sys
+import torch
+from tests.support.small_models import SMALL, TUNED, run_steps
+
+rank = int(os.environ["RANK"])
+torch.distributed.init_process_group("gloo")
+results = []
+for config in (SMALL, TUNED):
+    weights, optimizers = run_steps(config, 2, rank)
+    results.append((weights, sum(b.numel() for b in optimizers.muon.momentum)))
+torch.save(results, f"{sys.argv[1]}/{rank}.pt")
+torch.distributed.destroy_process_group()
+"""
 
 
 @pytest.mark.slow
 def test_two_ranks_update_like_one_process(tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    mp.spawn(_rank_main, (port, str(tmp_path)), nprocs=2)
+    ended = two_ranks(RANK_MAIN, tmp_path)
+    assert [rank.returncode for rank in ended] == [0, 0], ended
     ranks = [torch.load(tmp_path / f"{r}.pt") for r in (0, 1)]
     for config, (first, owned), (second, _) in zip((SMALL, TUNED), *ranks):
         alone, optimizers = run_steps(config, 1, 0)

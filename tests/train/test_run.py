@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import train_gpt as t
 from tests.support import ROOT
-from tests.support.small_runs import ENVIRONMENT, MAIN, arguments, make_tokens, python, write_shard
+from tests.support.small_runs import ENVIRONMENT, MAIN, arguments, make_tokens, python, two_ranks, write_shard
 from tools.data.cli import parser as data_parser
 
 
@@ -386,19 +386,6 @@ def test_a_full_disk_ends_in_one_line_and_leaves_nothing_half_written(data, tmp_
     assert sorted(p.name for p in run.iterdir()) == ["metrics.jsonl", "train.log"]
 
 
-def torchrun(tmp_path, code, argv):
-    script = tmp_path / "ranks.py"
-    script.write_text(code)
-    return subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script), *argv],
-        cwd=ROOT,
-        env=ENVIRONMENT | {"PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-
-
 def test_a_straggling_rank_stops_both_at_the_same_step(data, tmp_path):
     """Rank 1 sleeps in every step: both ranks must use its clock, or one would wait in a collective for ever."""
     run = tmp_path / "run"
@@ -415,8 +402,8 @@ def test_a_straggling_rank_stops_both_at_the_same_step(data, tmp_path):
         f"    open({str(tmp_path)!r} + '/ticks' + os.environ['RANK'], 'a').write(f'{{self.elapsed}}\\n')\n"
         "train_gpt.Clock.tick = spy\n" + MAIN
     )
-    result = torchrun(tmp_path, code, arguments(data, run, "--max_seconds=6", "--dev_evals=2"))
-    assert result.returncode == 0, result.stderr
+    results = two_ranks(code, *arguments(data, run, "--max_seconds=6", "--dev_evals=2"))
+    assert [result.returncode for result in results] == [0, 0], results
     ticks = [(tmp_path / f"ticks{rank}").read_text() for rank in (0, 1)]
     assert ticks[0] == ticks[1]
     outcome = json.loads((run / "run.json").read_text())
@@ -430,8 +417,8 @@ def test_a_straggling_rank_stops_both_at_the_same_step(data, tmp_path):
 def test_two_ranks_start_like_one(data, tmp_path):
     """At the first step the models are equal, so the mean loss over two ranks is that of the rows both of them read."""
     run = tmp_path / "run"
-    result = torchrun(tmp_path, MAIN, arguments(data, run, "--max_seconds=0", "--max_steps=1"))
-    assert result.returncode == 0, result.stderr
+    results = two_ranks(MAIN, *arguments(data, run, "--max_seconds=0", "--max_steps=1"))
+    assert [result.returncode for result in results] == [0, 0], results
     loss = json.loads((run / "metrics.jsonl").read_text().splitlines()[0])["loss"]
     config = t.parse_config(arguments(data, run), {})
     torch.manual_seed(config.seed)

@@ -8,7 +8,6 @@ import hashlib
 import json
 import math
 import shutil
-import subprocess
 import sys
 
 import filelock
@@ -18,14 +17,14 @@ import torch
 
 import train_gpt
 from golf.tokenizer import Tokenizer
-from tests.support import ROOT
+from tests.support import ROOT, warm
 
 RECORDS = sorted(ROOT.glob("records/*/*/record.json"))
 
 
 def command(*arguments, code=0):
     """Runs `python ARGUMENTS` in the root, holds its exit code to `code` and returns its standard output."""
-    done = subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, timeout=500)
+    done = warm.run([sys.executable, *map(str, arguments)], cwd=ROOT, timeout=500)
     assert done.returncode == code, done.stdout[-2000:] + done.stderr[-2000:]
     return done.stdout
 

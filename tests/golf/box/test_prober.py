@@ -108,17 +108,23 @@ class Lab:
 
 
 @pytest.fixture
-def lab(tmp_path, monkeypatch):
-    prober.remove_objects()
+def light_boxes():
     with light_box.without_torch():
-        yield Lab(tmp_path, monkeypatch)
+        yield
+
+
+@pytest.fixture
+def lab(light_boxes, tmp_path, monkeypatch):
+    """In this order: what a test takes out with monkeypatch is put back first."""
+    prober.remove_objects()
+    yield Lab(tmp_path, monkeypatch)
     prober.remove_objects()
 
 
 @functools.cache
 def missing_layers():
     """Layers that this machine does not grant."""
-    submission = box.Submission(MAIN.partition("\n\n")[2], DECODE, {}, b"", 300)
+    submission = box.Submission(light_box.SCRIPT, light_box.DECODE, {}, b"", 300)
     with passes.Boxes(submission, 1, 300) as running:
         return [row["layer"] for row in running.boxes[0].layers if not row["active"]]
 
