@@ -132,7 +132,8 @@ def read_once() -> int:
 
 def serve(channel):
     """Forks a program for each request, until the other end is closed."""
-    import torch  # noqa: F401
+    import torch
+    import torch._dynamo  # which an optimiser imports when it is made  # noqa: F401
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the processes that wait for the programs
     while True:

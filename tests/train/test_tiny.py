@@ -38,6 +38,27 @@ def embedded():
     return ROOT / "data" / "embedded"
 
 
+def write_documents(folder, embedded, count):
+    """A data set of the first `count` dev documents; returns their raw bytes."""
+    docs = (embedded / "dev_docs.jsonl").read_bytes().splitlines(keepends=True)[:count]
+    raw_bytes = sum(len(json.loads(line)["text"].encode()) for line in docs)
+    data = b"".join(docs)
+    file = {"name": "dev_docs.jsonl", "sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+    dev = {"documents": len(docs), "raw_bytes": raw_bytes, "files": [file]}
+    folder.mkdir(exist_ok=True)
+    (folder / "dev_docs.jsonl").write_bytes(data)
+    (folder / "manifest.json").write_text(json.dumps({"format": 1, "splits": {"dev": dev}}))
+    return raw_bytes
+
+
+@pytest.fixture(scope="module")
+def some(embedded, tmp_path_factory):
+    """A data set of 60 dev documents: a straight evaluation of all takes ten seconds."""
+    folder = tmp_path_factory.mktemp("some")
+    write_documents(folder, embedded, 60)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def run(embedded, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny") / "run"
@@ -47,7 +68,7 @@ def run(embedded, tmp_path_factory):
     return folder
 
 
-def straight_bpb(folder, embedded, weights):
+def straight_bpb(folder, data, weights):
     """Bits per byte of the dev documents, each cut into windows of seq_len from its start; sums in float64."""
     checkpoint = torch.load(folder / "checkpoint.pt", weights_only=True)
     config = train_gpt.Config(**checkpoint["config"])
@@ -56,7 +77,7 @@ def straight_bpb(folder, embedded, weights):
     tokenizer = Tokenizer(bytes(checkpoint["tokenizer"].numpy()))
     nats = raw_bytes = 0
     windows = []
-    for line in (embedded / "dev_docs.jsonl").open(encoding="utf-8"):
+    for line in (data / "dev_docs.jsonl").open(encoding="utf-8"):
         text = json.loads(line)["text"]
         ids = np.concatenate([[1], tokenizer.encode(text), [1]]).astype(np.int64)
         raw_bytes += len(text.encode())
@@ -74,31 +95,31 @@ def straight_bpb(folder, embedded, weights):
     return nats / math.log(2) / raw_bytes
 
 
-def test_the_score_is_that_of_a_straight_evaluation(run, embedded, tmp_path):
+def test_the_score_is_that_of_a_straight_evaluation(run, some, tmp_path):
     """The artifact alone gives the bits per byte that its weights have; and 60 steps beat a uniform code by far."""
     out = tmp_path / "eval.json"
-    stdout = command("eval_heldout.py", run / "model.golf", "--data", embedded, "--split", "dev", "--out", out)
+    stdout = command("eval_heldout.py", run / "model.golf", "--data", some, "--split", "dev", "--out", out)
     score = json.loads(out.read_text())
     assert f"val_bpb: {score['bpb']:.4f}" in stdout
     assert f"artifact_bytes: {(run / 'model.golf').stat().st_size}" in stdout
     command("-m", "compress", "unpack", run / "model.golf", tmp_path / "unpacked")
     weights = torch.load(tmp_path / "unpacked" / "weights.pt", weights_only=True)
-    assert score["bpb"] == pytest.approx(straight_bpb(run, embedded, weights), abs=1e-6)
+    assert score["bpb"] == pytest.approx(straight_bpb(run, some, weights), abs=1e-6)
     assert score["bpb"] < 4.0
-    manifest = json.loads((embedded / "manifest.json").read_text())["splits"]["dev"]
+    manifest = json.loads((some / "manifest.json").read_text())["splits"]["dev"]
     assert score["raw_bytes"] == manifest["raw_bytes"] and score["documents"] == manifest["documents"]
     for kind in ("source", "length", "position", "non-ascii"):
         parts = [part for name, part in score["slices"].items() if name.split()[0] == kind]
         assert score["raw_bytes"] == sum(part["raw_bytes"] for part in parts)
 
 
-def test_packing_twice_gives_the_same_bytes_and_costs_little(run, embedded, tmp_path):
+def test_packing_twice_gives_the_same_bytes_and_costs_little(run, some, tmp_path):
     command("-m", "compress", "pack", run, "--out", tmp_path / "again.golf")
     assert (tmp_path / "again.golf").read_bytes() == (run / "model.golf").read_bytes()
     checkpoint = torch.load(run / "checkpoint.pt", weights_only=True)
     command("-m", "compress", "unpack", run / "model.golf", tmp_path / "unpacked")
     weights = torch.load(tmp_path / "unpacked" / "weights.pt", weights_only=True)
-    before, after = (straight_bpb(run, embedded, w) for w in (checkpoint["model"], weights))
+    before, after = (straight_bpb(run, some, w) for w in (checkpoint["model"], weights))
     assert after - before < 0.02
 
 
@@ -129,11 +150,7 @@ def test_a_committed_artifact_scores_what_its_record_says(path, embedded, tmp_pa
     recorded = next(s["bpb"] for s in record["seeds"] if s["seed"] == seed)
     bits = sum(row["nats"] for row in rows) / math.log(2)
     assert bits / sum(row["raw_bytes"] for row in rows) == pytest.approx(recorded, abs=1e-9)
-    docs = b"".join((embedded / "dev_docs.jsonl").read_bytes().splitlines(keepends=True)[:40])
-    file = {"name": "dev_docs.jsonl", "sha256": hashlib.sha256(docs).hexdigest(), "size": len(docs)}
-    dev = {"documents": 40, "raw_bytes": sum(row["raw_bytes"] for row in rows[:40]), "files": [file]}
-    (tmp_path / "dev_docs.jsonl").write_bytes(docs)
-    (tmp_path / "manifest.json").write_text(json.dumps({"format": 1, "splits": {"dev": dev}}))
+    assert write_documents(tmp_path, embedded, 40) == sum(row["raw_bytes"] for row in rows[:40])
     command("eval_heldout.py", artifact, "--data", tmp_path, "--split", "dev", "--out", tmp_path / "eval.json")
     again = json.loads((tmp_path / "eval.json").read_text())["per_document"]
     assert [row["id"] for row in again] == [row["id"] for row in rows[:40]]
