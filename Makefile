@@ -8,8 +8,9 @@ PY := $(VENV)/bin/python
 GOLF := $(VENV)/bin/golf
 PIP := $(PY) -m pip install --disable-pip-version-check -c constraints.txt
 
-# One worker a core, up to eight. A file's tests stay with one worker, which makes what they share once.
-PYTEST := $(PY) -m pytest -n auto --maxprocesses 8 --dist loadfile --timeout 900 --durations 10
+# One worker a core, up to eight. A file's tests stay with one worker, which makes what they share once; the costliest
+# files come first (tests/conftest.py), which pytest-xdist would reorder by the number of tests.
+PYTEST := $(PY) -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder --timeout 900 --durations 10
 EXTRA := redteam or browser or slurm or long
 
 # OpenMP threads that spin while they wait would take the second core from whatever else runs on it.

@@ -26,6 +26,37 @@ settings.load_profile("kit")
 SLOW_PROGRAMS = ("python", "g++", "c++", "clang")
 in_a_test = False
 
+# Files of 15 s or more of processor time, the costliest first: the workers begin with these, so that none is left with
+# a long file when the others have ended.
+LONG_FILES = (
+    "redteam/test_boxed_leaks.py",
+    "redteam/test_other_cheats.py",
+    "redteam/test_looking_ahead.py",
+    "redteam/test_boxed_honest.py",
+    "tools/rules/test_rules.py",
+    "train/test_tiny.py",
+    "train/test_run.py",
+    "train/test_kernels.py",
+    "compress/test_pack.py",
+    "tools/records/test_foreign_input.py",
+    "tools/rules/test_check.py",
+    "golf/box/test_prober.py",
+    "redteam/test_leaks.py",
+    "scoring/test_audits.py",
+    "compress/test_verify.py",
+    "train/test_stack.py",
+    "train/test_model.py",
+    "tools/data/test_hub.py",
+    "tools/plan/test_bench_train.py",
+    "tools/sweep/test_methods.py",
+    "tools/runs/test_pipeline.py",
+    "tools/claims/test_proof.py",
+    "tools/claims/test_prove.py",
+    "golf/test_tokenizer.py",
+    "compress/test_allocate.py",
+    "train/test_reference.py",
+)
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--quick", action="store_true", help="skip a test as soon as it starts Python or a C++ compiler")
@@ -43,6 +74,12 @@ def skip_slow_programs(event: str, arguments: tuple) -> None:
         program = Path(os.fsdecode(executable or words[0])).name
         if program.startswith(SLOW_PROGRAMS):
             pytest.skip(f"starts {program}, which --quick leaves to `make test`")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the tests of LONG_FILES first, in its order. All others keep theirs."""
+    rank = {Path(__file__).parent / name: place for place, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,7 +1,6 @@
 """golf/script.py against what importing gives, on the scripts that are committed here; and on hostile sources."""
 
 import json
-import subprocess
 import sys
 
 import pytest
@@ -10,7 +9,7 @@ from hypothesis import strategies as st
 
 from golf import script
 from golf.files import Failure
-from tests.support import ROOT
+from tests.support import ROOT, warm
 
 SCRIPTS = [ROOT / "train_gpt.py", *sorted(ROOT.glob("records/*/*/train_gpt.py"))]
 IMPORT = (
@@ -54,7 +53,7 @@ def main():
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.parent.name)
 def test_presets_are_those_of_an_import(path):
     """Our own scripts may run here; a stranger's may not."""
-    done = subprocess.run([sys.executable, "-B", "-c", IMPORT, str(path.parent)], check=True, capture_output=True)
+    done = warm.run([sys.executable, "-B", "-c", IMPORT, str(path.parent)], check=True)
     expected = json.loads(done.stdout)
     assert {"pocket", "tiny", "16mb"} == expected.keys()
     for preset, settings_ in expected.items():
@@ -211,7 +210,7 @@ PRESETS = {"small": dict(width=8)}
 
 def test_inherited_fields_are_those_that_an_import_gives(tmp_path):
     (tmp_path / "train_gpt.py").write_text(INHERITED)
-    done = subprocess.run([sys.executable, "-c", IMPORT, str(tmp_path)], capture_output=True, text=True, check=True)
+    done = warm.run([sys.executable, "-c", IMPORT, str(tmp_path)], check=True)
     expected = json.loads(done.stdout)["small"]
     assert list(script.read(INHERITED.encode(), "small").items()) == list(expected.items())
 

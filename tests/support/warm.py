@@ -5,7 +5,7 @@ All else is as in a new interpreter: descriptors, environment, session, exit sta
 after the fork. For tests that are about what a program computes.
 
 Not covered: tests about the start itself, the walls (tests/golf/box, the red team), or an interpreter's options, of
-which -c, -m and a path are understood and others are passed over; Windows and macOS, where programs start as usual.
+which only -B, -I, -c, -m and a path are understood; Windows and macOS, where programs start as usual.
 """
 
 import contextlib
@@ -178,15 +178,17 @@ def become(request, descriptors):
     os.environ.update(request["environment"])
     sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)
     sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)
-    words = request["words"]
-    isolated = "-I" in words[: words.index("-X")] if "-X" in words else words[0] == "-I"
-    execute(words, isolated)
+    execute(request["words"])
 
 
-def execute(words, isolated):
+def execute(words):
     """Runs what `python WORDS` runs, as __main__."""
+    options = []
     while words[0] not in ("-c", "-m") and words[0].startswith("-"):
-        words = words[2:] if words[0] == "-X" else words[1:]
+        options.append(words.pop(0))
+        if options[-1] == "-X":
+            words.pop(0)
+    sys.dont_write_bytecode = "-B" in options
     beside = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     if words[0] == "-m":
         sys.argv, sys.path[:0] = words[1:], [os.getcwd(), *filter(None, beside)]
@@ -199,7 +201,7 @@ def execute(words, isolated):
         sys.argv, folder, main.__file__ = words, os.path.dirname(words[0]), words[0]
         with open(words[0], encoding="utf-8") as file:
             source = file.read()
-    if not isolated:
+    if "-I" not in options:
         sys.path[:0] = [folder, *filter(None, beside)]
     exec(compile(source, words[0], "exec"), vars(main))
 

@@ -119,6 +119,7 @@ def test_kernels_equal_float64_formulas_and_a_change_of_one_term_shows(tmp_path)
         assert worst > 10, f"{name} goes unnoticed: {found[str(path)]}"
 
 
+@pytest.mark.long
 def test_kernels_compile_for_sm_90_within_limits(tmp_path):
     found = checks(tmp_path, "compile", SCRIPT)
     kernels = found["kernels"]

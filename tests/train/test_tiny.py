@@ -62,7 +62,7 @@ def some(embedded, tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(embedded, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny") / "run"
-    command("train_gpt.py", "--preset=tiny", "--max_seconds=0", "--max_steps=60", "--compile=false",
+    command("train_gpt.py", "--preset=tiny", "--max_seconds=0", "--max_steps=20", "--compile=false",
             f"--data_dir={embedded}", f"--run_dir={folder}")  # fmt: skip
     command("-m", "compress", "pack", folder)
     return folder
@@ -96,7 +96,7 @@ def straight_bpb(folder, data, weights):
 
 
 def test_the_score_is_that_of_a_straight_evaluation(run, some, tmp_path):
-    """The artifact alone gives the bits per byte that its weights have; and 60 steps beat a uniform code by far."""
+    """The artifact alone gives the bits per byte that its weights have; and 20 steps beat a uniform code by far."""
     out = tmp_path / "eval.json"
     stdout = command("eval_heldout.py", run / "model.golf", "--data", some, "--split", "dev", "--out", out)
     score = json.loads(out.read_text())
@@ -140,9 +140,10 @@ def test_two_ranks_train_the_tiny_preset(embedded, tmp_path):
     torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
 
 
+@pytest.mark.parametrize("documents", [10, pytest.param(40, marks=pytest.mark.long)])
 @pytest.mark.parametrize("path", RECORDS, ids=lambda p: p.parent.name)
-def test_a_committed_artifact_scores_what_its_record_says(path, embedded, tmp_path):
-    """On the first 40 documents, which no scope scores otherwise where others follow: Scorers that train take minutes
+def test_a_committed_artifact_scores_what_its_record_says(path, documents, embedded, tmp_path):
+    """On the first documents, which no scope scores otherwise where others follow: Scorers that train take minutes
     for all. The record's number is the sum of such rows."""
     record = json.loads(path.read_text())
     artifact, seed = path.parent / record["artifact"]["file"], record["artifact"]["seed"]
@@ -150,14 +151,15 @@ def test_a_committed_artifact_scores_what_its_record_says(path, embedded, tmp_pa
     recorded = next(s["bpb"] for s in record["seeds"] if s["seed"] == seed)
     bits = sum(row["nats"] for row in rows) / math.log(2)
     assert bits / sum(row["raw_bytes"] for row in rows) == pytest.approx(recorded, abs=1e-9)
-    assert write_documents(tmp_path, embedded, 40) == sum(row["raw_bytes"] for row in rows[:40])
+    assert write_documents(tmp_path, embedded, documents) == sum(row["raw_bytes"] for row in rows[:documents])
     command("eval_heldout.py", artifact, "--data", tmp_path, "--split", "dev", "--out", tmp_path / "eval.json")
     again = json.loads((tmp_path / "eval.json").read_text())["per_document"]
-    assert [row["id"] for row in again] == [row["id"] for row in rows[:40]]
-    assert [row["nats"] for row in again] == pytest.approx([row["nats"] for row in rows[:40]], rel=3e-5)
+    assert [row["id"] for row in again] == [row["id"] for row in rows[:documents]]
+    assert [row["nats"] for row in again] == pytest.approx([row["nats"] for row in rows[:documents]], rel=3e-5)
     assert artifact.stat().st_size == record["artifact"]["bytes"] <= 250_000
 
 
+@pytest.mark.long
 def test_the_corpus_check_passes_and_names_a_document_copied_from_train(embedded, tmp_path):
     command("-m", "golf", "data", "check", embedded)
     copy = tmp_path / "copy"
