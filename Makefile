@@ -17,6 +17,9 @@ EXTRA := redteam or browser or slurm or long
 OMP_WAIT_POLICY ?= passive
 export OMP_WAIT_POLICY
 
+# Some machines set this for all; then each of the hundreds of programs that the tests start would compile its sources.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help run smoke quick test test-all redteam fuzz site hook venv
 .DELETE_ON_ERROR:
 
