@@ -129,6 +129,7 @@ def test_what_a_user_should_look_at_is_warned_of(planned, monkeypatch):
     assert "small for the cap" in warning
 
 
+@pytest.mark.slow
 def test_dry_run_prints_what_the_plan_reads(monkeypatch):
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):

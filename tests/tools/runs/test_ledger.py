@@ -122,6 +122,7 @@ def fill(root, count):
     )
 
 
+@pytest.mark.slow
 def test_thousands_of_rows_are_read_once(root, monkeypatch):
     fill(root, 10_000)
     first = ledger.best(root, "pocket", 3)
