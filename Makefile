@@ -48,7 +48,7 @@ test-all: $(VENV)/.test ## all tests: also the red team, a browser, Slurm and th
 redteam: $(VENV)/.test ## score artifacts that cheat, and honest ones that look odd
 	$(PY) -m tests.redteam
 
-fuzz: $(VENV)/.test ## 10,000 mutated artifacts through the scorer's reader
+fuzz: $(VENV)/.test ## 2,000 mutated files of each kind through their readers, 50 through the commands
 	$(PY) -m tests.redteam.fuzz
 
 site: $(VENV)/.run ## write the leaderboard as pages for a browser: site/index.html
