@@ -4,7 +4,8 @@ Each command is a function `main(argv) -> exit status` of its own module, import
 `golf --help` starts at once. What a command raises becomes one line here: a Failure or an OSError, an interruption.
 
 Exit status, the same everywhere: 0 done; 1 a check failed or the input is bad; 2 wrong usage; 3 a claim is not proven;
-130 interrupted. Options are written with dashes; an underscore in their name means the same.
+4 nothing failed, and something was not checked; 130 interrupted; 141 nobody reads what it prints. Options are written
+with dashes; an underscore in their name means the same.
 
 Not covered: training, which is `python train_gpt.py` or `torchrun ... train_gpt.py`.
 """
@@ -12,10 +13,14 @@ Not covered: training, which is `python train_gpt.py` or `torchrun ... train_gpt
 import difflib
 import importlib
 import os
+import signal
 import sys
 import tomllib
 from dataclasses import dataclass
+from pathlib import Path
 
+from golf.children import terminate
+from golf.console import guarded
 from golf.files import ROOT, Failure, explain
 
 DESCRIPTION = "Train the best language model that fits in a fixed number of bytes within a fixed time, and prove it."
@@ -24,8 +29,8 @@ READERS = {
     "reviewer": "For reviewers: look into an artifact, hold a record against the rules",
     "maintainer": "For maintainers: the leaderboard, and what is known",
 }
-BROKEN_PIPE = 1
 INTERRUPTED = 130
+NO_HOME = "/nonexistent"  # as Debian says of users who have none
 
 
 @dataclass(frozen=True)
@@ -86,12 +91,24 @@ COMMANDS = {
         "code train_gpt.py",
         prefix=("code",),
     ),
+    "check-script": Command(
+        "participant",
+        "tools.plan.check_script",
+        "hold a training script against docs/contract.md, before anything is trained",
+        "check-script train_gpt.py --preset=tiny",
+    ),
     "bench": Command(
         "participant",
         "compress.__main__",
         "this coder and others at equal loss",
         "bench --run runs/NAME",
         prefix=("bench",),
+    ),
+    "par": Command(
+        "participant",
+        "tools.plan.par",
+        "how fast a script trains beside the baseline's: how many tokens it may use",
+        "par train_gpt.py",
     ),
     "bench-train": Command(
         "participant",
@@ -128,7 +145,7 @@ COMMANDS = {
     "record": Command(
         "participant",
         "tools.records.record",
-        "draw seeds; make a record's folder from runs",
+        "draw seeds; make a record of runs; publish it",
         "record seeds --commit HEAD --count 3",
     ),
     "inspect": Command(
@@ -156,7 +173,19 @@ COMMANDS = {
         "reviewer",
         "tools.records.check",
         "hold a record against RULES.md",
-        "check records/pocket/0004_case_operators",
+        "check records/pocket/0006_case_operators_under_par",
+    ),
+    "reproduce": Command(
+        "reviewer",
+        "tools.records.reproduce",
+        "train a record's script again in a box, and compare",
+        "reproduce records/pocket/0006_case_operators_under_par",
+    ),
+    "rescore": Command(
+        "reviewer",
+        "tools.records.rescore",
+        "score a record's artifacts again",
+        "rescore records/pocket/0006_case_operators_under_par",
     ),
     "prove": Command(
         "reviewer",
@@ -208,7 +237,8 @@ def overview() -> str:
         "",
         "Training is a script of its own: python train_gpt.py --preset=pocket (on GPUs: torchrun ... train_gpt.py).",
         "With --json the last line on standard output is one JSON object.",
-        "Exit status: 0 done; 1 a check failed or bad input; 2 wrong usage; 3 not proven; 130 interrupted.",
+        "Exit status: 0 done; 1 failed or bad input; 2 wrong usage; 3 not proven; 4 not checked; 130 interrupted;",
+        "141 nobody reads the output.",
     ]
     return "\n".join(lines)
 
@@ -230,28 +260,45 @@ def run(name: str, arguments: list[str]) -> int:
     command = COMMANDS[name]
     if not command.takes_fields:
         arguments = dashed(arguments)
+    # SIGTERM ends a command as Ctrl-C does: boxes are ended, and what is half made is removed
+    handler = signal.signal(signal.SIGTERM, terminate)
     try:
-        status = importlib.import_module(command.module).main([*command.prefix, *arguments])
-        sys.stdout.flush()
-        return status
+        return importlib.import_module(command.module).main([*command.prefix, *arguments])
     except SystemExit as stop:
-        if stop.code == 0 and {"-h", "--help"} & set(arguments):
+        words = [word for word in arguments if not word.startswith("-")]
+        of_these = command.example.split()[1 : 1 + len(words)] == words  # an example of another subcommand misleads
+        if stop.code == 0 and of_these and {"-h", "--help"} & set(arguments):
             print(f"\nExample: golf {command.example}")
         raise
-    except BrokenPipeError:
-        # Whoever read our output has left, as `head` does. Python would complain once more when it ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE
     except (Failure, OSError) as error:
         return explain(f"golf {name}", error)
+    except UnicodeEncodeError as error:  # of an argument or a file's name: Python keeps such bytes as surrogates
+        part = ascii(error.object[max(0, error.start - 20) : error.end + 20])
+        return explain(f"golf {name}", Failure(f"{part}: not UTF-8, and it would be written to a file: use UTF-8"))
     except KeyboardInterrupt:
         print(f"golf {name}: interrupted", file=sys.stderr)
         return INTERRUPTED
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 def main(argv: list[str] | None = None) -> int:
     """The front door; returns the exit status."""
-    argv = sys.argv[1:] if argv is None else argv
+    words = sys.argv[1:] if argv is None else argv
+    return guarded("golf", lambda: enter(words))
+
+
+def find_home() -> None:
+    """Libraries ask for the user's home: where nobody knows one, they get a folder that is not there."""
+    try:
+        Path.home()
+    except RuntimeError:
+        os.environ["HOME"] = NO_HOME
+
+
+def enter(argv: list[str]) -> int:
+    """As main(), for the words of a command line; what it prints may meet a reader who has left."""
+    find_home()
     if not argv or argv[0] in ("-h", "--help"):
         print(overview())
         return 0

@@ -16,7 +16,7 @@ from pathlib import Path
 import brotli
 import pyppmd
 
-from golf.files import write_atomic
+from golf.files import write_durable
 
 MAGIC = b"GOLF"
 VERSION = 1
@@ -76,7 +76,7 @@ def read(data: bytes) -> dict[str, bytes]:
 
 def write(path: str | os.PathLike, sections: dict[str, bytes]) -> None:
     """Writes the file at once: a reader sees all of it or none."""
-    write_atomic(Path(path), to_bytes(sections))
+    write_durable(Path(path), to_bytes(sections))
 
 
 def compress(text: bytes) -> bytes:

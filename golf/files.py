@@ -7,17 +7,20 @@ Not covered: shards and artifacts, whose formats belong to golf data and to comp
 """
 
 import contextlib
-import fcntl
+import errno
 import hashlib
 import json
 import math
 import os
 import re
+import secrets
 import stat
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from golf import locks
 from golf.foreign import terminal, terminal_lines
 
 ROOT = Path(__file__).resolve().parent.parent  # of the checkout that these sources are in
@@ -42,14 +45,23 @@ class Failure(Exception):
 
 
 def explain(program: str, error: Failure | OSError) -> int:
-    """Prints one line about what ended a program on stderr; returns its exit code."""
+    """Prints one line about what ended a program on stderr; returns its exit code. A pipe that nobody reads any more is
+    raised again, for golf/console.py."""
+    if isinstance(error, BrokenPipeError):
+        raise error
     if isinstance(error, Failure):
         text = str(error)
     else:
         where = f"{terminal(os.fsdecode(error.filename))}: " if isinstance(error.filename, (str, bytes)) else ""
-        text = where + (error.strerror or str(error))
+        text = where + (error.strerror or str(error)) + advice(error)
     print(f"{program}: {terminal_lines(text)}", file=sys.stderr)
     return error.code if isinstance(error, Failure) else 1
+
+
+def advice(error: OSError) -> str:
+    """What to do about an error of the system, to follow its own words; "" where these say it all."""
+    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return ": make room there and run it again" if is_full else ""
 
 
 def open_regular(path: Path) -> BinaryIO:
@@ -199,52 +211,77 @@ def write_atomic(path: Path | str, data: bytes) -> None:
     """Replaces `path` by a file that holds `data`; a reader sees the old bytes or the new ones, never a part.
 
     What writers of the same path left that were killed meanwhile is removed. Raises OSError, which names `path`."""
-    path = Path(path)
-    _remove_stale(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    _replace_file(Path(path), data, is_durable=False)
+
+
+def write_durable(path: Path | str, data: bytes) -> None:
+    """As write_atomic; once it returns, the file also outlasts a machine that loses its power. For what cannot be
+    computed again: an artifact, a score."""
+    _replace_file(Path(path), data, is_durable=True)
+
+
+def _replace_file(path: Path, data: bytes, is_durable: bool) -> None:
+    if path.is_dir():  # also "." and "..", beside which nothing can be written that would become it
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     try:
-        with _locked(temporary) as file:
-            file.write(data)
-            file.flush()
+        with part(path, data, is_durable) as temporary:
             os.replace(temporary, path)
+        if is_durable:
+            sync(path.parent)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+@contextlib.contextmanager
+def part(path: Path, data: bytes, is_durable: bool) -> Iterator[Path]:
+    """A file that holds `data` and lies beside `path`, to be given a name in the block; what is left of it then goes.
+    Parts of `path` that killed writers left go too. is_durable: whether the data is on the disk. Raises OSError."""
+    _remove_stale(path)
+    temporary = path.with_name(part_name(path))
+    try:
+        # Locked for as long as its writer lives: others see by it whether the file is stale
+        file, _ = locks.acquire(temporary, os.O_EXCL, lambda: None)
+        with file:
+            file.write(data)
+            file.flush()
+            if is_durable:
+                os.fsync(file.fileno())
+            yield temporary
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _locked(path: Path) -> BinaryIO:
-    """The file `path`, new and open for writing, with a lock for as long as its writer lives, where the file system has
-    locks.
+def part_name(path: Path) -> str:
+    """A name that nothing has, for what is to become `path` and lies beside it until it is whole."""
+    return f".{path.name}.{secrets.token_hex(4)}.part"
 
-    Another process may be about to remove a stale file of this name: the lock then comes to nothing, and we begin
-    again. A link or a pipe that lies there is removed and not opened: it may lead to somewhere else."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    while True:
-        with contextlib.suppress(FileNotFoundError):
-            if not stat.S_ISREG(os.lstat(path).st_mode):
-                path.unlink()
-        file = open(os.open(path, flags, 0o666), "wb")
-        with contextlib.suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX)
-        if path.exists() and os.path.samestat(path.stat(), os.fstat(file.fileno())):
-            return file
-        file.close()
+
+def is_part(name: str, path: Path) -> bool:
+    """Whether part_name(path) may have given this name."""
+    return re.fullmatch(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}\.part", name) is not None
+
+
+def sync(path: Path) -> None:
+    """Waits until a file, or the list of a folder's files, is on the disk. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _remove_stale(path: Path) -> None:
-    """Removes the temporary files of write_atomic(path) whose writers were killed: nobody has their lock any more."""
+    """Removes what writers of `path` left that were killed: nobody has its lock any more."""
     with contextlib.suppress(OSError):
         for name in os.listdir(path.parent):
-            if re.fullmatch(rf"\.{re.escape(path.name)}\.\d+", name):
+            if is_part(name, path):
                 _remove_unlocked(path.parent / name)
 
 
 def _remove_unlocked(path: Path) -> None:
     with contextlib.suppress(OSError):  # it is in use, gone, or not ours
         with open(os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(file.fileno()).st_uid == os.getuid():
+            if os.fstat(file.fileno()).st_uid == os.getuid() and not locks.is_taken(file.fileno()):
                 path.unlink()
 
 

@@ -1,6 +1,7 @@
 """Reads a training script's settings from its syntax tree: what its Config is under one of its PRESETS. Nothing runs.
 
     settings = read(source, "pocket")  # {field: value} for every field of Config
+    bounds(source, "pocket")  # {field: (least, largest)} where the annotation is Annotated[type, least, largest]
 
 Understood are literals, arithmetic of numbers, `dict(...)`, `|` and `**` of dicts, and names that the module binds to
 such values. Parsing is done by a child process with limits on its memory and time, since a hostile source can end the
@@ -12,6 +13,7 @@ box to know what it really does.
 
 import ast
 import contextlib
+import functools
 import json
 import math
 import operator
@@ -23,6 +25,7 @@ MAX_BYTES = 1_000_000  # of a script; RULES.md's limit on lines and columns make
 MAX_VALUES = 100_000  # that are computed or copied: an end for lists of lists of lists under a few names
 MAX_DIGITS = 20  # of an integer, and the largest exponent and shift
 SECONDS, MEMORY = 10, 2**30  # of the child
+BORDER = "document_mask"  # in records without MODEL_FIELDS, fields of Config above it travel in the artifact
 CHANGING = {
     "update",
     "setdefault",
@@ -88,6 +91,8 @@ class Reader:
         self.values = {}  # name: the literal that it is bound to
         self.reasons = {}  # name: why what it is bound to is no literal
         self.classes = {}  # name: {field: default} of each dataclass that was read
+        self.ranges = {}  # name: (least, largest) where it is bound to Annotated[type, least, largest]
+        self.bounds = {}  # name: {field: (least, largest)} of each dataclass that was read
         self.left = MAX_VALUES
         self.changed = changed_names(tree)
         for statement in tree.body:
@@ -99,10 +104,24 @@ class Reader:
             if node.name not in self.changed:
                 self.dataclass(node)
         elif (name := plain_binding(node)) and name not in self.changed:
+            if found := self.range_of(node.value):
+                self.ranges[name] = found
             try:
                 self.values[name] = self.value(node.value)
             except Unreadable as error:
                 self.reasons[name] = str(error)[:200]
+
+    def range_of(self, node: ast.expr) -> tuple | None:
+        """(least, largest) of the type Annotated[type, least, largest], or of a name for one; None for another."""
+        match node:
+            case ast.Name(id=name) if name not in self.changed:
+                return self.ranges.get(name)
+            case ast.Subscript(
+                value=ast.Name("Annotated") | ast.Attribute(attr="Annotated"), slice=ast.Tuple(elts=[_, least, largest])
+            ):
+                with contextlib.suppress(Unreadable):
+                    return self.number(least), self.number(largest)
+        return None
 
     def spend(self, node: ast.AST, count: int) -> None:
         self.left -= count
@@ -140,6 +159,8 @@ class Reader:
                 if len(args) > 1:
                     raise at(node, "dict() of several values")
                 return self.merged([*first, *((keyword.arg, keyword.value) for keyword in keywords)])
+            case ast.Call(func=ast.Attribute(value=ast.Constant(value=str(text)), attr="split"), args=[], keywords=[]):
+                return text.split()
         raise at(node, f"{ast.unparse(node)[:60]!r} is no literal")
 
     def number(self, node: ast.expr) -> int | float:
@@ -191,22 +212,27 @@ class Reader:
         decorated = called is not None and name_of(called) == "dataclass" and "dataclass" not in self.changed
         if not decorated or len(node.bases) > 1 or node.keywords:
             raise at(node, f"{node.name} is not `@dataclass(frozen=True) class {node.name}:`, with one base at most")
-        fields = {}
+        fields, bounds = {}, {}
         for base in node.bases:
             if not isinstance(base, ast.Name) or base.id not in self.classes:
                 reason = self.reasons.get(base.id) if isinstance(base, ast.Name) else None
                 raise at(node, reason or f"{node.name} inherits from what is no dataclass of this file")
             fields |= self.classes[base.id]
+            bounds |= self.bounds[base.id]
         for part in node.body:
             match part:
-                case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value):
+                case ast.AnnAssign(target=ast.Name(id=name), annotation=kind, value=ast.expr() as value):
                     fields[name] = self.default(value)
+                    bounds.pop(name, None)
+                    if found := self.range_of(kind):
+                        bounds[name] = found
                 case ast.FunctionDef(name=name) if not name.startswith("__"):
                     pass
                 case ast.Expr(value=ast.Constant()) | ast.Pass():
                     pass
                 case _:
                     raise at(part, f"{node.name} holds more than fields with a default, and methods of ordinary names")
+        self.bounds[node.name] = bounds
         return fields
 
     def default(self, node: ast.expr) -> object:
@@ -235,6 +261,18 @@ class Reader:
         if unknown:
             raise Unreadable(f"PRESETS[{preset!r}] sets {unknown[0]!r}, which is no field of Config")
         return fields | presets[preset]
+
+    def artifact_fields(self) -> dict | None:
+        """{field: default} of what travels in the artifact; None where the script does not say."""
+        if "ModelConfig" in self.classes:
+            return self.classes["ModelConfig"]
+        fields = self.classes["Config"]
+        names = self.values.get("MODEL_FIELDS") if "MODEL_FIELDS" not in self.changed else None
+        if names is None and BORDER in fields:
+            names = list(fields)[: list(fields).index(BORDER)]
+        if not isinstance(names, (list, tuple)):
+            return None
+        return {name: fields[name] for name in names if isinstance(name, str) and name in fields}
 
 
 def name_of(node: ast.expr) -> str | None:
@@ -308,6 +346,36 @@ def read(source: bytes, preset: str) -> dict:
     """{field: value} for every field of the class Config that `source` defines, under PRESETS[preset].
 
     Raises Failure (golf/files.py): one line that says what is no literal, and in which line."""
+    return _ask(source, preset)["settings"]
+
+
+def artifact_config(source: bytes, preset: str, config: dict) -> dict:
+    """What of a run's `config` the script puts into an artifact: the fields of its class ModelConfig that differ from
+    their defaults. Records of before that class had MODEL_FIELDS, or the fields of Config above `document_mask`.
+
+    Raises Failure as `read`, and if the script has neither."""
+    from golf.files import Failure
+
+    defaults = _ask(source, preset)["artifact_fields"]
+    if defaults is None:
+        raise Failure("train_gpt.py: no class ModelConfig, whose fields travel in the artifact")
+    return {key: config[key] for key, default in defaults.items() if key in config and config[key] != default}
+
+
+def bounds(source: bytes, preset: str) -> dict[str, list]:
+    """{field: [least, largest]} of the numbers of Config whose annotation says so, as docs/contract.md has it.
+
+    Raises Failure as `read`."""
+    return _ask(source, preset)["bounds"]
+
+
+def _ask(source: bytes, preset: str) -> dict:
+    """What the child answers: {"settings", "artifact_fields", "bounds"}. Raises Failure as `read`."""
+    return json.loads(_answer(source, preset))
+
+
+@functools.lru_cache(maxsize=16)  # it takes a third of a second, and the seeds of a record have one script
+def _answer(source: bytes, preset: str) -> str:
     from golf.files import Failure
     from golf.foreign import terminal
 
@@ -331,17 +399,19 @@ def read(source: bytes, preset: str) -> dict:
             f"train_gpt.py: {terminal(answer['fault'], 300)}: write Config and PRESETS as literals, "
             "dict(...) and |, each bound once"
         )
-    return answer["settings"]
+    return json.dumps(answer)
 
 
 def main() -> None:
-    """The child: reads the preset's name and the source from stdin, writes {"settings": ...} or {"fault": ...}."""
+    """The child: reads the preset's name and the source from stdin, writes what `_ask` returns, or {"fault": ...}."""
     for limit, value in ((resource.RLIMIT_CPU, SECONDS), (resource.RLIMIT_AS, MEMORY), (resource.RLIMIT_CORE, 0)):
         with contextlib.suppress(OSError, ValueError):  # a lower one is set, or the system has no such limit
             resource.setrlimit(limit, (value, value))
     preset, source = sys.stdin.buffer.read().split(b"\n", 1)
     try:
-        answer = {"settings": Reader(ast.parse(source)).settings(json.loads(preset))}
+        reader = Reader(ast.parse(source))
+        settings = reader.settings(json.loads(preset))
+        answer = {"settings": settings, "artifact_fields": reader.artifact_fields(), "bounds": reader.bounds["Config"]}
     except Unreadable as error:
         answer = {"fault": str(error)}
     except (SyntaxError, ValueError) as error:

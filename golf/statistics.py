@@ -54,6 +54,14 @@ def bpb_interval(nats, raw_bytes, confidence=0.95, resamples=RESAMPLES):
     return tuple(float(edge) for edge in np.percentile(drawn, 100 * levels))
 
 
+def mean_interval(values, confidence=0.95):
+    """Interval (low, high) of the mean of normally distributed values, two at least, by Student's t."""
+    mean, count = float(np.mean(values)), len(values)
+    quantile = scipy.special.stdtrit(count - 1, (1 + confidence) / 2)
+    half = float(quantile * np.std(values, ddof=1)) / math.sqrt(count)
+    return mean - half, mean + half
+
+
 def ratio_variance(totals, sizes):
     """Variance of the ratio sum(totals) / sum(sizes) over documents [D], two at least, by linearisation (Cochran 1977,
     6.19); the square of whatever unit the ratio has."""
@@ -65,3 +73,16 @@ def ratio_variance(totals, sizes):
 def ratio_error(totals, sizes):
     """Standard error of the ratio of ratio_variance()."""
     return math.sqrt(ratio_variance(totals, sizes))
+
+
+def interval_in_order(values, confidence=0.95):
+    """Interval (low, high) of the mean of values that were taken one after the other, two at least.
+
+    Student's t on the variance that successive differences give (von Neumann et al. 1941): a level that drifts, or
+    jumps once, does not widen it. That variance is as sure as the usual one of two thirds of the degrees of freedom."""
+    values = np.asarray(values, dtype=float)
+    count = len(values)
+    variance = np.square(np.diff(values)).sum() / (2 * (count - 1))
+    quantile = scipy.special.stdtrit(2 / 3 * (count - 1), (1 + confidence) / 2)
+    half = quantile * math.sqrt(variance / count)
+    return float(values.mean() - half), float(values.mean() + half)

@@ -3,8 +3,8 @@
 The box is `python -I` in its own temporary directory, in its own session, with an environment of a few names, no
 inherited descriptor but its channels, and the layers of confine.py. Whatever it does (crash, hang, flood, a wrong
 shape, NaN) ends in one BoxFailure with a one-line verdict; the whole process group is then killed, with it a process
-namespace or a control group, and the directory removed. The directory of a scorer that was itself killed is removed by
-the next one.
+namespace or a control group, and the directory removed. That of a scorer that was itself killed is removed by the next
+one (golf/temporary.py).
 
 NOT covered: see confine.py. Where the process namespace and the control group are missing and processes are allowed (on
 a GPU), one that the artifact moves into a session of its own outlives the box.
@@ -13,14 +13,12 @@ a GPU), one that the artifact moves into a session of its own outlives the box.
 import collections
 import dataclasses
 import fcntl
-import glob
 import json
 import mmap
 import os
 import select
 import shutil
 import signal
-import stat
 import subprocess
 import sys
 import tempfile
@@ -29,6 +27,7 @@ import time
 
 import numpy as np
 
+from golf import children, temporary
 from golf.box import cgroup, confine, mounts, packages, protocol
 from golf.files import Failure
 
@@ -44,7 +43,6 @@ BOX_FILES = (
     "watch.py",
 )
 CAPACITY_LOGITS = 1 << 27  # of one call: shared memory of 0.5 GiB, of which only what is used is real
-PREFIX, LOCK = cgroup.PREFIX, "lock"
 MAX_OUTPUT_BYTES = 1 << 23  # of stdout and stderr together; a training script prints far less
 TAIL_BYTES = 2000
 SCOPES = ("none", "document", "stream")
@@ -101,7 +99,8 @@ class Box:
         self.clock = {}
         self._tail: collections.deque[bytes] = collections.deque()
         self._output_bytes, self._stage = 0, "starting"
-        self.directory, self._lock = _make_directory()
+        cgroup.remove_stale()
+        self.directory, self._lock = temporary.make("box")
         self.group = None
         try:
             if memory_bytes is not None:
@@ -114,7 +113,7 @@ class Box:
         except BaseException:
             if self.group is not None:
                 cgroup.remove(self.group)
-            shutil.rmtree(self.directory, ignore_errors=True)
+            temporary.remove(self.directory)
             os.close(self._lock)
             raise
 
@@ -126,6 +125,7 @@ class Box:
         os.makedirs(self.program)
         for name in BOX_FILES:
             shutil.copyfile(os.path.join(here, name), os.path.join(self.program, name))
+        shutil.copyfile(children.__file__, os.path.join(self.directory, "golf", os.path.basename(children.__file__)))
         if program is not None:
             shutil.copyfile(program, os.path.join(self.program, protocol.PROGRAM))
         for name in os.listdir(folder) if folder is not None else ():
@@ -363,7 +363,7 @@ class Box:
         del self._tokens, self._logits, self._claims, self._buffer
         if self.group is not None:
             cgroup.remove(self.group)
-        _remove_tree(self.directory)
+        temporary.remove(self.directory)
         os.close(self._lock)
 
     def _send(self, op, **fields):
@@ -434,46 +434,3 @@ class Box:
 def _printable(text):
     """One line of at most 300 characters without control characters: what a box says may be meant for the terminal."""
     return "".join(c if c.isprintable() else " " for c in text).strip()[:300]
-
-
-def _make_directory():
-    """(a new directory for a box, descriptor that holds its lock as long as this process lives)."""
-    directory = tempfile.mkdtemp(prefix=PREFIX)
-    lock = os.open(os.path.join(directory, LOCK), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    return directory, lock
-
-
-def remove_stale(older_than=60):
-    """Remove the directories of this user's scorers that were killed: nobody holds their lock any more.
-
-    older_than: seconds; a directory without a lock may be one that is just being made."""
-    cgroup.remove_stale(older_than)
-    for directory in glob.glob(os.path.join(tempfile.gettempdir(), PREFIX + "*")):
-        try:
-            status = os.stat(directory, follow_symlinks=False)
-            if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
-                continue
-            try:
-                lock = os.open(os.path.join(directory, LOCK), os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-            except FileNotFoundError:
-                if time.time() - status.st_mtime > older_than:
-                    _remove_tree(directory)
-                continue
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                _remove_tree(directory)
-            finally:
-                os.close(lock)
-        except OSError:  # it is in use, or gone
-            continue
-
-
-def _remove_tree(directory):
-    """Remove a directory even where the artifact took away its permissions."""
-    for folder, names, _ in os.walk(directory):
-        for name in names:
-            path = os.path.join(folder, name)
-            if not os.path.islink(path):
-                os.chmod(path, stat.S_IRWXU)
-    shutil.rmtree(directory, ignore_errors=True)

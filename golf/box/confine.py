@@ -19,8 +19,9 @@ import struct
 import sys
 
 from golf.box import calls, landlock, mounts
-from golf.box.calls import CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUSER, PR_SET_PDEATHSIG
+from golf.box.calls import CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUSER
 from golf.box.kernel import error, libc
+from golf.children import PR_SET_PDEATHSIG
 
 PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 24, 38, 47  # linux/prctl.h
 PR_CAP_AMBIENT_CLEAR_ALL, CAPABILITY_VERSION_3 = 4, 0x20080522  # linux/prctl.h, linux/capability.h
@@ -66,30 +67,30 @@ def confine(options):
     process stays outside as a guardian that waits and passes on the exit status (128 + signal); this function returns
     in a grandchild."""
     layers = {"own session, no inherited descriptors, empty environment": (os.getsid(0) == os.getpid(), "")}
-    grouped, group_note = _join(options["group"])  # first: children are born into it, and later no file opens
+    grouped, group_note = join(options["group"])  # first: children are born into it, and later no file opens
     root = os.getuid() == 0 and _read("/proc/self/uid_map").split() == ["0", "0", "4294967295"]
-    got, reason = _namespaces()
-    layers["ends with the scorer"] = _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    layers["limit on CPU time"] = _limit("RLIMIT_CPU", options["cpu_seconds"], "s")
-    layers["limit on file size"] = _limit("RLIMIT_FSIZE", MAX_FILE_BYTES, "bytes")
-    layers["limit on open files"] = _limit("RLIMIT_NOFILE", MAX_OPEN_FILES, "files")
-    layers["limit on queued signals"] = _limit("RLIMIT_SIGPENDING", MAX_QUEUED_SIGNALS, "signals")
-    layers["no core dumps"] = _limit("RLIMIT_CORE", 0, "bytes")
+    got, reason = namespaces()
+    layers["ends with the scorer"] = prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    layers["limit on CPU time"] = limit("RLIMIT_CPU", options["cpu_seconds"], "s")
+    layers["limit on file size"] = limit("RLIMIT_FSIZE", MAX_FILE_BYTES, "bytes")
+    layers["limit on open files"] = limit("RLIMIT_NOFILE", MAX_OPEN_FILES, "files")
+    layers["limit on queued signals"] = limit("RLIMIT_SIGPENDING", MAX_QUEUED_SIGNALS, "signals")
+    layers["no core dumps"] = limit("RLIMIT_CORE", 0, "bytes")
     layers["network namespace"] = bool(got & CLONE_NEWNET), reason
     layers["process namespace"] = bool(got & CLONE_NEWPID), reason
     if got & CLONE_NEWPID:
         for _ in range(2):  # init of the namespace, which no code of the artifact runs in; then the box itself
             child = os.fork()
             if child:
-                _guard(child, options["close"])
-            _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+                guard(child, options["close"])
+            prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     layers["own root, read-only"], layers["own /proc"] = _own_files(got, reason, options["processes"])
-    layers["no capabilities"] = _drop_capabilities()
+    layers["no capabilities"] = drop_capabilities()
     # Counted per user and user namespace, so only there does it count the box alone.
-    processes = _limit("RLIMIT_NPROC", MAX_PROCESSES, "processes and threads")
+    processes = limit("RLIMIT_NPROC", MAX_PROCESSES, "processes and threads")
     layers["limit on processes"] = processes if got & CLONE_NEWUSER else (False, "needs a user namespace of its own")
     layers["limit on memory"] = _limit_memory(options["memory_bytes"], grouped, group_note)
-    layers["no new privileges"] = _prctl(PR_SET_NO_NEW_PRIVS, 1)
+    layers["no new privileges"] = prctl(PR_SET_NO_NEW_PRIVS, 1)
     layers["Landlock: files"] = landlock.restrict(options["packages"], options["processes"])
     pinned = _pin(options["cores"])  # before the filter, which then refuses other cores
     refusing, allowing = calls.restrict(options["processes"])
@@ -122,7 +123,7 @@ def _own_files(namespaces, reason, processes):
     return root, (True, "its own processes" if processes else "a few fixed files, no processes at all")
 
 
-def _drop_capabilities():
+def drop_capabilities():
     """Give up all capabilities, for good: also those over the own namespaces. capabilities(7)."""
     if sys.platform != "linux":
         return False, f"not available on {sys.platform}"
@@ -140,8 +141,8 @@ def _drop_capabilities():
 def _limit_memory(memory_bytes, grouped, group_note):
     if memory_bytes is None:
         return grouped, group_note
-    _limit("RLIMIT_AS", MAX_ADDRESS_BYTES, "bytes")
-    active, note = _limit("RLIMIT_DATA", memory_bytes, "bytes of private memory")
+    limit("RLIMIT_AS", MAX_ADDRESS_BYTES, "bytes")
+    active, note = limit("RLIMIT_DATA", memory_bytes, "bytes of private memory")
     return active, f"{note}; {group_note}" if grouped else note
 
 
@@ -164,7 +165,7 @@ def _read(path):
         return ""
 
 
-def _namespaces():
+def namespaces():
     """Own namespaces, as many as the kernel grants at once. Returns (their flags, reason if some are missing)."""
     if sys.platform != "linux":
         return 0, f"not available on {sys.platform}"
@@ -189,7 +190,7 @@ def _map_identity(user, group):
             pass  # ids then read as "nobody", access is the same
 
 
-def _guard(child, close):
+def guard(child, close):
     """Wait for `child`, collecting orphans, and end as it ended."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)  # init of a namespace takes no signal from inside without a handler
@@ -203,7 +204,7 @@ def _guard(child, close):
             os._exit(code if code >= 0 else 128 - code)
 
 
-def _join(group):
+def join(group):
     """Enter the control group that the scorer made, if there is one."""
     if group is None:
         return False, "with CUDA it needs a control group (v2) that the scorer may make"
@@ -215,7 +216,8 @@ def _join(group):
     return True, f"control group of {_read(os.path.join(group, 'memory.max')).strip()} bytes"
 
 
-def _prctl(option, value):
+def prctl(option, value):
+    """prctl(2). Returns (active, note) of a layer."""
     if sys.platform != "linux":
         return False, f"not available on {sys.platform}"
     if libc().prctl(option, ctypes.c_ulong(int(value)), 0, 0, 0) != 0:
@@ -223,7 +225,9 @@ def _prctl(option, value):
     return True, ""
 
 
-def _limit(name, value, unit):
+def limit(name, value, unit):
+    """Set the resource limit `name` ("RLIMIT_..."), soft and hard, to `value` or what the machine allows of it.
+    Returns (active, note) of a layer."""
     which = getattr(resource, name)
     hard = resource.getrlimit(which)[1]
     value = value if hard == resource.RLIM_INFINITY else min(value, hard)

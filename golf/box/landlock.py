@@ -26,8 +26,14 @@ O_PATH = 0o10000000
 
 
 def restrict(packages, processes):
-    """Only what a model needs can be read, only the working directory can be written. Returns (active, note).
-    landlock(7)."""
+    """Only what a model needs can be read, only the working directory can be written. Returns (active, note)."""
+    return only(_rules(packages, processes), "libraries and the box's directory")
+
+
+def only(rules, what):
+    """From here on this process, and all that it starts, may use the files of `rules` and no others: (path, rights),
+    where a folder stands for all below it, and a path that does not exist is skipped. Returns (active, note); the note
+    names `what` it is that may be used. landlock(7)."""
     if sys.platform != "linux":
         return False, f"not available on {sys.platform}"
     version = libc().syscall(LANDLOCK_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(1))
@@ -45,23 +51,29 @@ def restrict(packages, processes):
     if ruleset < 0:
         return False, error()
     try:
-        for path, access in _rules(packages, processes):
+        for path, access in rules:
             _allow(ruleset, path, access & rights)
         if libc().syscall(LANDLOCK_RESTRICT_SELF, ruleset, ctypes.c_uint32(0)) != 0:
             return False, error()
     finally:
         os.close(ruleset)
-    return True, f"version {version}: libraries and the box's directory"
+    return True, f"version {version}: {what}"
 
 
 def _rules(packages, processes):
-    """(path, rights) of all that may be used; a path that does not exist is skipped."""
+    """(path, rights) of all that a model may use."""
     work = os.getcwd()
     yield work, ~(MAKE_CHAR | MAKE_BLOCK | MAKE_SOCK | IOCTL_DEV)
     yield os.path.dirname(work), READ_FILE | READ_DIR
-    yield "/dev/null", READ_FILE | WRITE_FILE | TRUNCATE
     # Its own folder, so with the old /proc too; not those of others.
     yield os.path.realpath("/proc/self"), READ_FILE | READ_DIR | WRITE_FILE
+    yield from libraries(packages, processes)
+
+
+def libraries(packages, processes):
+    """(path, rights) of the interpreter and `packages`, of what they need of the system, and with `processes` of the
+    GPU's devices."""
+    yield "/dev/null", READ_FILE | WRITE_FILE | TRUNCATE
     for path in visible.readable_roots(packages, processes):
         yield path, READ
     for folder in {os.path.dirname(path) for path in packages} | set(sys.path):

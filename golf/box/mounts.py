@@ -52,15 +52,15 @@ def private_root(processes):
         kernel.mount("none", "/", None, kernel.MS_PRIVATE | kernel.MS_REC)
         flags = kernel.MS_NOSUID | kernel.MS_NODEV
         kernel.mount("golf-box", stage, "tmpfs", flags, "size=64m,nr_inodes=400k,mode=755")
-        _fill(stage, visible, fixed)
-        _make_folder(stage + work)
+        fill(stage, visible, fixed)
+        make_folder(stage + work)
         devices = [*DEVICES, *(sorted(glob.glob("/dev/nvidia*")) if processes else ())]
         devices = [path for path in devices if os.path.exists(path) and not os.path.isdir(path)]
         for path in devices:
-            _make_file(stage + path)
+            make_file(stage + path)
         if processes:
             for path in ("/proc", "/sys"):
-                _make_folder(stage + path)
+                make_folder(stage + path)
             kernel.mount("/sys", stage + "/sys", None, kernel.MS_BIND | kernel.MS_REC)
         kernel.set_mount(stage, kernel.READ_ONLY | kernel.NO_SET_UID | kernel.NO_DEVICES, recursive=True)
         for path in devices:
@@ -93,29 +93,31 @@ def own_proc():
     return True, ""
 
 
-def _fill(stage, visible, fixed):
-    """Everything below the new root but the devices and the work folder."""
+def fill(stage, visible, fixed):
+    """Everything below the new root at `stage` but the devices and the work folder. visible: what Tree.as_json() of
+    visible.py says; fixed: {path: text} of files that are copies."""
     made: set[str] = set()
     for path in visible["folders"]:
-        _make_folder(stage + path, made)
+        make_folder(stage + path, made)
     for path in visible["paths"]:
         if os.path.isdir(path):
-            _make_folder(stage + path, made)
+            make_folder(stage + path, made)
         elif not os.path.exists(stage + path):  # else it lies in a folder that is shown whole
-            _make_folder(os.path.dirname(stage + path), made)
-            _make_file(stage + path)
+            make_folder(os.path.dirname(stage + path), made)
+            make_file(stage + path)
         kernel.mount(path, stage + path, None, kernel.MS_BIND | kernel.MS_REC)
     for path, target in visible["links"].items():
-        _make_folder(os.path.dirname(stage + path), made)
+        make_folder(os.path.dirname(stage + path), made)
         if not os.path.lexists(stage + path):
             os.symlink(target, stage + path)
     for path, text in fixed.items():
-        _make_folder(os.path.dirname(stage + path), made)
+        make_folder(os.path.dirname(stage + path), made)
         with open(stage + path, "w", encoding="utf-8") as file:
             file.write(text)
 
 
-def _make_folder(path, made=None):
+def make_folder(path, made=None):
+    """The folder at `path`, with those above it. made: the paths of those that were made, which is faster to ask."""
     if made is not None:
         if path in made:
             return
@@ -123,7 +125,8 @@ def _make_folder(path, made=None):
     os.makedirs(path, exist_ok=True)
 
 
-def _make_file(path):
+def make_file(path):
+    """An empty file at `path`, a place to mount one on."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC))
 
