@@ -9,15 +9,13 @@ last line on stdout is one JSON object.
 
 import argparse
 import json
-import os
-import shutil
 import sys
-import tempfile
 from pathlib import Path
 
 from compress import bounded, report
 from compress.sizes import CAP_BYTES, size_report
-from golf import container
+from golf import container, folders
+from golf.console import guarded
 from golf.files import Failure, read_bytes
 from golf.foreign import terminal
 from golf.progress import Progress
@@ -28,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return options.command(options)
     except BrokenPipeError:
-        return 1
+        raise
     except (ValueError, OSError, Failure) as error:
         text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
         where = str(getattr(options, "file", ""))
@@ -195,17 +193,10 @@ def unpack(options) -> int:
     from compress.verify import unpack_into
 
     data, folder = read_bytes(options.file), options.folder
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} exists and is not an empty folder; name a new one")
+    folders.judge_empty(folder)
     container.read(data)  # before anything is made
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
+    with folders.only_writer(folder) as path, folders.replaced(path, folders.judge_empty) as temporary:
         unpack_into(data, temporary)
-        temporary.chmod(0o755)  # mkdtemp makes it private
-        os.replace(temporary, folder)  # takes the place of an empty folder too
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
     files = sorted(path.name for path in folder.iterdir())
     line = terminal(f"{folder}: {', '.join(files)}")
     print(json.dumps({"folder": str(folder), "files": files}) if options.json else line)
@@ -230,4 +221,4 @@ def check(options) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded("compress", main))

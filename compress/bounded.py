@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 
+from golf.children import end_with_parent
 from golf.files import ROOT, Failure
 from golf.foreign import terminal
 
@@ -40,6 +41,7 @@ def call(function: str, **arguments):
             env=os.environ | one_thread,
             timeout=PATIENCE_SECONDS,
             check=False,
+            preexec_fn=end_with_parent(),
         )
     except subprocess.TimeoutExpired:
         raise ValueError(TIME_TEXT) from None

@@ -1,16 +1,28 @@
 """Reads what a run leaves for the packer: checkpoint.pt and statistics.pt, checked so that later code can trust them.
 
+Both may be a stranger's. They are mapped and not read, so a tensor that claims more numbers than the file holds is
+never made, and one number that is said to be a billion is refused.
+
 Not covered: run.json and the logs (the packer needs nothing of them).
 """
 
 import hashlib
 import math
+import reprlib
+import warnings
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from golf.files import Failure, open_regular
+from golf.files import Failure, open_regular, unusable
+from golf.foreign import terminal
+
+# A tied head stands in a state_dict under two names, and in the file once.
+MOST_NAMES = 2
+# Of a second moment, in absolute value: products of two fit float64, and training gives none above one million.
+LARGEST_MOMENT = 1e30
 
 
 class RunError(ValueError):
@@ -51,34 +63,50 @@ def load_checkpoint(run: Path) -> Checkpoint:
         "model": dict,
     }
     _check_fields(path, value, fields)
-    if hashlib.sha256(value["source"].encode()).hexdigest() != value["source_sha256"]:
+    if hashlib.sha256(value["source"].encode(errors="replace")).hexdigest() != value["source_sha256"]:
         raise RunError(f"{path}: the source does not match its source_sha256; the file was edited or is damaged")
+    if reason := unusable(value["config"]):
+        raise RunError(f"{path}: config: {reason}")
     if not value["model"]:
         raise RunError(f"{path}: the model holds no tensors")
+    model = _model(path, value["model"])
+    if value["tokenizer"].dtype != torch.uint8 or value["tokenizer"].ndim != 1 or not _is_dense(value["tokenizer"]):
+        raise RunError(f"{path}: the tokenizer is not a row of bytes")
+    tokenizer = value["tokenizer"].detach().numpy().tobytes()
+    bytes_per_token = value.get("bytes_per_token")
+    if bytes_per_token is not None and not (isinstance(bytes_per_token, float) and 0 < bytes_per_token < math.inf):
+        raise RunError(f"{path}: bytes_per_token is {_shown(bytes_per_token)}, not a positive number")
+    groups = _groups(path, value.get("parameters", {}), model)
+    return Checkpoint(value["track"], value["config"], value["source"], tokenizer, model, bytes_per_token, groups)
+
+
+def _model(path: Path, tensors: dict) -> dict[str, torch.Tensor]:
+    """The tensors of a model in float32. Raises RunError if one cannot be packed, or if they claim more than the file
+    has."""
     model = {}
-    for name, tensor in value["model"].items():
+    size = 0
+    for name, tensor in tensors.items():
         if not isinstance(name, str):
-            raise RunError(f"{path}: a tensor is named {name!r}, which is not text")
+            raise RunError(f"{path}: a tensor is named {_shown(name)}, which is not text")
+        where = f"{path}: {terminal(name, 100)}"
         if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point():
             kind = str(tensor.dtype) if isinstance(tensor, torch.Tensor) else type(tensor).__name__
-            raise RunError(f"{path}: {name} is {kind}; only floating-point tensors can be packed")
+            raise RunError(f"{where} is {kind}; only floating-point tensors can be packed")
         if not _is_dense(tensor):
-            raise RunError(f"{path}: {name} is sparse or has no values; only dense tensors can be packed")
+            raise RunError(
+                f"{where} is sparse or has no values of its own for all its places; only dense tensors can be packed"
+            )
+        size += tensor.nbytes
+        if size > MOST_NAMES * path.stat().st_size:
+            raise RunError(f"{where}: the tensors up to this one claim {size:,} bytes, more than the file has")
         weights = tensor.detach().float().contiguous()
         bad = int((~torch.isfinite(weights)).sum())
         if bad:
             raise RunError(
-                f"{path}: {name} holds {bad} NaN or infinite values of {tensor.numel()}, as float32; training diverged"
+                f"{where} holds {bad} NaN or infinite values of {tensor.numel()}, as float32; training diverged"
             )
         model[name] = weights
-    if value["tokenizer"].dtype != torch.uint8 or value["tokenizer"].ndim != 1 or not _is_dense(value["tokenizer"]):
-        raise RunError(f"{path}: the tokenizer is not a row of bytes")
-    tokenizer = value["tokenizer"].numpy().tobytes()
-    bytes_per_token = value.get("bytes_per_token")
-    if bytes_per_token is not None and not (isinstance(bytes_per_token, float) and 0 < bytes_per_token < math.inf):
-        raise RunError(f"{path}: bytes_per_token is {bytes_per_token!r}, not a positive number")
-    groups = _groups(path, value.get("parameters", {}), model)
-    return Checkpoint(value["track"], value["config"], value["source"], tokenizer, model, bytes_per_token, groups)
+    return model
 
 
 def load_statistics(run: Path, model: dict[str, torch.Tensor]) -> Statistics | None:
@@ -90,20 +118,22 @@ def load_statistics(run: Path, model: dict[str, torch.Tensor]) -> Statistics | N
     _check_fields(path, value, {"tokens": int, "linear": dict, "taps": dict, "embedding": dict})
     for tap, hessian in value["taps"].items():
         if not _is_finite(hessian) or hessian.ndim != 2:
-            raise RunError(f"{path}: tap {tap} is not a finite [in, in] matrix")
+            raise RunError(f"{path}: tap {_shown(tap)} is not a finite [in, in] matrix")
     for name, entry in value["linear"].items():
         if name not in model:
-            raise RunError(f"{path}: {name} is not in the checkpoint; the two files are of different runs")
+            raise RunError(f"{path}: {_shown(name)} is not in the checkpoint; the two files are of different runs")
         tap = entry.get("tap") if isinstance(entry, dict) else None
         hessian = value["taps"].get(tap) if isinstance(tap, str) else None
         columns = model[name].shape[-1:].numel()
         if hessian is None or hessian.shape != (columns, columns):
-            raise RunError(f"{path}: tap {tap} of {name} is missing or not [{columns}, {columns}]")
+            raise RunError(f"{path}: tap {_shown(tap)} of {name} is missing or not [{columns}, {columns}]")
         rows = model[name].numel() // max(1, columns)
         _check_moment(path, f"output_gradient of {name}", entry.get("output_gradient"), (rows,))
     for name, entry in value["embedding"].items():
         if name not in model or model[name].ndim != 2 or not isinstance(entry, dict):
-            raise RunError(f"{path}: {name} is no matrix of the checkpoint; the two files are of different runs")
+            raise RunError(
+                f"{path}: {_shown(name)} is no matrix of the checkpoint; the two files are of different runs"
+            )
         rows, columns = model[name].shape
         _check_moment(path, f"row_gradient of {name}", entry.get("row_gradient"), (rows,))
         moment = entry.get("gradient_second_moment")
@@ -112,28 +142,43 @@ def load_statistics(run: Path, model: dict[str, torch.Tensor]) -> Statistics | N
 
 
 def _load(path: Path, missing: str) -> dict:
+    value = None
     try:
-        open_regular(path).close()
-        value = torch.load(path, map_location="cpu", weights_only=True)
+        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
+            packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's, about types that are refused below
+            if not packed:
+                value = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (FileNotFoundError, NotADirectoryError):
         raise RunError(missing) from None
     except Failure as error:
         raise RunError(str(error)) from None
     except Exception:  # torch raises many kinds, some over several lines
         raise RunError(f"{path}: cannot be read as a torch file; it is damaged or cut short") from None
-    if not isinstance(value, dict) or value.get("format") != 1:
+    if packed:
+        raise RunError(f"{path}: a compressed archive; save it with torch.save, which compresses nothing")
+    if not isinstance(value, dict) or type(value.get("format")) is not int or value["format"] != 1:
         raise RunError(f"{path}: not a file of format 1 written by the training script")
     return value
 
 
 def _is_dense(tensor: torch.Tensor) -> bool:
-    """Whether a tensor has a value in memory for each place; meta and sparse ones have not."""
-    return tensor.device.type == "cpu" and tensor.layout == torch.strided
+    """Whether a tensor has a value in memory for each place; meta and sparse ones have not, nor has one that was
+    expanded."""
+    if tensor.device.type != "cpu" or tensor.layout != torch.strided:
+        return False
+    return tensor.nbytes <= tensor.untyped_storage().nbytes()
+
+
+def _shown(value: object) -> str:
+    """A value of any kind for a message."""
+    return terminal(value if isinstance(value, str) else reprlib.repr(value), 100)
 
 
 def _groups(path: Path, parameters, model: dict[str, torch.Tensor]) -> dict[str, str]:
     """The group that the script declared for each parameter; empty if it declared none."""
-    if not isinstance(parameters, dict) or parameters and parameters.keys() != model.keys():
+    if not isinstance(parameters, dict) or (parameters and parameters.keys() != model.keys()):
         raise RunError(f"{path}: its parameters are not those of its model")
     for name, declared in parameters.items():
         if not isinstance(declared, dict) or not isinstance(declared.get("group"), str):
@@ -147,10 +192,10 @@ def _check_moment(path: Path, what: str, value, shape: tuple[int, ...]) -> None:
 
 
 def _is_finite(value) -> bool:
-    """Whether a value is a tensor of finite floating-point numbers."""
+    """Whether a value is a tensor of floating-point numbers that can be computed with."""
     if not isinstance(value, torch.Tensor) or not _is_dense(value) or not value.is_floating_point():
         return False
-    return bool(torch.isfinite(value.double()).all())
+    return bool((value.detach().double().abs() <= LARGEST_MOMENT).all())
 
 
 def _check_fields(path: Path, value: dict, fields: dict[str, type]) -> None:

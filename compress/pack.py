@@ -26,8 +26,8 @@ from compress.entropy import Encoded, encode_weights
 from compress.minify import blockers, code_section, minified_script
 from compress.quantise import Plan, decoded, make_plan, quantise, type_of
 from compress.rates import tensor_rows
+from compress.same import check_packed
 from compress.sizes import CAP_BYTES, size_report
-from compress.verify import check_packed
 from golf import container, tokenizer_section
 
 FILL = 0.999  # of the cap, at least: what is left is under the noise of the size
@@ -124,7 +124,7 @@ def pack_run(
         warnings.append(f"the finest steps that help fit below the cap ({unused}): train a larger model")
 
     progress("checking", 0, 1)
-    check_packed(container.to_bytes(sections), weights)
+    warnings += check_packed(container.to_bytes(sections), weights, checkpoint.source)
     container.write(out, sections)
     progress("checking", 1, 1)
     return report | {"seconds": time.perf_counter() - started}

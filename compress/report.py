@@ -23,8 +23,8 @@ def print_sections(report: dict) -> None:
         table.add_row(Text(terminal(tag)), f"{length:,}", f"{length / total:.1%}")
     table.add_section()
     table.add_row("file", f"{total:,}", "100.0%")
-    table.add_row("cap", f"{cap:,}", f"{cap / total:.1%}")
-    table.add_row("headroom", f"{report['headroom_bytes']:,}", f"{report['headroom_bytes'] / total:.1%}")
+    table.add_row("cap", f"{cap:,}", "")
+    table.add_row("headroom", f"{report['headroom_bytes']:,}", f"{report['headroom_bytes'] / cap:.1%} of the cap")
     console = _console()
     console.print(table)
     console.print(

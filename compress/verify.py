@@ -9,9 +9,10 @@ Landlock and seccomp (macOS), the box has fewer layers (golf/box/confine.py says
 """
 
 import hashlib
+import io
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,17 +20,14 @@ import torch
 
 from compress.bounded import MEMORY_BYTES
 from compress.decode import MAX_WEIGHTS
-from golf import tokenizer_section
+from golf import temporary, tokenizer_section
 from golf.box import packages
-from golf.box.box import Box, BoxFailure, Submission, remove_stale
+from golf.box.box import Box, BoxFailure, Submission
 from golf.container import code_unpack, config_unpack, read
 from golf.foreign import terminal
 
 PROGRAM = Path(__file__).with_name("decode_in_box.py")
 SECONDS = 60.0  # from the first line of the artifact's code to its model
-# The packer knows how much it packed, and its file is worth a longer wait.
-CHECK_SECONDS = 600.0
-CHECK_BYTES_PER_WEIGHT = 24  # decoded and loaded: codes, bits, values, the model's own copy
 # What a decoder may hand over, and the bytes of a number.
 DTYPES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 MAX_DECODED_BYTES = 4 * MAX_WEIGHTS  # of all tensors together
@@ -56,20 +54,28 @@ class DecodedTensor:
 
 
 class ArtifactRun:
-    """An artifact's decoder and script in the box: iterate over it for the tensors; afterwards `versions` is set."""
+    """An artifact's decoder and script in the box: iterate over it for the tensors; afterwards `versions` is set, and
+    `outcomes`, what the scripts gave if they were asked to run (compress/decode_in_box.py)."""
 
     def __init__(self, data: bytes, seconds: float = SECONDS, memory_bytes: int = MEMORY_BYTES):
         """Raises ValueError if a section is malformed."""
         self.submission, self.tokenizer = submission_of(data)
         self.seconds = seconds
         self.memory_bytes = memory_bytes
+        self.beside: dict[str, str] = {}  # path -> text of files that lie beside the artifact's
         self.versions: dict[str, str] = {}
+        self.outcomes: list[dict] = []
 
     def __iter__(self) -> Iterator[DecodedTensor]:
         """Raises ValueError, one line, on anything that goes wrong, with the stage at which it did."""
-        remove_stale()
         try:
-            box = Box(self.submission, 1, self.seconds, memory_bytes=self.memory_bytes, program=PROGRAM)
+            with temporary.folder("scripts") as folder:
+                for name, text in self.beside.items():
+                    path = folder / name
+                    path.parent.mkdir(exist_ok=True)
+                    path.write_text(text, encoding="utf-8", newline="")
+                limits = {"time_limit": self.seconds, "memory_bytes": self.memory_bytes}
+                box = Box(self.submission, 1, **limits, program=PROGRAM, folder=str(folder))
             try:
                 yield from self._tensors(box)
             finally:
@@ -86,6 +92,8 @@ class ArtifactRun:
                 tensor = receive_tensor(answer, answers, box, left)
                 left -= len(tensor.data)
                 yield tensor
+            elif "what" in answer:
+                self.outcomes.append(answer)
             elif isinstance(answer.get("versions"), dict):
                 self.versions = {str(key): str(value) for key, value in answer["versions"].items()}
         if not self.versions:
@@ -155,14 +163,20 @@ def unpack_into(data: bytes, folder: Path) -> None:
     (folder / "decode.py").write_text(submission.decode_source, encoding="utf-8", newline="")
     (folder / "config.json").write_text(json.dumps(submission.config, ensure_ascii=False), encoding="utf-8")
     (folder / "tokenizer.model").write_bytes(run.tokenizer)
-    torch.save({tensor.name: tensor.torch() for tensor in run}, folder / "weights.pt")
+    (folder / "weights.pt").write_bytes(saved({tensor.name: tensor.torch() for tensor in run}))
 
 
-def check_packed(data: bytes, expected: dict[str, torch.Tensor]) -> None:
-    """Raises ValueError naming a tensor unless an artifact decodes to exactly these, bit for bit, and loads."""
-    weights = sum(tensor.numel() for tensor in expected.values())
+def saved(content: object) -> bytes:
+    """What torch.save writes, whose own file writer can end the process on a full disk."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+def check_decoded(tensors: Iterable[DecodedTensor], expected: dict[str, torch.Tensor]) -> None:
+    """Raises ValueError naming a tensor unless those that were decoded are exactly these, bit for bit."""
     missing = dict(expected)
-    for tensor in ArtifactRun(data, CHECK_SECONDS, MEMORY_BYTES + CHECK_BYTES_PER_WEIGHT * weights):
+    for tensor in tensors:
         due = missing.pop(tensor.name, None)
         if due is None:
             raise ValueError(f"{tensor.name} is unexpected in the decoded file")

@@ -9,7 +9,6 @@ Not covered: the score (eval_heldout.py): windows here are cut from the shard wi
 import json
 import math
 import os
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +19,10 @@ import torch
 from compress.checkpoint import Checkpoint, load_checkpoint
 from compress.pack import predicted_rise
 from compress.quantise import is_matrix, type_of
-from compress.verify import explain, submission_of
-from golf import tokenizer_section
-from golf.box.box import Box, BoxFailure, Submission, remove_stale
-from golf.files import Failure
+from compress.verify import explain, saved, submission_of
+from golf import temporary, tokenizer_section
+from golf.box.box import Box, BoxFailure, Submission
+from golf.files import Failure, read_json
 from golf.shards import read_shard
 
 TOKENS = 32_768
@@ -120,10 +119,10 @@ def dev_text(data: Path, tokenizer: bytes, tokens: int) -> DevText:
     if own.exists() and own.read_bytes() != tokenizer:
         raise ValueError(f"{data} has another tokenizer than the model: name the data that it was trained on")
     try:
-        split = json.loads((data / "manifest.json").read_text(encoding="utf-8"))["splits"]["dev"]
+        split = read_json(data / "manifest.json")["splits"]["dev"]
         name = next(file["name"] for file in split["files"] if file["name"].endswith(".bin"))
         bytes_per_token = split["raw_bytes"] / split["tokens"]
-    except (OSError, KeyError, TypeError, ValueError, ArithmeticError, StopIteration):
+    except (Failure, AttributeError, KeyError, TypeError, ArithmeticError, StopIteration):
         raise ValueError(f"{data}: no dev split with a manifest; make it with golf data") from None
     try:
         shard = read_shard(data / name)
@@ -142,14 +141,13 @@ def _run(
     sets: list[dict[str, torch.Tensor]],
     progress: Progress,
 ) -> Sums:
-    remove_stale()
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 4 // 5
-    with tempfile.TemporaryDirectory() as folder:
-        np.save(Path(folder) / "tokens.npy", text.tokens)
-        (Path(folder) / "groups.json").write_text(json.dumps(groups), encoding="utf-8")
-        torch.save(model, Path(folder) / "whole.pt")
+    with temporary.folder("measure") as folder:
+        np.save(folder / "tokens.npy", text.tokens)
+        (folder / "groups.json").write_text(json.dumps(groups), encoding="utf-8")
+        (folder / "whole.pt").write_bytes(saved(model))
         for number, tensors in enumerate(sets):
-            torch.save(tensors, Path(folder) / f"changed_{number:06}.pt")
+            (folder / f"changed_{number:06}.pt").write_bytes(saved(tensors))
         try:
             threads = torch.get_num_threads()
             box = Box(submission, threads, SECONDS, memory_bytes=memory_bytes, program=PROGRAM, folder=folder)

@@ -14,12 +14,10 @@ import json
 import lzma
 import shutil
 import subprocess
-import tempfile
 import time
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import brotli
 import numpy as np
@@ -29,6 +27,7 @@ import zstandard
 from compress.checkpoint import Statistics
 from compress.gptq import Target, descending, gptq, inverse_factor
 from compress.quantise import is_matrix, type_of
+from golf import temporary
 
 PERCENTILE = 0.9999984
 Progress = Callable[[int, int], None]
@@ -167,13 +166,13 @@ def _unlrzip(data: bytes) -> bytes:
 
 
 def _program(command: list[str], data: bytes, source: str, target: str) -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / source).write_bytes(data)
+    with temporary.folder("peer") as folder:
+        (folder / source).write_bytes(data)
         done = subprocess.run([*command, source], cwd=folder, stdin=subprocess.DEVNULL, capture_output=True)
-        if done.returncode or not (Path(folder) / target).exists():
+        if done.returncode or not (folder / target).exists():
             lines = done.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
             raise ValueError(f"{command[0]} failed: {lines[-1][:200]}")
-        return (Path(folder) / target).read_bytes()
+        return (folder / target).read_bytes()
 
 
 def coded_size(coder: Coder, model: dict[str, torch.Tensor], matrices: dict[str, Rows]) -> dict:
