@@ -20,7 +20,8 @@ import signal
 import sys
 import tempfile
 
-from golf.files import Failure, explain, write_atomic
+from golf.console import guarded
+from golf.files import Failure, explain, write_durable
 from golf.foreign import terminal
 from golf.progress import Progress
 from scoring import report
@@ -137,7 +138,7 @@ def main_score(options):
             lambda name, symbols: progress.phase(report.PHASES[name], symbols, "tokens"),
             progress.advance,
         )
-    write_atomic(path, (json.dumps(result, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    write_durable(path, (json.dumps(result, ensure_ascii=False, allow_nan=False) + "\n").encode())
     short = {key: value for key, value in result.items() if key != "per_document"}
     show(short if options.json else None, report.print_report, result, path)
     return 0
@@ -151,6 +152,8 @@ def main(arguments=None):
         return main_overhead(options) if options.overhead else main_score(options)
     except Failure as error:
         return explain("eval_heldout", error)
+    except BrokenPipeError:
+        raise
     except OSError as error:  # without a name: what is written to a box's directory
         where = terminal(str(error.filename or tempfile.gettempdir()))
         print(f"eval_heldout: {error.strerror}: {where}", file=sys.stderr)
@@ -161,4 +164,4 @@ def main(arguments=None):
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded("eval_heldout", main))

@@ -9,12 +9,12 @@ NOT covered: what a Scorer itself costs against plain windows.
 
 import os
 import sys
-import tempfile
 import time
 import types
 
 import torch
 
+from golf import temporary
 from golf.box.worker import PlainScorer
 from scoring import passes
 from scoring.likelihood import Ledger
@@ -28,7 +28,7 @@ def measure(submission, documents, rounds=3):
     threads = passes.cores()
     torch.set_num_threads(threads)
     seconds, nats = {"scorer": 0.0, "plain": 0.0}, {"scorer": 0.0, "plain": 0.0}
-    with tempfile.TemporaryDirectory(prefix="golf-plain-") as folder:
+    with temporary.folder("plain") as folder:
         scorer = _scorer(submission, folder)
         batches = passes.plan(
             [len(document.tokens) for document in documents], scorer.chunk, scorer.scope, passes.BATCH_TOKENS

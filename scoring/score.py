@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from golf import container, slices, statistics, tokenizer_section
-from golf.box.box import Submission, remove_stale
+from golf.box.box import Submission
 from golf.files import ROOT, Failure, read_bytes
 from golf.tokenizer import Tokenizer
 from scoring import audits, lossless, reference, verdicts
@@ -55,11 +55,14 @@ SOURCES = (
     "golf/box/watch.py",
     "golf/box/worker.py",
     "golf/case_operators.py",
+    "golf/children.py",
     "golf/container.py",
     "golf/files.py",
     "golf/foreign.py",
+    "golf/locks.py",
     "golf/slices.py",
     "golf/statistics.py",
+    "golf/temporary.py",
     "golf/tokenizer.py",
     "golf/tokenizer_section.py",
     "scoring/__init__.py",
@@ -119,20 +122,20 @@ def read_documents(data_dir, split):
         entry = json.loads(manifest_bytes)["splits"][split]
         promised = {file["name"]: file["sha256"] for file in entry["files"]}[name]
         totals = entry["documents"], entry["raw_bytes"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise Failure(f"{manifest_path} says nothing of {name}; build the data set anew with golf data") from None
     docs_sha256 = hashlib.sha256(docs_bytes).hexdigest()
     if docs_sha256 != promised:
         raise Failure(
             f"{docs_path} is not the file of its manifest (sha256 {docs_sha256[:16]}..., "
-            f"expected {str(promised)[:16]}...); build the data set anew with golf data"
+            f"expected {ascii(str(promised))[1:17]}...); build the data set anew with golf data"
         )
     documents = []
     for number, line in enumerate(docs_bytes.splitlines(), 1):
         try:
             row = json.loads(line)
             documents.append(Document(str(row["id"]), str(row["source"]), row["text"], len(row["text"].encode())))
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise Failure(f"{docs_path}, line {number}: not a document (id, source, text)") from None
         if documents[-1].raw_bytes > MAX_DOCUMENT_BYTES:
             raise Failure(
@@ -173,7 +176,6 @@ def score(
     on_phase(name, symbols or None) and on_tokens(symbols) report progress. Raises Failure with one line; if it is
     an AuditFailure, it has the result."""
     begin = time.monotonic()
-    remove_stale()
     on_phase("read", None)
     scorer = scorer_sha256()
     submission, tokenizer, artifact = read_artifact(artifact_path)
