@@ -1,7 +1,7 @@
 """Train the best language model that fits in a fixed number of bytes within a fixed time.
 
     torchrun --standalone --nproc_per_node=8 train_gpt.py            # 16mb track: 600 s on 8xH100
-    python train_gpt.py --preset=pocket                              # pocket track: 600 s on two CPUs
+    python train_gpt.py --preset=pocket                              # pocket track: about 600 s on two CPUs
     torchrun --standalone --nproc_per_node=2 train_gpt.py --preset=tiny   # two ranks, on any machine
     python train_gpt.py --help                                       # every field, its meaning and unit
     python train_gpt.py --preset=16mb --dry-run                      # numbers for golf plan; no GPU needed
@@ -21,10 +21,13 @@ if __name__ == "__main__":
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
+import atexit
 import contextlib
 import copy
 import ctypes
 import difflib
+import errno
+import fcntl
 import hashlib
 import io
 import json
@@ -33,10 +36,12 @@ import platform
 import shutil
 import signal
 import sys
+import tempfile
 import time
 from collections import deque
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import Annotated, TextIO
 
 import numpy as np
 import torch
@@ -53,39 +58,54 @@ if torch.cuda.is_available():  # elsewhere nothing runs its kernels, and importi
 
 
 # ---- Config --------------------------------------------------------------------------------------
+
+# What the numbers below may be: type, least, largest. The largest counts end where no machine could follow, so that a
+# slip of the keyboard is one line, not a run that never starts or never stops. golf check-script reads these too.
+Layers = Annotated[int, 1, 1000]
+Width = Annotated[int, 1, 2**16]  # of channels or heads
+Part = Annotated[int, 0, 2**16]  # of channels, layers or passes; 0: none of them
+Length = Annotated[int, 1, 2**20]  # of a row, in tokens
+Tokens = Annotated[int, 1, 2**28]
+Count = Annotated[int, 0, 2**40]
+Share = Annotated[float, 0.0, 1.0]
+Memory = Annotated[float, 0.0, 0.999999]  # share of the past that a step keeps: below 1
+Factor = Annotated[float, 0.0, 1000.0]
+LearningRate = Annotated[float, 0.0, 1e30]  # times a Factor it is still a float32
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """What the artifact needs to know. A field travels in it where it differs from its default."""
 
     # The model
-    vocab_size: int = 8192  # tokens that the tokenizer knows
-    seq_len: int = 2048  # tokens of context in training, and of a window in plain scoring
-    num_layers: int = 11  # layers, each of attention and an MLP
-    model_dim: int = 512  # channels of the residual stream
-    num_heads: int = 8  # query heads of a layer
-    num_kv_heads: int = 4  # key and value heads of a layer; each serves a group of query heads
-    mlp_mult: float = 4.0  # channels inside an MLP, as a multiple of model_dim
-    rope_base: float = 10000.0  # RoPE's wavelengths go from 2 pi tokens to 2 pi times this
-    logit_softcap: float = 30.0  # nats: tanh keeps logits between minus this and this
+    vocab_size: Annotated[int, 1, 65_536] = 8192  # tokens that the tokenizer knows
+    seq_len: Length = 2048  # tokens of context in training, and of a window in plain scoring
+    num_layers: Layers = 11  # layers, each of attention and an MLP
+    model_dim: Width = 512  # channels of the residual stream
+    num_heads: Width = 8  # query heads of a layer
+    num_kv_heads: Width = 4  # key and value heads of a layer; each serves a group of query heads
+    mlp_mult: Factor = 4.0  # channels inside an MLP, as a multiple of model_dim
+    rope_base: Annotated[float, 1.0, 1e12] = 10000.0  # RoPE's wavelengths go from 2 pi tokens to 2 pi times this
+    logit_softcap: Annotated[float, 1.0, 38.0] = 30.0  # nats: tanh keeps logits between minus this and this
 
     # Techniques of the public challenge; False or 0 turns one off
-    rope_dims: int = 16  # channels of a head that RoPE rotates; 0 means all (PR #315)
+    rope_dims: Part = 16  # channels of a head that RoPE rotates; 0 means all (PR #315)
     ln_scale: bool = True  # layer l reads its normalised input times 1 / sqrt(l + 1) (PR #315)
-    leaky_slope: float = 0.5  # slope of LeakyReLU^2 below zero; 0 is ReLU^2 (PR #493)
+    leaky_slope: Factor = 0.5  # slope of LeakyReLU^2 below zero; 0 is ReLU^2 (PR #493)
     xsa: bool = True  # heads lose what lies along the token's own value (arXiv:2603.09078, PR #478)
-    attn_gate: int = 12  # input channels that decide how much of each head goes on (PR #1787)
-    smear_gate: int = 12  # channels that decide how much of the last embedding is added (PR #1667, #1851)
+    attn_gate: Part = 12  # input channels that decide how much of each head goes on (PR #1787)
+    smear_gate: Part = 12  # channels that decide how much of the last embedding is added (PR #1667, #1851)
     gated_skips: bool = True  # U-Net skips mix in by a learned gate per channel (PR #1089)
-    parallel_start: int = 8  # first layer whose attention and MLP have a lane each; 0: none (PR #1530)
-    loops: int = 2  # extra passes through layers loop_first to loop_last (PR #1394, #1493)
-    loop_first: int = 3  # the first looped layer, counted from 0
-    loop_last: int = 5  # the last looped layer, counted from 0
+    parallel_start: Part = 8  # first layer whose attention and MLP have a lane each; 0: none (PR #1530)
+    loops: Annotated[int, 0, 100] = 2  # extra passes through layers loop_first to loop_last (PR #1394, #1493)
+    loop_first: Part = 3  # the first looped layer, counted from 0
+    loop_last: Part = 5  # the last looped layer, counted from 0
 
     # How the artifact is scored: see Scorer
-    score_chunk: int = 0  # tokens that one call scores; 0 means seq_len
-    score_context: int = 1  # tokens before a chunk that the model sees with it
-    score_lr: float = 0.0  # learning rate of Adam on text that has been scored; 0 means none
-    score_keep: float = 0.15  # share, 0 to 1, of what a document changed in the weights that stays
+    score_chunk: Annotated[int, 0, 2**20] = 0  # tokens that one call scores; 0 means seq_len
+    score_context: Length = 1  # tokens before a chunk that the model sees with it
+    score_lr: Factor = 0.0  # learning rate of Adam on text that has been scored; 0 means none
+    score_keep: Share = 0.15  # share, 0 to 1, of what a document changed in the weights that stays
     score_counts: bool = False  # mix in counts of what followed the same tokens before
 
 
@@ -95,48 +115,49 @@ class Config(ModelConfig):
 
     # Training rows and initialisation
     document_mask: bool = True  # documents in one training row do not see each other (PR #1530)
-    qk_gain_init: float = 5.0  # what the learned gain of every query head starts from
+    qk_gain_init: Factor = 5.0  # what the learned gain of every query head starts from
     ortho_init: bool = True  # matrices start orthogonal; else uniform, as PyTorch makes them
 
     # Optimiser: Muon for the matrices, Adam for the embedding and for gains, mixes and skips
-    matrix_lr: float = 0.026  # of Muon: about the spectral norm of a square matrix's step
-    embed_lr: float = 0.03  # of Adam, for the embedding
-    scalar_lr: float = 0.02  # of Adam, for gains, mixes, gates and skips
-    muon_momentum: float = 0.97  # share of the momentum that a step keeps, once it has risen
-    muon_momentum_start: float = 0.92  # the same at the first step
-    muon_momentum_steps: int = 1500  # steps over which it rises, linearly
-    muon_iterations: int = 5  # Newton-Schulz iterations that orthogonalise an update
+    matrix_lr: LearningRate = 0.026  # of Muon: about the spectral norm of a square matrix's step
+    embed_lr: LearningRate = 0.03  # of Adam, for the embedding
+    scalar_lr: LearningRate = 0.02  # of Adam, for gains, mixes, gates and skips
+    muon_momentum: Memory = 0.97  # share of the momentum that a step keeps, once it has risen
+    muon_momentum_start: Memory = 0.92  # the same at the first step
+    muon_momentum_steps: Count = 1500  # steps over which it rises, linearly
+    muon_iterations: Annotated[int, 0, 100] = 5  # Newton-Schulz iterations that orthogonalise an update
     muon_polar: bool = True  # their coefficients are Polar Express's (arXiv:2505.16932, PR #1344)
     muon_row_norm: bool = True  # MuonEq-R: rows of equal length first (arXiv:2603.28254, PR #1260)
-    weight_decay: float = 0.095  # of Muon's matrices, decoupled: times the learning rate, a step
-    embed_decay: float = 0.085  # of the embedding, likewise
-    decay_taper: float = 0.0  # share of both decays that goes in the last 30% of the run (PR #1729: 0.5)
-    adam_beta1: float = 0.9  # share of Adam's mean gradient that a step keeps
-    adam_beta2: float = 0.99  # share of Adam's mean squared gradient that a step keeps
+    weight_decay: Factor = 0.095  # of Muon's matrices, decoupled: times the learning rate, a step
+    embed_decay: Factor = 0.085  # of the embedding, likewise
+    decay_taper: Share = 0.0  # share of both decays that goes in the last 30% of the run (PR #1729: 0.5)
+    adam_beta1: Memory = 0.9  # share of Adam's mean gradient that a step keeps
+    adam_beta2: Memory = 0.99  # share of Adam's mean squared gradient that a step keeps
 
     # Schedule; fractions are of the run, 0 to 1
-    warmdown: float = 0.85  # the last fraction, over which learning rates fall, linearly
-    min_lr: float = 0.1  # share of the learning rates that they never fall below
-    loop_from: float = 0.35  # the fraction at which the extra passes begin
-    ema_decay: float = 0.9965  # share of the averaged weights, which are saved, that a step keeps
+    warmdown: Share = 0.85  # the last fraction, over which learning rates fall, linearly
+    min_lr: Share = 0.1  # share of the learning rates that they never fall below
+    loop_from: Memory = 0.35  # the fraction at which the extra passes begin
+    ema_decay: Memory = 0.9965  # share of the averaged weights, which are saved, that a step keeps
     stages: str = ""  # until:seq_len:batch_tokens,... by rising fractions: other rows and batches
 
     # Batch
-    batch_tokens: int = 786_432  # tokens of a step, over all ranks
-    micro_batch_tokens: int = 98_304  # most tokens of one forward on one rank
+    batch_tokens: Tokens = 786_432  # tokens of a step, over all ranks
+    micro_batch_tokens: Tokens = 98_304  # most tokens of one forward on one rank
 
     # Clock
-    max_seconds: float = 600.0  # of training and calibration; 0 means no limit but max_steps
-    max_steps: int = 0  # steps after which a run ends; 0 means no limit but max_seconds
-    checkpoint_every: int = 1000  # steps between states to go on from, without max_seconds; 0: none
-    calibration_tokens: int = 262_144  # tokens, over all ranks, for packing's second moments
-    dev_tokens: int = 1_048_576  # tokens of the dev split for the estimates in the log
-    dev_evals: int = 4  # such estimates in a run, the one at its end included
+    max_seconds: Annotated[float, 0.0, 1e9] = 600.0  # of training and calibration; 0 means no limit of time
+    max_steps: Count = 0  # steps after which a run ends; 0 means no limit of steps
+    max_tokens: Count = 0  # tokens that no run exceeds, over all ranks; 0 means no limit of tokens
+    checkpoint_every: Count = 1000  # steps between states to go on from, without max_seconds; 0: none
+    calibration_tokens: Tokens = 262_144  # tokens, over all ranks, for packing's second moments
+    dev_tokens: Tokens = 1_048_576  # tokens of the dev split for the estimates in the log
+    dev_evals: Annotated[int, 0, 1000] = 4  # such estimates in a run, the one at its end included
 
     # The run
     preset: str = "16mb"  # which preset the other fields start from: 16mb, pocket or tiny
     track: str = "16mb"  # the track that the artifact is meant for: it has a cap on bytes
-    seed: int = 1337  # of the initialisation, the order of rows and the sampled labels
+    seed: Annotated[int, 0, 2**31 - 1] = 1337  # of the initialisation, the order of rows and the sampled labels
     data_dir: str = "data/fineweb_sp8192"  # folder of shards, tokenizer and manifest
     run_dir: str = ""  # folder of the run's files; default: runs/<preset>-<time>-s<seed>
     compile: bool = True  # torch.compile the model and the loader
@@ -154,6 +175,7 @@ POCKET = SMALL | dict(
     data_dir="data/embedded_sp2048_case", vocab_size=2048, seq_len=512,
     num_layers=4, model_dim=128, mlp_mult=1.5,
     batch_tokens=4096, micro_batch_tokens=4096, stages="0.7:256:4096",
+    max_seconds=0.0, max_tokens=20_480_000,  # golf par allows 20,515,875 with bfloat16 and no AMX: 664 to 711 s
     calibration_tokens=131_072, dev_tokens=65_536,
     score_chunk=256, score_context=257, score_lr=0.0008, score_counts=True,
 )  # fmt: skip
@@ -163,6 +185,8 @@ TINY = SMALL | dict(
     calibration_tokens=8192, dev_tokens=16_384, dev_evals=1,
 )  # fmt: skip
 PRESETS = {"16mb": {}, "pocket": POCKET, "tiny": TINY}
+TRACKS = ("16mb", "pocket", "open")  # whose caps packing knows
+MAX_LOGITS = 2**27  # that the scorer takes from one call: tokens of a chunk times --vocab_size
 
 
 class RunError(Exception):
@@ -181,6 +205,9 @@ def require(condition: bool, why: str):
         raise UsageError(why)
 
 
+KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+
+
 def parse_argument(argument: str, following: str) -> tuple[str, object]:
     """(field, value) of `--field=value`, typed from the defaults; a bare `--field` sets a bool."""
     key, equals, text = argument.removeprefix("--").partition("=")
@@ -189,7 +216,7 @@ def parse_argument(argument: str, following: str) -> tuple[str, object]:
     if not argument.startswith("--") or key not in defaults:
         near = difflib.get_close_matches(key, defaults, n=1, cutoff=0.5)
         hint = f": did you mean --{near[0]}=...?" if near else ""
-        raise UsageError(f"unknown argument {argument!r}{hint}")
+        raise UsageError(f"unknown argument {argument[:80]!r}{hint}")
     if not equals and following and not following.startswith("--"):
         raise UsageError(f"write --{key}={following}, as one argument")
     kind = type(defaults[key])
@@ -202,7 +229,7 @@ def parse_argument(argument: str, following: str) -> tuple[str, object]:
             raise ValueError
         return key, value
     except (ValueError, KeyError):
-        raise UsageError(f"bad value in {argument!r}: --{key} takes a {kind.__name__}") from None
+        raise UsageError(f"bad value in {argument[:80]!r}: --{key} takes {KINDS[kind]}") from None
 
 
 def parse_config(argv: list[str], environment: dict[str, str]) -> Config:
@@ -223,31 +250,35 @@ def parse_config(argv: list[str], environment: dict[str, str]) -> Config:
     return config
 
 
+def bounds() -> dict[str, tuple]:
+    """{field: (least, largest)} of the numbers in Config, as they are annotated."""
+    annotated = {field.name: getattr(field.type, "__metadata__", ()) for field in fields(Config)}
+    return {name: pair for name, pair in annotated.items() if pair}
+
+
 def check_config(c: Config):
     """Raises UsageError for values that no run can have."""
-    for key, value in asdict(c).items():
-        require(isinstance(value, str) or value >= 0 or key == "seed", f"--{key} must not be negative")
-    for key in (
-        "vocab_size seq_len num_layers model_dim num_heads num_kv_heads batch_tokens micro_batch_tokens"
-        " calibration_tokens score_context"
-    ).split():
-        require(getattr(c, key) >= 1, f"sizes must be at least 1: --{key}")
-    require(round(c.mlp_mult * c.model_dim) >= 1, "sizes must be at least 1: --mlp_mult times --model_dim")
-    require(c.vocab_size <= 65_536, "--vocab_size must fit in the shards' 16 bits")
+    for key, (least, largest) in bounds().items():
+        value = getattr(c, key)
+        form = "," if type(least) is int else "g"
+        what = f"{KINDS[type(least)]} from {least:{form}} to {largest:{form}}"
+        require(least <= value <= largest, f"--{key}={str(value)[:20]}: write {what}")
+    require(c.track in TRACKS, f"--track={c.track}: write one of {', '.join(TRACKS)}")
+    require(round(c.mlp_mult * c.model_dim) >= 1, "--mlp_mult times --model_dim must be at least 1")
     require(c.model_dim % (2 * c.num_heads) == 0, "--model_dim must be an even multiple of --num_heads")
     require(c.num_heads % c.num_kv_heads == 0, "--num_heads must be a multiple of --num_kv_heads")
     fits = c.rope_dims % 2 == 0 and c.rope_dims <= c.model_dim // c.num_heads
-    require(fits, "--rope_dims must be even, and within a head")
+    require(fits, "--rope_dims must be even, and within a head: at most --model_dim / --num_heads")
     gates = max(c.attn_gate, c.smear_gate)
     require(gates <= c.model_dim, "--attn_gate and --smear_gate must be within --model_dim")
-    require(c.parallel_start < c.num_layers, "--parallel_start must be a layer")
+    require(c.parallel_start < c.num_layers, "--parallel_start must be a layer, or 0: below --num_layers")
     last = (c.parallel_start or c.num_layers) - 1  # only layers before the two lanes can be passed again
     inside = c.loop_first <= c.loop_last <= last
-    require(inside or not c.loops, "--loop_first to --loop_last must be layers")
-    require(max(c.warmdown, c.score_keep) <= 1, "--warmdown and --score_keep must be at most 1")
-    require(max(c.ema_decay, c.loop_from) < 1, "--ema_decay and --loop_from must be below 1")
+    require(inside or not c.loops, f"--loop_first to --loop_last must be layers, the last one {last} at most")
     require(c.micro_batch_tokens % c.seq_len == 0, "--micro_batch_tokens must be a multiple of --seq_len")
-    require(c.max_seconds > 0 or c.max_steps > 0, "set --max_seconds or --max_steps")
+    require(max(c.max_seconds, c.max_steps, c.max_tokens) > 0, "set --max_seconds, --max_steps or --max_tokens")
+    chunk = MAX_LOGITS // c.vocab_size
+    require((c.score_chunk or c.seq_len) <= chunk, f"set --score_chunk to 1 to {chunk:,}: the scorer takes no more")
     stages(c, 1)
 
 
@@ -302,16 +333,18 @@ def parse_stages(c: Config) -> list[tuple[float, int, int]]:
     """(until, tokens of a row, tokens of a step) of each part of `stages`, and of the rest of the run."""
     table = []
     start = 0.0
+    most = bounds()["batch_tokens"][1]
     try:
         for part in filter(None, c.stages.split(",")):
             until, length, batch = part.split(":")
             row = float(until), int(length), int(batch)
-            if not start < row[0] < 1 or row[1] < 1 or c.seq_len % row[1] or row[2] < 1:
+            if not start < row[0] < 1 or row[1] < 1 or c.seq_len % row[1] or not 1 <= row[2] <= most:
                 raise ValueError
             table.append(row)
             start = row[0]
     except ValueError:
-        why = "--stages must be like 0.2:512:4096,0.5:1024:8192, with lengths that divide --seq_len"
+        rising = f"by rising fractions, with lengths that divide --seq_len and at most {most:,} tokens a step"
+        why = f"--stages must be like 0.2:512:4096,0.5:1024:8192, {rising}"
         raise UsageError(why) from None
     return [*table, (1.0, c.seq_len, c.batch_tokens)]
 
@@ -345,6 +378,7 @@ def rates(c: Config, step: int, fraction: float) -> Rates:
 
 BOS = 1  # the token that documents start with
 BLOCK_LENGTH = 1024  # tokens of the longest rows for attend_in_blocks: it needs their square in memory
+MATRIX_SIDE = 16  # of the smallest matrix that packing takes for one
 MAX_SCORE = 80.0  # of attention: sums of exp() stay finite in float32. No trained model came near
 
 
@@ -381,6 +415,20 @@ def declarations(model: nn.Module) -> dict[str, dict]:
             raise RunError(f"no optimiser is declared for {name} {list(p.shape)}: write {how}")
         found[name] = {"group": group, "rows": list(getattr(p, "row_blocks", p.shape[:1]))}
     return found
+
+
+def check_saved(model: nn.Module):
+    """Raises RunError for what the model would miss when it is loaded: each parameter is saved once, and no buffer."""
+    saved = dict(model.named_parameters())
+    for name in model.state_dict():
+        if name not in saved:
+            how = "register a buffer with persistent=False; read a tied weight as F.linear(x, self.embed.weight)"
+            raise RunError(f"{name} is a buffer or a second name of a weight, which no checkpoint would hold: {how}")
+
+
+def is_matrix(p: nn.Parameter) -> bool:
+    """Whether packing looks for second moments of a parameter: with a shorter side it is a few vectors."""
+    return p.ndim > 1 and min(p.size(-1), p.numel() // max(1, p.size(-1))) >= MATRIX_SIDE
 
 
 def matrices(model: nn.Module) -> list[nn.Parameter]:
@@ -1039,11 +1087,15 @@ class Scorer:
 SHARD_MAGIC = 20240520
 SHARD_VERSION = 1
 SHARD_HEADER_BYTES = 1024
+ONE_DATA_SET = "give --data_dir and --vocab_size of one data set, or build it again with golf data"
 
 
 def open_shard(path: Path, vocab_size: int) -> np.memmap:
     """Maps a shard's uint16 tokens; raises RunError if header and size disagree."""
-    header = np.fromfile(path, dtype="<i4", count=SHARD_HEADER_BYTES // 4)
+    try:
+        header = np.fromfile(path, dtype="<i4", count=SHARD_HEADER_BYTES // 4)
+    except OSError as error:
+        raise cannot_read(path, error) from None
     whole = len(header) == SHARD_HEADER_BYTES // 4
     if not whole or header[0] != SHARD_MAGIC or header[1] != SHARD_VERSION:
         raise RunError(f"{path} has a bad header: build it again with golf data")
@@ -1051,9 +1103,29 @@ def open_shard(path: Path, vocab_size: int) -> np.memmap:
     if path.stat().st_size != SHARD_HEADER_BYTES + 2 * count:
         raise RunError(f"{path} is truncated: build it again with golf data")
     tokens = np.memmap(path, dtype="<u2", mode="r", offset=SHARD_HEADER_BYTES, shape=(count,))
-    if count == 0 or int(tokens[: 1 << 20].max()) >= vocab_size:
-        raise RunError(f"{path} is empty or has tokens beyond --vocab_size={vocab_size}: another tokenizer's shard?")
+    highest = int(tokens[: 1 << 20].max(initial=0))
+    if count == 0 or highest >= vocab_size:
+        what = f"has the token {highest}, beyond --vocab_size={vocab_size}" if count else "has no tokens"
+        raise RunError(f"{path} {what}: {ONE_DATA_SET}")
     return tokens
+
+
+def check_tokenizer(config: Config, tokenizer: bytes, manifest: bytes):
+    """Raises RunError unless tokenizer.model is the one that the manifest names, if it does, of --vocab_size ids."""
+    digest = hashlib.sha256(tokenizer).hexdigest()
+    try:
+        named = json.loads(manifest).get("tokenizer", {})
+        ids, found = named.get("vocab_size", config.vocab_size), named.get("sha256", digest)
+    except (AttributeError, RecursionError, ValueError):
+        why = f"{config.data_dir}/manifest.json does not say which tokenizer it is made with"
+        raise RunError(f"{why}: build the data again with golf data") from None
+    if ids != config.vocab_size:
+        why = f"{config.data_dir} has a tokenizer of {ids!r:.20} ids, and logits must be as many"
+        raise RunError(f"--vocab_size={config.vocab_size}: {why}: set --vocab_size={ids!r:.20}")
+    if found != digest:
+        raise RunError(
+            f"tokenizer.model in {config.data_dir} is not its manifest's: build the data again with golf data"
+        )
 
 
 def find_shards(data_dir: str, split: str) -> list[Path]:
@@ -1119,7 +1191,7 @@ class Loader:
     def __init__(self, tokens: np.ndarray, rows: int, config: Config, rank: int, device: torch.device):
         starts = row_starts(tokens, config.seq_len)
         if len(starts) < rows:
-            why = f"rank {rank} has {len(starts)} rows, a micro-batch has {rows}"
+            why = f"rank {rank} has {len(starts)} rows of {config.data_dir}, a micro-batch has {rows}"
             raise RunError(f"{why}: use more data or lower --micro_batch_tokens")
         self.rows = rows
         self.length = self.piece = config.seq_len
@@ -1165,18 +1237,21 @@ class DevSet:
         self.rows = config.micro_batch_tokens // config.seq_len
         batches = (len(tokens) - 1) // (config.seq_len * self.rows)
         if batches < machine.world:
-            why = f"the dev split has {len(tokens)} tokens, too few for a micro-batch on each rank"
+            why = f"{config.data_dir} gives {len(tokens)} dev tokens, too few for a micro-batch on each rank"
             raise RunError(f"{why}: lower --micro_batch_tokens or raise --dev_tokens")
         size = batches // machine.world * machine.world * self.rows * config.seq_len
         self.x = tokens[:size].view(-1, config.seq_len)
         self.y = tokens[1 : size + 1].view(-1, config.seq_len)
         try:
-            manifest = json.loads((Path(config.data_dir) / "manifest.json").read_text())
+            manifest = json.loads(read_data_file(config.data_dir, "manifest.json"))
             split = manifest["splits"]["dev"]
             self.bytes_per_token = split["raw_bytes"] / split["tokens"]
-        except (OSError, KeyError, TypeError, ValueError, ZeroDivisionError):
+            good = 0 < self.bytes_per_token < math.inf
+        except (ArithmeticError, KeyError, RecursionError, TypeError, ValueError):
+            good = False
+        if not good:
             why = f"{config.data_dir}/manifest.json does not say how many bytes the dev split has"
-            raise RunError(f"{why}: build the data again with golf data") from None
+            raise RunError(f"{why}: build the data again with golf data")
 
     @torch.no_grad()
     def bpb(self, loss_fn) -> float:
@@ -1204,6 +1279,22 @@ def keep_freed_memory():
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
         mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
+
+
+def check_cache() -> str:
+    """Chooses another folder for what torch compiles if nothing can be written to the one that the environment names:
+    importing the compiler fails then. Returns what to say of it."""
+    name = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    try:
+        if name:
+            os.makedirs(name, exist_ok=True)
+            tempfile.TemporaryFile(dir=name).close()
+        return ""
+    except OSError as error:
+        other = tempfile.mkdtemp(prefix="torchinductor_")
+        atexit.register(shutil.rmtree, other, ignore_errors=True)
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = other
+        return f"cannot write TORCHINDUCTOR_CACHE_DIR {name} ({error.strerror}): what is compiled is not kept"
 
 
 def has_compiler() -> bool:
@@ -1246,6 +1337,10 @@ class Machine:
         self.expected_flops = None
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         torch.set_num_threads(max(1, cores // local_world))
+        # A seed then gives the same weights, bit for bit, whatever else the machine does: gradients of gathered rows
+        # would otherwise be summed in the order in which threads reach them
+        torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # takes time, and nothing reads such memory
         keep_freed_memory()
         self.choose_cpu_dtype()
 
@@ -1291,6 +1386,9 @@ class Machine:
         )  # fmt: skip
 
 
+SIGNALS = {signal.SIGINT: "sigint", signal.SIGTERM: "sigterm"}  # those that end training: what run.json calls them
+
+
 class Clock:
     """Wall seconds by phase, and the guard that stops training before the cap on all ranks at the same step.
 
@@ -1310,7 +1408,7 @@ class Clock:
         self.launched = None  # the event behind the last step on a GPU
         self.used = 0.0  # seconds of training
         self.steps: deque[float] = deque(maxlen=8)  # seconds of the last steps
-        self.signalled = False
+        self.signalled = 0  # the number of the first signal that said stop
         # What the ranks agreed on
         self.elapsed = self.step_seconds = self.told_to_stop = 0.0
 
@@ -1325,7 +1423,7 @@ class Clock:
         """SIGTERM and the first Ctrl-C end training after the step at hand; the second aborts."""
 
         def stop(number, _):
-            self.signalled = True
+            self.signalled = self.signalled or number
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
         signal.signal(signal.SIGTERM, stop)
@@ -1358,26 +1456,32 @@ class Clock:
         """Seconds that training may take."""
         return self.config.max_seconds - self.reserve
 
-    def fraction(self, step: int) -> float:
-        """How much of the run is over, in [0, 1]: by time or by steps, whichever is further."""
-        by_time = self.elapsed / self.budget if self.config.max_seconds > 0 else 0.0
-        by_step = step / self.config.max_steps if self.config.max_steps > 0 else 0.0
-        return min(1.0, max(by_time, by_step))
+    def fraction(self, progress: "Progress") -> float:
+        """How much of the run is over, in [0, 1]: by time, steps or tokens, whichever is furthest."""
+        config = self.config
+        by_time = self.elapsed / self.budget if config.max_seconds > 0 else 0.0
+        by_step = progress.step / config.max_steps if config.max_steps > 0 else 0.0
+        by_tokens = progress.tokens / config.max_tokens if config.max_tokens > 0 else 0.0
+        return min(1.0, max(by_time, by_step, by_tokens))
 
-    def verdict(self, step: int) -> str:
-        """Why to stop: "sigterm", "clock" (a step would not end in time), "steps"; "" to go on."""
+    def verdict(self, progress: "Progress", step_tokens: int) -> str:
+        """Why to stop: one of SIGNALS, "clock" (a step would not end in time), "steps", "tokens" (a step of step_tokens
+        would be too many); "" to go on."""
         if self.told_to_stop:
-            return "sigterm"
+            return SIGNALS[int(self.told_to_stop)]
         # The next step may take 10% longer than any of the last ones; on a GPU another is under way
         end = self.elapsed + 1.1 * (1 + self.on_gpu) * self.step_seconds
         if self.config.max_seconds > 0 and end > self.budget:
             return "clock"
-        return "steps" if 0 < self.config.max_steps <= step else ""
+        if 0 < self.config.max_steps <= progress.step:
+            return "steps"
+        return "tokens" if 0 < self.config.max_tokens < progress.tokens + step_tokens else ""
 
 
 # ---- Calibration: the second moments that quantisation needs, gathered inside the clock ----------
 
 CALIBRATION_TOKENS = 8192  # in one forward, at most: it keeps everything in float32
+CALIBRATION_SHARE = 0.2  # of the clock, at most
 
 
 class SecondMoments(torch.overrides.TorchFunctionMode):
@@ -1389,6 +1493,7 @@ class SecondMoments(torch.overrides.TorchFunctionMode):
     def __init__(self, model: nn.Module):
         super().__init__()
         self.names = {id(p): name for name, p in model.named_parameters()}
+        self.device = next(model.parameters()).device
         self.tokens = 0
         self.taps = {}  # tap -> sum of x x^T
         self.linear = {}  # parameter -> its tap, and sums of squared output gradients
@@ -1444,6 +1549,12 @@ class SecondMoments(torch.overrides.TorchFunctionMode):
         self.seen.clear()
         self.alive.clear()
 
+    def missing(self, model: nn.Module) -> list[str]:
+        """The matrices of the model for which no batch gave second moments."""
+        found = {name for name, entry in self.linear.items() if len(entry) > 1}
+        found |= {name for name, entry in self.embedding.items() if entry}
+        return [name for name, p in model.named_parameters() if is_matrix(p) and name not in found]
+
     def result(self, world: int) -> dict:
         """Means over the tokens of all ranks, in the layout of statistics.pt."""
         # A map whose output the loss ignores was seen, but got no gradient: it has no statistics
@@ -1451,7 +1562,7 @@ class SecondMoments(torch.overrides.TorchFunctionMode):
         self.embedding = {name: entry for name, entry in self.embedding.items() if entry}
         stores = (self.taps, *self.linear.values(), *self.embedding.values())
         sums = [(store, key) for store in stores for key in store if key != "tap"]
-        tokens = torch.tensor(float(self.tokens), device=next(iter(self.taps.values())).device)
+        tokens = torch.tensor(float(self.tokens), device=self.device)
         if world > 1:
             for store, key in sums:
                 dist.all_reduce(store[key])
@@ -1477,17 +1588,62 @@ def calibrate(model: nn.Module, next_tokens, limit: float, config: Config, machi
     return moments.result(machine.world)
 
 
+# ---- Run: what it needs of the machine ----------------------------------------------------------
+def check_model(config: Config, machine: Machine):
+    """Raises RunError for a model that could not be trained or saved, or that this machine's memory cannot hold: what
+    is sure is counted, and it may still need more. Nothing has been written by then."""
+    try:
+        with torch.device("meta"):  # takes no memory
+            model = build_model(config)
+    except (RuntimeError, NotImplementedError):
+        return  # it reads values while it is made
+    check_saved(model)
+    declarations(model)
+    params = sum(p.numel() for p in model.parameters())
+    if machine.on_gpu:
+        memory = torch.cuda.get_device_properties(machine.device).total_memory
+    else:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    rows = max(stage.rows for stage in stages(config, machine.world))
+    # In float32 weights, gradients, averages, and warming up's copy of the first and the last; in bfloat16 logits
+    need = 20 * params + 2 * rows * config.seq_len * config.vocab_size
+    if need > memory:
+        why = "lower --num_layers, --model_dim, --mlp_mult or --micro_batch_tokens"
+        raise RunError(f"a step takes more than {need / 1e9:.0f} GB of memory, of {memory / 1e9:.0f} here: {why}")
+
+
+def check_space(folder: Path, model: nn.Module, optimizers: Optimizers, resumable_ranks: int):
+    """Raises RunError unless the disk of the run's folder has room for its checkpoint, its statistics, and the old and
+    the new state to go on from of so many ranks."""
+    state = [*optimizers.params, *optimizers.ema, *optimizers.muon.momentum, *(2 * optimizers.adam_params)]
+    need = sum(p.nbytes for p in model.parameters())
+    need += sum(4 * p.size(-1) ** 2 for p in model.parameters() if is_matrix(p))
+    need += 2 * resumable_ranks * sum(p.nbytes for p in state)
+    free = shutil.disk_usage(folder).free
+    if free < need:
+        why = "free some space or give --run_dir another place"
+        raise RunError(f"{folder}: the run's files take {need / 1e6:,.1f} MB, and {free / 1e6:,.1f} MB are free: {why}")
+
+
 # ---- Run: its files ------------------------------------------------------------------------------
 def cannot_write(path: Path, error: OSError) -> RunError:
-    why = error.strerror or error
-    return RunError(f"cannot write {path}: {why}; free some space or give --run_dir another place")
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    advice = "free some space or give --run_dir another place" if full else "give --run_dir another place"
+    return RunError(f"cannot write {path}: {error.strerror or error}; {advice}")
+
+
+def cannot_read(path: Path, error: OSError) -> RunError:
+    return RunError(f"cannot read {path}: {error.strerror or error}; mend that or give --data_dir another place")
 
 
 def write_whole(path: Path, data: bytes):
     """Writes a file completely or not at all. Raises RunError when the disk refuses."""
     temporary = path.with_name(path.name + ".part")
     try:
-        temporary.write_bytes(data)
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())  # it must outlast the power, as the state before it is then removed
         os.replace(temporary, path)
     except OSError as error:
         with contextlib.suppress(OSError):
@@ -1505,9 +1661,21 @@ def save_tensors(path: Path, content: dict):
 def read_data_file(data_dir: str, name: str) -> bytes:
     """A file that lies beside the shards. Raises RunError if it does not."""
     path = Path(data_dir) / name
-    if not path.is_file():
+    if not path.exists():
         raise RunError(f"no {name} in {data_dir}: build the data again with golf data")
-    return path.read_bytes()
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise cannot_read(path, error) from None
+
+
+def say(line: str, stream: TextIO | None):
+    """Prints a line, and goes on if nobody reads it any more: a run does not need its console."""
+    try:
+        print(line, file=stream, flush=True)
+    except OSError:
+        # Python would try again at its end, and complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 class Log:
@@ -1519,43 +1687,106 @@ class Log:
     def append(self, name: str, text: str):
         if self.folder:
             try:
-                with open(self.folder / name, "a", encoding="utf-8") as file:
+                with open(self.folder / name, "a", encoding="utf-8", errors="backslashreplace") as file:
                     file.write(text)
             except OSError as error:
                 raise cannot_write(self.folder / name, error) from None
 
     def __call__(self, line: str):
         if self.folder:
-            print(line, flush=True)
+            say(line, sys.stdout)
             self.append("train.log", line + "\n")
 
     def metrics(self, row: dict):
         self.append("metrics.jsonl", json.dumps(row) + "\n")
 
 
-def open_folder(config: Config, rank: int, world: int) -> tuple[Path, Path | None]:
-    """The run's folder, and this rank's file of the newest state that all ranks saved, or None."""
+def new_folder(config: Config) -> Path:
+    """Makes a folder for a run that was given none: named by time and seed, with a number if another run has the name.
+    Raises OSError."""
     name = f"{config.preset}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-s{config.seed}"
-    folder = Path(config.run_dir or f"runs/{name}")
+    number = 1
+    while True:
+        folder = Path("runs", name if number == 1 else f"{name}-{number}")
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            number += 1
+
+
+def open_folder(config: Config, world: int) -> tuple[Path, str, TextIO]:
+    """For rank 0: the run's folder; the newest step that all ranks saved, or ""; the log, which is locked while it is
+    open: no other run trains into the folder meanwhile."""
+    try:
+        folder = Path(config.run_dir) if config.run_dir else new_folder(config)
+        folder.mkdir(parents=True, exist_ok=True)
+        log = open(folder / "train.log", "a", encoding="utf-8")
+    except OSError as error:
+        raise cannot_write(Path(config.run_dir or "runs"), error) from None
+    try:
+        fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        why = "another run is training into it: wait for its end or give --run_dir another name"
+        raise RunError(f"{folder}: {why}") from None
+    except OSError:
+        pass  # a file system without locks
     if (folder / "run.json").exists():
         raise RunError(f"{folder} already holds a finished run: remove it or give --run_dir another name")
     saved = []  # the steps that each rank has
     for r in range(world):
-        saved.append({path.name.split("_")[1] for path in folder.glob(f"resume_*_{r}of{world}.pt")})
-    newest = max(set.intersection(*saved), key=int, default=None)
-    if newest is not None:
-        return folder, folder / f"resume_{newest}_{rank}of{world}.pt"
-    if list(folder.glob("resume_*.pt")):
-        raise RunError(f"{folder} holds the state of another number of ranks: start as many, or remove it")
-    if rank == 0:
+        steps = {path.name.split("_")[1] for path in folder.glob(f"resume_*_{r}of{world}.pt")}
+        saved.append({step for step in steps if step.isdecimal()})
+    newest = max(set.intersection(*saved), key=int, default="")
+    if not newest:
+        if list(folder.glob("resume_*.pt")):
+            raise RunError(f"{folder} holds the state of another number of ranks: start as many, or remove it")
         try:
-            folder.mkdir(parents=True, exist_ok=True)
             # What a run that was cut off left
-            for name in ("train.log", "metrics.jsonl", "checkpoint.pt", "statistics.pt"):
+            log.truncate(0)
+            for name in ("metrics.jsonl", "checkpoint.pt", "statistics.pt"):
                 (folder / name).unlink(missing_ok=True)
         except OSError as error:
             raise cannot_write(folder, error) from None
-    return folder, None
+    return folder, newest, log
+
+
+def cut_back(path: Path, step: int):
+    """Leaves the whole rows up to `step`: the run writes the others again, and a row that was cut off in the middle
+    would be one with the next."""
+    if path.exists():
+        rows = [row for row in path.read_bytes().splitlines(keepends=True) if row.endswith(b"\n")]
+        try:
+            rows = [row for row in rows if json.loads(row)["step"] <= step]
+        except (KeyError, RecursionError, TypeError, ValueError):
+            raise RunError(f"{path} has a row that is none: remove it or give --run_dir another name") from None
+        write_whole(path, b"".join(rows))
+
+
+def read_state(path: Path, identity: dict, device: torch.device) -> dict:
+    """What save_state() wrote; a tensor that claims more than the file holds is not made. Raises RunError if it cannot
+    be read, or is another run's."""
+    try:
+        saved = torch.load(path, map_location=device, weights_only=True, mmap=True)
+        found = saved["identity"]
+        other = [key for key, value in identity.items() if not (like(found.get(key), value) and found[key] == value)]
+    except Exception:  # torch raises many kinds
+        raise RunError(f"{path} cannot be read: {START_OVER}") from None
+    if other:
+        raise RunError(f"{path} has another {', '.join(other)}: {START_OVER}")
+    return saved
+
+
+def like(value, own) -> bool:
+    """Whether a value that was saved can take the place of one's own: its types, keys and shapes."""
+    if isinstance(own, Tensor):
+        alike = isinstance(value, Tensor) and value.layout == own.layout and not value.is_meta
+        return alike and value.shape == own.shape and value.dtype == own.dtype
+    if isinstance(own, dict):
+        return isinstance(value, dict) and value.keys() == own.keys() and all(like(value[key], own[key]) for key in own)
+    if isinstance(own, list | tuple):
+        return type(value) is type(own) and len(value) == len(own) and all(map(like, value, own))
+    return type(value) is type(own)
 
 
 def speed_lines(machine: Machine, attention: str, step_seconds: float, step_flops: float) -> list[str]:
@@ -1572,15 +1803,11 @@ def speed_lines(machine: Machine, attention: str, step_seconds: float, step_flop
     return lines
 
 
-def progress_line(row: dict, clock: Clock, config: Config) -> str:
-    """A row of metrics.jsonl for the console."""
-    if config.max_seconds > 0:
-        left = clock.budget - clock.elapsed
-        elapsed = f"{row['elapsed']:6.1f}/{config.max_seconds:.0f} s"
-    else:
-        left = (config.max_steps - row["step"]) * clock.step_seconds
-        elapsed = f"{row['elapsed']:6.1f} s"
-    parts = [f"step {row['step']:6d}", elapsed, f"eta {max(0.0, left):5.0f} s", f"loss {row['loss']:.4f}"]
+def progress_line(row: dict, left: float, config: Config) -> str:
+    """A row of metrics.jsonl for the console, `left` seconds before the end."""
+    limit = f"/{config.max_seconds:.0f}" if config.max_seconds > 0 else ""
+    parts = [f"step {row['step']:6d}", f"{row['elapsed']:6.1f}{limit} s", f"eta {left:5.0f} s"]
+    parts.append(f"loss {row['loss']:.4f}")
     parts.append(f"{row['tokens_per_second'] / 1e3:8.1f}k tok/s")
     if row["mfu"] is not None:
         parts.append(f"mfu {row['mfu']:6.1%}")
@@ -1590,6 +1817,9 @@ def progress_line(row: dict, clock: Clock, config: Config) -> str:
 
 
 # ---- Run -----------------------------------------------------------------------------------------
+START_OVER = "remove it to train from the start, or give --run_dir another name"
+
+
 @dataclass
 class Progress:  # how far training has come
     step: int = 0
@@ -1611,47 +1841,69 @@ class Run:
         self.dev = DevSet(config, self.machine)
         self.tokenizer = read_data_file(config.data_dir, "tokenizer.model")
         self.manifest = read_data_file(config.data_dir, "manifest.json")
+        check_tokenizer(config, self.tokenizer, self.manifest)
+        check_model(config, self.machine)
         if self.machine.world > 1:
             dist.init_process_group("cpu:gloo,cuda:nccl" if self.machine.on_gpu else "gloo")
         self.clock = Clock(config, self.machine.world, self.machine.device)
-        self.clock.obey_signals()
         self.open_files()
-        if config.compile and not self.machine.has_compiler:
-            self.log("no C++ compiler (g++ or clang++): training is slower")
-            self.config = replace(config, compile=False)
         self.build(shards)
         self.clock.ledger["setup"] = time.perf_counter() - start
 
     def open_files(self):
         """The folder, the head of its log, and the state to go on from if the run was cut off."""
-        config = self.config
-        self.folder, resume = open_folder(config, self.machine.rank, self.machine.world)
+        config, machine = self.config, self.machine
+        self.folder, newest = self.agree_on_folder()
+        resume = newest and self.folder / f"resume_{newest}_{machine.rank}of{machine.world}.pt"
         self.log = Log(self.folder if self.machine.rank == 0 else None)
         self.sha = hashlib.sha256(self.source.encode()).hexdigest()
         self.identity = asdict(config) | {"source_sha256": self.sha, "run_dir": ""}
         self.saved = None
+        self.progress = Progress()
         if resume:
-            self.saved = torch.load(resume, map_location=self.machine.device, weights_only=True)
-            saved = self.saved["identity"]
-            other = [key for key, value in self.identity.items() if saved.get(key) != value]
-            if other:
-                raise RunError(f"{resume} has another {', '.join(other)}: remove it or give --run_dir another name")
+            if machine.rank == 0:
+                cut_back(self.folder / "metrics.jsonl", int(newest))
+            self.saved = read_state(resume, self.identity, self.machine.device)
+            self.saved_at = resume
         else:
             self.log.append("train.log", f"{self.source}\n# source_sha256 {self.sha}\n")
         self.environment = self.machine.describe(config)
         self.log(f"config {json.dumps(asdict(config))}\nenvironment {json.dumps(self.environment)}")
+
+    def agree_on_folder(self) -> tuple[Path, str]:
+        """Rank 0 opens the folder and tells the others: its name, the step to go on from or "", and what is wrong."""
+        folder, newest, wrong = "", "", ""
+        if self.machine.rank == 0:
+            try:
+                path, newest, self.locked_log = open_folder(self.config, self.machine.world)
+                folder = str(path)
+            except RunError as error:
+                wrong = str(error)
+        if self.machine.world > 1:
+            told = [folder, newest, wrong]
+            dist.broadcast_object_list(told, device=torch.device("cpu"))
+            folder, newest, wrong = told
+        if wrong:
+            raise RunError(wrong)
+        return Path(folder), newest
 
     def build(self, shards: list[np.ndarray]):
         """Model, optimisers, loader, and the stages that they go through."""
         config, machine = self.config, self.machine
         torch.manual_seed(config.seed)
         self.model = build_model(config).to(machine.device)
+        check_saved(self.model)
         self.params = sum(p.numel() for p in self.model.parameters())
         muon_dtype = machine.dtype if machine.on_gpu else torch.float32
         self.optimizers = Optimizers(self.model, config, muon_dtype, machine.world, machine.rank)
+        self.resumable = config.max_seconds <= 0 < config.checkpoint_every
+        check_space(self.folder, self.model, self.optimizers, machine.world * self.resumable)
         self.stages = stages(config, machine.world)
         self.attention = choose_attention(config, machine.device)
         share = read_share(shards, machine.rank, machine.world)
+        if share.max(initial=0) >= config.vocab_size:
+            why = f"token {share.max()} in the shards of {config.data_dir} is beyond --vocab_size={config.vocab_size}"
+            raise RunError(f"{why}: {ONE_DATA_SET}")
         rows = max(stage.rows for stage in self.stages)
         self.loader = Loader(share, rows, config, machine.rank, machine.device)
         for stage in self.stages:
@@ -1706,12 +1958,47 @@ class Run:
         """A step that moves no weight: its learning rate is 0."""
         self.step(replace(rates(self.config, 0, 0.0), learning_rate=0.0), self.synthetic)
 
-    def warm_up(self):
-        """Compiles whatever a schedule will switch to, times it, and undoes what that changed."""
-        if self.config.compile:
+    def compile(self):
+        """Compiles whatever a schedule will switch to. Where that does not work, a CPU trains without."""
+        wrong = "no C++ compiler (g++ or clang++)"
+        if self.machine.has_compiler:
             self.log("compiling: 20-60 s on a CPU the first time, not timed ...")
+            wrong = self.try_compiler()
+        # Ranks that differ would wait for each other
+        if not self.machine.largest(float(bool(wrong))):
+            return
+        wrong = f"torch.compile does not work: {wrong or 'on another rank'}"
+        if self.machine.on_gpu:
+            raise RunError(f"{wrong}: mend that, or give --compile=false, which is much slower")
+        cost = f": fewer steps in {self.config.max_seconds:g} s, and a worse model" * (self.config.max_seconds > 0)
+        self.log(f"{wrong}; training without it, which is slower{cost}")
+        self.config = replace(self.config, compile=False)
+        self.environment["compiled"] = False
+        self.compiled_loss, self.loader.cut = self.model.loss, cut_rows
+        self.attention = choose_attention(self.config, self.machine.device)
+
+    def try_compiler(self) -> str:
+        """Runs all that is compiled, of this rank alone; returns what is wrong with the compiler or its cache."""
+        try:
+            for stage in self.stages:
+                self.enter(stage)
+                self.loader.warm_up()
+                self.loss(*self.synthetic()).backward()
+                with torch.no_grad():
+                    self.loss(self.dev.x[: self.dev.rows], self.dev.y[: self.dev.rows])
+        except (torch._dynamo.exc.BackendCompilerFailed, OSError) as error:
+            cause = getattr(error, "inner_exception", error)
+            return f"{type(cause).__name__}: {cause}".splitlines()[0][:200]
+        finally:
+            self.model.zero_grad(set_to_none=True)
+        return ""
+
+    def warm_up(self):
+        """Compiles what a run needs, times it, and undoes what that changed."""
         with self.clock.phase("compile"):
             initial = self.optimizers.state()
+            if self.config.compile:
+                self.compile()
             for stage in self.stages:
                 self.enter(stage)
                 self.loader.warm_up()
@@ -1720,13 +2007,28 @@ class Run:
         with self.clock.phase("warmup"):
             self.time_steps()
             self.time_calibration()
+            self.check_state()
             self.optimizers.load(initial)
             self.enter(self.stages[0])
         if self.config.max_seconds > 0 and self.clock.budget <= 0:
             why = f"leaves nothing to train: calibration takes {self.clock.reserve:.1f} s"
             raise RunError(f"--max_seconds={self.config.max_seconds:g} {why}: lower --calibration_tokens")
         spent = ", ".join(f"{name} {self.clock.ledger[name]:.1f} s" for name in ("setup", "compile", "warmup"))
-        self.log(f"{spent}; {self.clock.reserve:.1f} s of the clock are kept for calibration")
+        kept = f"; {self.clock.reserve:.1f} s of the clock are kept for calibration"
+        self.log(spent + kept if self.config.max_seconds > 0 else spent)
+
+    def check_state(self):
+        """Raises RunError unless this run can go on from the saved state, if there is one. Only after a step do the
+        optimisers have all of theirs to compare with."""
+        if not self.saved:
+            return
+        saved, step = self.saved, int(self.saved_at.name.split("_")[1])
+        own = self.state() | {"used": 0.0}
+        good = like(saved, own) and saved["progress"]["step"] == step and 0 <= saved["used"] < math.inf
+        good = good and 0 <= saved["loader"]["epoch"] < 1 << 40  # of which Torch makes a seed
+        good = good and 0 <= saved["loader"]["cursor"] <= len(self.loader.starts)
+        if not good or min(saved["progress"].values()) < 0:
+            raise RunError(f"{self.saved_at} is not the state of this run: {START_OVER}")
 
     def time_steps(self):
         """Says how long a step of the last stage takes: on a GPU, the median of those of 2 s."""
@@ -1740,7 +2042,8 @@ class Run:
             self.log(line)
 
     def time_calibration(self):
-        """Keeps as much of the clock as calibration will take, by the time of its second batch."""
+        """Keeps as much of the clock as calibration will take, by the time of its second batch, but no more than a
+        fifth or one batch. On a slow machine calibration then has fewer tokens."""
         config = self.config
         self.calibration_rows = min(self.stage.rows, max(1, CALIBRATION_TOKENS // config.seq_len))
         self.loader.rows, self.loader.piece = self.calibration_rows, config.seq_len
@@ -1748,9 +2051,13 @@ class Run:
         generator = torch.Generator(self.machine.device)
         for _ in range(2):
             taken = seconds(lambda: moments.batch(self.model, self.synthetic()[0], generator))
+        for name in moments.missing(self.model):
+            what = "reaches neither F.linear nor F.embedding as a parameter, or the loss does not use it"
+            self.log(f"WARNING: {name} {what}: packing will not know how much it matters")
         tokens = self.calibration_rows * config.seq_len * self.machine.world
         batches = math.ceil(config.calibration_tokens / tokens)
-        self.clock.reserve = self.machine.largest(1.3 * taken * batches + 0.3)
+        most = max(CALIBRATION_SHARE * config.max_seconds, 1.5 * taken) if config.max_seconds > 0 else math.inf
+        self.clock.reserve = self.machine.largest(min(1.3 * taken * batches + 0.3, most))
 
     # ---- The loop: from here on the clock runs; estimates on dev, no training data, pause it -------
 
@@ -1759,9 +2066,10 @@ class Run:
         config, clock = self.config, self.clock
         self.prepare_loop()
         progress = self.progress
+        clock.obey_signals()  # before, there is nothing to save
         clock.start()
         while not self.stopped:
-            fraction = clock.fraction(progress.step)
+            fraction = clock.fraction(progress)
             if fraction >= self.stage.until:  # the last stage has no end
                 later = [stage for stage in self.stages if fraction < stage.until]
                 self.enter(later[0] if later else self.stages[-1])
@@ -1771,47 +2079,51 @@ class Run:
             progress.tokens += self.stage.tokens
             progress.flops += self.stage.tokens * self.token_flops
             clock.tick()
-            self.stopped = clock.verdict(progress.step)
-            want_dev = bool(self.dev_at) and clock.fraction(progress.step) >= self.dev_at[0]
+            self.stopped = clock.verdict(progress, self.next_tokens())
+            want_dev = bool(self.dev_at) and clock.fraction(progress) >= self.dev_at[0]
             if self.machine.on_gpu and (self.stopped or want_dev):
                 clock.tick()  # no pause before the step under way has been counted
-            if self.resumable and self.stopped != "steps":
+            if self.resumable and self.stopped not in ("steps", "tokens"):
                 if self.stopped or progress.step % config.checkpoint_every == 0:
                     self.save_state()
             if self.stopped or want_dev or clock.elapsed >= self.next_log:
                 self.report(loss, now, want_dev)
         clock.ledger["train"] = clock.elapsed
 
+    def next_tokens(self) -> int:
+        """The most tokens that the next step may have: of this stage, or of one that it may enter."""
+        return max(stage.tokens for stage in self.stages if stage.until >= self.stage.until)
+
     def prepare_loop(self):
         """What the loop counts; from the saved state on, if there is one."""
         config = self.config
         self.stopped = ""  # once the loop is over, why
-        self.progress = Progress()
         if self.saved:
             self.optimizers.load(self.saved["optimizers"])
             self.loader.load(self.saved["loader"])
             self.progress = Progress(**self.saved["progress"])
             self.clock.used = self.saved["used"]
             self.log(f"going on from step {self.progress.step}")
-        self.resumable = config.max_seconds <= 0 < config.checkpoint_every
         # The estimate at the end of the run is not among these
         at = [(i + 1) / config.dev_evals for i in range(config.dev_evals - 1)]
-        over = self.clock.fraction(self.progress.step)
+        over = self.clock.fraction(self.progress)
         self.dev_at = deque(fraction for fraction in at if not self.saved or fraction > over)
-        self.log_every = max(1.0, config.max_seconds / 100)
         self.next_log = 0.0
         self.logged_tokens, self.logged_time = self.progress.tokens, self.clock.used
 
+    def state(self) -> dict:
+        """All that a run needs to go on exactly from here."""
+        return dict(
+            identity=self.identity, optimizers=self.optimizers.state(), loader=self.loader.state,
+            progress=asdict(self.progress), used=self.clock.used,
+        )  # fmt: skip
+
     def save_state(self):
-        """All that a run needs to go on exactly from here. The clock stands still meanwhile."""
+        """Writes the state. The clock stands still meanwhile."""
         with self.clock.phase("save"):
-            content = dict(
-                identity=self.identity, optimizers=self.optimizers.state(), loader=self.loader.state,
-                progress=asdict(self.progress), used=self.clock.used,
-            )  # fmt: skip
             rank = f"{self.machine.rank}of{self.machine.world}.pt"
             path = self.folder / f"resume_{self.progress.step}_{rank}"
-            save_tensors(path, content)
+            save_tensors(path, self.state())
             # The state before goes once all ranks have this one
             if self.machine.world > 1:
                 dist.barrier()
@@ -1827,9 +2139,11 @@ class Run:
             raise RunError(f"the loss is {value} at step {step}: lower --matrix_lr, --embed_lr or --scalar_lr")
         rate = (self.progress.tokens - self.logged_tokens) / max(1e-9, clock.elapsed - self.logged_time)
         self.logged_tokens, self.logged_time = self.progress.tokens, clock.elapsed
-        self.next_log = clock.elapsed + self.log_every
+        fraction = clock.fraction(self.progress)
+        expected = clock.elapsed / fraction  # seconds of the whole run
+        self.next_log = clock.elapsed + max(1.0, expected / 100)
         self.row = dict(
-            step=step, elapsed=round(clock.elapsed, 3), loss=round(value, 5),
+            step=step, tokens=self.progress.tokens, elapsed=round(clock.elapsed, 3), loss=round(value, 5),
             tokens_per_second=round(rate), mfu=self.machine.mfu(rate, self.token_flops),
             lr_scale=round(rates.learning_rate, 4),
         )  # fmt: skip
@@ -1838,7 +2152,7 @@ class Run:
             with clock.phase("dev"):
                 self.row["dev_bpb"] = self.estimate()
             clock.start()
-        self.log(progress_line(self.row, clock, self.config))
+        self.log(progress_line(self.row, expected - clock.elapsed, self.config))
         self.log.metrics(self.row)
 
     # ---- Finish ----------------------------------------------------------------------------------
@@ -1847,9 +2161,9 @@ class Run:
         """Calibrates, saves, and returns what run.json holds."""
         statistics = None
         # Whoever sent a signal may kill soon: then the checkpoint comes first and alone
-        if self.stopped != "sigterm":
+        if self.stopped not in SIGNALS.values():
             statistics = self.calibrate()
-            self.row = {key: self.row[key] for key in ("step", "elapsed", "loss")}
+            self.row = {key: self.row[key] for key in ("step", "tokens", "elapsed", "loss")}
             with self.clock.phase("dev"):
                 self.row["dev_bpb"] = self.estimate()
             self.log.metrics(self.row)
@@ -1862,7 +2176,7 @@ class Run:
             if not isinstance(value, (dict, list)):
                 self.log(f"{key}: {value}")
         self.log(f"run_dir: {self.folder}")
-        if self.resumable and self.stopped == "sigterm":
+        if self.resumable and self.stopped in SIGNALS.values():
             self.log(f"the same command with --run_dir={self.folder} goes on from here")
         elif self.machine.rank == 0:
             write_whole(self.folder / "run.json", json.dumps(result, indent=1).encode())
@@ -1956,25 +2270,37 @@ def dry_run(config: Config):
         flops_per_token=flops, flops_per_step=flops * plan[-1].tokens,
         memory_per_gpu_bytes=int(peak + optimiser),
     )  # fmt: skip
-    print(json.dumps(report))
+    say(json.dumps(report), sys.stdout)
 
 
 def help_text(source: str) -> str:
     """The head of this file, then its fields and presets, as they stand in it."""
     head = source.split('"""')[1]  # not __doc__, which would keep the text in the artifact
-    return head + "\n" + source[source.index("class ModelConfig") : source.index("class RunError")]
+    return head + "\n" + source[source.index("# What the numbers below") : source.index("class RunError")]
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command line. Returns the exit code: 1 if the run failed, 2 for a bad command."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    source = Path(__file__).read_text(encoding="utf-8")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names of files may be in no encoding that a console has
+    try:
+        source = Path(__file__).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        say(f"train_gpt.py: the script is not UTF-8 at byte {error.start}: save it as UTF-8", sys.stderr)
+        return 1
     if "--help" in argv or "-h" in argv:
-        print(help_text(source))
+        say(help_text(source), sys.stdout)
         return 0
     try:
         arguments = [argument for argument in argv if argument != "--dry-run"]
         config = parse_config(arguments, dict(os.environ))
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        if "TORCHELASTIC_RUN_ID" in os.environ and sys.platform == "linux":
+            ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: ends with the torchrun that started it
+        if wrong := check_cache():
+            say(f"train_gpt.py: {wrong}", sys.stderr)
         if "--dry-run" in argv:
             dry_run(config)
         else:
@@ -1982,12 +2308,16 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     except RunError as error:
         why, code = error, error.code
+    except OSError as error:
+        why, code = f"{error.filename or 'the system'}: {error.strerror or error}", 1
     except KeyboardInterrupt:
         why, code = "interrupted, nothing was saved", 130
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
         half = max(config.seq_len, config.micro_batch_tokens // 2)
-        why, code = f"out of GPU memory: try --micro_batch_tokens={half}", 1
-    print(f"train_gpt.py: {why}", file=sys.stderr, flush=True)
+        why, code = f"out of memory: try --micro_batch_tokens={half}, or a smaller model", 1
+    say(f"train_gpt.py: {why}", sys.stderr)
     if dist.is_initialized():
         os._exit(code)  # NCCL's shutdown waits for ranks that did not fail
     return code
