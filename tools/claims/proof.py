@@ -11,7 +11,9 @@ Where a side has one seed there is no test, only the gain of these very weights 
 Not covered: near-duplicates among documents (they make it too sure); scores of scope "stream".
 """
 
+import functools
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -32,6 +34,16 @@ def seed_variance(new: np.ndarray, old: np.ndarray, paired: bool) -> tuple[float
     return float(total), float(total**2 / sum(part**2 / (len(arm) - 1) for part, arm in zip(parts, (new, old))))
 
 
+@functools.lru_cache(maxsize=32)
+def first_draw(documents: int, count: int) -> tuple[np.ndarray, Mapping]:
+    """The weights [count, documents] that bootstrap() draws first, and the state of its generator after that.
+
+    They are the same for all claims on as many documents, and take most of the time of one. Kept as small integers."""
+    rng = np.random.default_rng(SEED)
+    weights = rng.multinomial(documents, np.full(documents, 1 / documents), count)
+    return weights.astype(np.min_scalar_type(int(weights.max()))), rng.bit_generator.state
+
+
 def bootstrap(
     new: np.ndarray, old: np.ndarray, raw_bytes: np.ndarray, paired: bool, resamples: int = RESAMPLES
 ) -> np.ndarray:
@@ -41,7 +53,11 @@ def bootstrap(
     batches = []
     for start in range(0, resamples, max(1, 4_000_000 // documents)):  # bounds the memory
         count = min(max(1, 4_000_000 // documents), resamples - start)
-        weights = rng.multinomial(documents, np.full(documents, 1 / documents), count)
+        if start == 0:
+            drawn, rng.bit_generator.state = first_draw(documents, count)
+        else:
+            drawn = rng.multinomial(documents, np.full(documents, 1 / documents), count)
+        weights = drawn.astype(float)
         sizes, gain = weights @ raw_bytes, np.zeros(count)
         for bits in arms:
             seeds, mean = len(bits), bits.mean(0)
@@ -106,11 +122,16 @@ def fixed_weights(new_nats, old_nats, raw_bytes, resamples: int = RESAMPLES) -> 
 
 def expected_maximum(count: int) -> float:
     """E[max of `count` standard normals]: what the luckiest of so many equal variants seems to gain."""
-    from scipy import integrate, stats
+    from scipy import integrate, special
 
     if count < 2:
         return 0.0
-    return float(integrate.quad(lambda x: x * count * stats.norm.pdf(x) * stats.norm.cdf(x) ** (count - 1), -8, 10)[0])
+
+    def integrand(x: float) -> float:  # x times the density of the largest
+        density = math.exp(-x * x / 2) / math.sqrt(2 * math.pi)
+        return x * count * density * float(special.ndtr(x)) ** (count - 1)
+
+    return float(integrate.quad(integrand, -8, 10)[0])
 
 
 def holm(p_values: list[float]) -> list[float]:
@@ -140,6 +161,35 @@ def seeds_needed(result: dict, alpha: float, luck: float, power: float = 0.8) ->
             return count
         df_seeds = (count - 1) * (1 if result["paired"] else 2)
         df = total**2 / (from_seeds**2 / df_seeds + from_documents**2 / max(1, result["documents"] - 1))
-        if (stats.t.isf(alpha, df) + stats.norm.isf(1 - power)) * math.sqrt(total) <= result["gain"] - result["margin"]:
+        shown = (result["gain"] - result["margin"]) / math.sqrt(total)
+        if stats.nct.sf(stats.t.isf(alpha, df), df, shown) >= power:  # the noncentral t: small numbers of seeds need it
             return count
     return None
+
+
+def detectable_gain(
+    seed_sd: float,
+    document_error: float,
+    documents: int,
+    seeds: int,
+    correlation: float | None,
+    alpha: float,
+    margin: float,
+    power: float = 0.8,
+) -> float:
+    """The true gain in bpb that a claim with `seeds` seeds a side shows with this power: seeds_needed() turned round.
+
+    seed_sd: standard deviation of bpb over seeds, of either side. document_error: standard error of the gain from the
+    documents. correlation: of the two sides' bpb over equal seeds, where they are paired; None where they are not."""
+    from scipy import optimize, stats
+
+    from_seeds = 2 * seed_sd**2 * (1 - (correlation or 0.0)) / seeds
+    from_documents = document_error**2
+    total = from_seeds + from_documents
+    if total == 0:
+        return margin
+    df_seeds = (seeds - 1) * (2 if correlation is None else 1)
+    df = total**2 / (from_seeds**2 / df_seeds + from_documents**2 / max(1, documents - 1))
+    limit = float(stats.t.isf(alpha, df))
+    in_errors = optimize.brentq(lambda gain: stats.nct.sf(limit, df, gain) - power, 0.0, 10 * limit + 10)
+    return margin + in_errors * math.sqrt(total)

@@ -12,6 +12,7 @@ Not covered: whether the scores are true (golf check), and training on the held-
 
 import argparse
 import json
+import math
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,10 @@ from pathlib import Path
 import numpy as np
 
 from golf import schema, slices, statistics
-from golf.files import ROOT, Failure, check_plain, explain
+from golf.console import guarded
+from golf.files import ROOT, Failure, check_plain, explain, sha256_file
 from golf.foreign import terminal
+from golf.processor import kind_of
 from golf.progress import track
 from tools.claims import proof
 from tools.runs import ledger
@@ -31,6 +34,10 @@ EVEN_STEPS = 0.85  # a run with fewer, as a share of another's on the same clock
 SLICE_RESAMPLES = 1000  # of the bootstrap; the whole has proof.RESAMPLES
 MACHINE = ("platform", "device", "threads", "torch", "compute", "compiled", "world_size")  # of run.json's environment
 SAME_PEAK = 2.0  # CPUs are told apart by their measured matrix rate, which varies by less on one of them
+SEEDS = (3, 4, 5, 6, 8)  # a side, of the table of powers
+CORRELATIONS = (0.0, 0.5, 0.9)  # of two sides' bpb over equal seeds
+POWER = 0.8
+RIVALS_HELP = "variants A was chosen from (default: as its record states, else counted in the log)"
 
 
 @dataclass
@@ -44,6 +51,9 @@ class Arm:
     scores: list[dict]  # eval.json of each seed
     peaks: list[float]  # FLOP/s that MFU is measured against
     share_of_steps: float  # steps of the shortest run over those of the longest, where a clock ends them
+    par_kind: str | None  # kind of processor of a record's `par`: there its seeds give the same run wherever it is made
+    reproduced: list[float] | None  # bpb of each time that a record's script was trained again; None for runs
+    variants: int | None = None  # that a record says were tried; None for runs, and where it states no number
 
     @property
     def rows(self) -> list[list[dict]]:
@@ -54,9 +64,15 @@ class Arm:
 def read_arm(text: str) -> Arm:
     """A record's folder, or folders of runs with commas between. Raises Failure."""
     folders = [Path(part) for part in text.split(",")]
+    par_kind, reproduced, variants = None, None, None
     if len(folders) == 1 and (folders[0] / "record.json").exists():
         check_plain(folders[0])
-        seeds = [row["seed"] for row in schema.read(folders[0] / "record.json", "record")["seeds"]]
+        record = schema.read(folders[0] / "record.json", "record")
+        if par := record.get("par"):
+            par_kind = terminal(kind_of(par["processor_class"], par["processor"]), 100)
+        reproduced = reproductions(folders[0])
+        variants = record.get("variants")
+        seeds = [row["seed"] for row in record["seeds"]]
         pairs = [(folders[0] / f"logs/seed{seed}.run.json", folders[0] / f"eval/seed{seed}.json") for seed in seeds]
         name = folders[0].resolve().name
     else:
@@ -86,7 +102,32 @@ def read_arm(text: str) -> Arm:
         if run.get("mfu")
     ]
     steps = [run["steps"] for run in runs if run["config"].get("max_seconds")]
-    return Arm(name, runs[0]["track"], seeds, machines, scores, peaks, min(steps) / max(steps) if any(steps) else 1.0)
+    share_of_steps = min(steps) / max(steps) if any(steps) else 1.0
+    track_name = runs[0]["track"]
+    return Arm(name, track_name, seeds, machines, scores, peaks, share_of_steps, par_kind, reproduced, variants)
+
+
+def reproductions(folder: Path) -> list[float]:
+    """bpb of each addition to a record that trained its script again (docs/addition.schema.json). Whether they are
+    whole is for golf check. Raises Failure."""
+    own = sha256_file(folder / "record.json")
+    found = [schema.read(path, "addition") for path in sorted((folder / "additions").glob("*.json"))]
+    return [each["bpb"] for each in found if each["kind"] == "trained" and each["record"]["sha256"] == own]
+
+
+def pairing(new: Arm, old: Arm) -> tuple[bool, str]:
+    """(whether the runs of equal seeds are compared with each other, why)."""
+    if set(new.seeds) != set(old.seeds):
+        return False, "not paired: the sides have other seeds"
+    machine_of = dict(zip(old.seeds, old.machines))
+    if all(machine_of[seed] == machine for seed, machine in zip(new.seeds, new.machines)):
+        return True, "paired: the same seeds on the same machine"
+    if new.par_kind is None or old.par_kind is None:
+        return False, "not paired: the same seeds on other machines, and not both sides under par"
+    if new.par_kind != old.par_kind:
+        kinds = f"{new.par_kind} and {old.par_kind}"
+        return False, f"not paired: the same seeds under par, on two kinds of processor ({kinds})"
+    return True, f"paired: the same seeds under par on one kind of processor ({new.par_kind}), whenever they ran"
 
 
 def check_rows(path: Path, rows: list[dict]) -> None:
@@ -144,8 +185,10 @@ def check_documents(arms: list[Arm]) -> None:
                 )
 
 
-def describe(new: Arm, old: Arm, margin: float) -> dict:
-    """What a claim says of its two sides, whatever comes of it. Failure if they cannot be compared."""
+def describe(new: Arm, old: Arm, margin: float, details: bool = True) -> dict:
+    """What a claim says of its two sides, whatever comes of it. Failure if they cannot be compared.
+
+    details: with the interval of these weights, which takes longer than all the rest."""
     for arm in (new, old):
         check_copies(arm)
     check_documents([new, old])
@@ -165,8 +208,9 @@ def describe(new: Arm, old: Arm, margin: float) -> dict:
         "same_machine": alike,
         "documents": len(sizes),
         "margin": margin,
-        "interval_of_these_weights": proof.fixed_weights(nats[0], nats[1], sizes)["interval"],
+        "interval_of_these_weights": proof.fixed_weights(nats[0], nats[1], sizes)["interval"] if details else None,
         "slices_missing": slices.missing(*new.rows, *old.rows),
+        "reproduced": {"new": new.reproduced, "old": old.reproduced},
     }
 
 
@@ -181,27 +225,32 @@ def count_signs(parts: dict) -> dict:
     return {"slices_counted": len(signs), "slices_better": sum(signs)}
 
 
-def compare(new: Arm, old: Arm, margin: float, root: Path | None, variants: int | None = None) -> dict:
-    """One claim, not yet corrected for the others. root: where the experiment log is (None: look in none)."""
+def compare(
+    new: Arm, old: Arm, margin: float, root: Path | None, variants: int | None = None, details: bool = True
+) -> dict:
+    """One claim, not yet corrected for the others. root: where the experiment log is (None: look in none).
+    variants: rivals of `new`; by default those that its record states, else those that the log counts.
+
+    details: with the slices and the interval of these weights, which decide nothing and take most of the time."""
     for arm in (new, old):
         if len(arm.seeds) < 2:
             raise Failure(f"{arm.name}: one seed has no spread: a side needs at least two, a record three")
-    claim = describe(new, old, margin)
-    machine_of = dict(zip(old.seeds, old.machines))
-    paired = set(new.seeds) == set(old.seeds) and all(
-        machine_of[seed] == machine for seed, machine in zip(new.seeds, new.machines)
-    )
+    claim = describe(new, old, margin, details)
+    paired, reason = pairing(new, old)
     order = [old.seeds.index(seed) for seed in new.seeds] if paired else range(len(old.seeds))
     a, b = new.rows, [old.rows[place] for place in order]
     sizes = [row["raw_bytes"] for row in a[0]]
     result = proof.test(nats_of(a), nats_of(b), sizes, paired, margin)
-    tried, rivals = None, variants or 1
-    if variants is None and root is not None and (root / "runs/ledger.jsonl").exists():
+    is_stated = variants is None and new.variants is not None
+    tried = new.variants if is_stated else None
+    rivals = variants or tried or 1
+    if variants is None and not is_stated and root is not None and (root / "runs/ledger.jsonl").exists():
         found = ledger.variants(root, new.track, new.seeds)
         tried, rivals = found["tried"], max(1, found["rivals"])
     luck = proof.expected_maximum(rivals) * result["standard_error"]
     parts = {}
-    for name, part in track(slices.cut(a[0], claim["slices_missing"]).items(), "comparing slices", unit="slices"):
+    cuts = slices.cut(a[0], claim["slices_missing"]) if details else {}
+    for name, part in track(cuts.items(), "comparing slices", unit="slices"):
         nats = [[part.nats(rows) for rows in side] for side in (a, b)]
         found = proof.test(nats[0], nats[1], part.raw_bytes, paired, 0.0, SLICE_RESAMPLES)
         parts[name] = {key: found[key] for key in ("new_bpb", "old_bpb", "gain", "interval", "p")}
@@ -210,7 +259,9 @@ def compare(new: Arm, old: Arm, margin: float, root: Path | None, variants: int 
         **claim,
         **result,
         "paired": paired,
+        "pairing": reason,
         "variants_tried": tried,
+        "variants_stated": is_stated,
         "rivals": rivals,
         "luck_of_the_best": luck,
         "p_of_the_best": min(1.0, rivals * result["p"]),
@@ -234,12 +285,17 @@ def compare_weights(new: Arm, old: Arm, margin: float) -> dict:
     return {**claim, **result, "p": None, "p_zero": None, "slices": parts, **count_signs(parts)}
 
 
+def is_proven(claim: dict, p: float, alpha: float) -> bool:
+    """Whether a claim holds at the level `alpha`. p: over its rivals, and over the claims made beside it."""
+    return p <= alpha and claim["gain"] - claim["luck_of_the_best"] > claim["margin"]
+
+
 def conclude(claims: list[dict], alpha: float) -> list[dict]:
     """Adds Holm's p over the claims, the decision, the seeds needed if undecided, and the sentence."""
     tested = [claim for claim in claims if claim["p"] is not None]
     for claim, p in zip(tested, proof.holm([claim["p_of_the_best"] for claim in tested])):
         claim["p_holm"] = p
-        claim["proven"] = p <= alpha and claim["gain"] - claim["luck_of_the_best"] > claim["margin"]
+        claim["proven"] = is_proven(claim, p, alpha)
         level = alpha / (claim["rivals"] * len(tested))
         claim["seeds_needed"] = None if claim["proven"] else proof.seeds_needed(claim, level, claim["luck_of_the_best"])
     for claim in claims:
@@ -348,14 +404,21 @@ def print_tests(claim: dict) -> None:
     from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     rows = [
         (f"bpb of {name}, by seed", ", ".join(f"{bpb:.4f}" for bpb in claim[f"{name}_bpb_by_seed"]))
         for name in ("new", "old")
     ]
+    for name in ("new", "old"):
+        if claim["reproduced"][name] is not None:
+            rows.append((f"{name}, trained again", Text(trained_again(claim, name))))
     if claim["p"] is not None:
         tried = "unknown: no log here" if claim["variants_tried"] is None else f"{claim['variants_tried']:,}"
+        if claim["variants_stated"]:
+            tried += ", as record.json states"
         rows += [
+            ("seeds", Text(claim["pairing"])),
             ("standard error from seeds", f"{claim['seed_error']:.5f} bpb, {claim['df']:.1f} degrees of freedom"),
             ("standard error from documents", f"{claim['document_error']:.5f} bpb"),
             (f"p, gain <= {claim['margin']:g}", f"{claim['p']:.3g}"),
@@ -378,6 +441,40 @@ def print_tests(claim: dict) -> None:
     Console().print(table)
 
 
+def trained_again(claim: dict, side: str) -> str:
+    """How often a side that is a record was reproduced, and what came of it."""
+    found = claim["reproduced"][side]
+    if not found:
+        return "not reproduced yet"
+    times = "once" if len(found) == 1 else f"{len(found)} times"
+    mean = np.mean(claim[f"{side}_bpb_by_seed"])
+    return f"reproduced {times}: mean bpb {np.mean(found):.4f} against the claim {mean:.4f}"
+
+
+def print_power(claim: dict, alpha: float) -> None:
+    """The gain that so many seeds a side would show, from the spread of this claim's seeds and documents."""
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    sd = math.sqrt(np.mean([np.var(claim[f"{side}_bpb_by_seed"], ddof=1) for side in ("new", "old")]))
+    title = f"gain in bpb that is shown with power {POWER:.0%} at level {alpha:g}"
+    caption = f"standard deviation of a side's seeds: {sd:.4f}; r: correlation of the two sides over equal seeds"
+    table = Table(box=SIMPLE, title=title, title_justify="left", caption=Text(caption))
+    for name in ("seeds a side", "unpaired", *(f"paired, r {shared:g}" for shared in CORRELATIONS)):
+        table.add_column(Text(name), justify="right")
+    for seeds in SEEDS:
+        gains = [
+            proof.detectable_gain(
+                sd, claim["document_error"], claim["documents"], seeds, shared, alpha, claim["margin"]
+            )
+            for shared in (None, *CORRELATIONS)
+        ]
+        table.add_row(f"{seeds:d}", *(Text(f"{gain:.4f}") for gain in gains))
+    Console().print(table)
+
+
 def fraction(text: str) -> float:
     """argparse type of --alpha."""
     value = float(text)
@@ -392,7 +489,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("sides", nargs="+", metavar="A B", help="pairs of records, or of RUN,RUN,... lists")
     parser.add_argument("--margin", type=float, default=MARGIN, metavar="BPB", help="default: %(default)s")
     parser.add_argument("--alpha", type=fraction, default=ALPHA, help="over all claims (default: %(default)s)")
-    parser.add_argument("--rivals", type=int, help="variants A was chosen from (default: counted in the log)")
+    parser.add_argument("--rivals", type=int, help=RIVALS_HELP)
+    parser.add_argument(
+        "--power", action="store_true", help="also print what gain so many seeds a side would show, at this spread"
+    )
     parser.add_argument("--json", action="store_true", help="end with one JSON object")
     options = parser.parse_args(argv)
     if len(options.sides) % 2:
@@ -413,6 +513,8 @@ def main(argv: list[str] | None = None) -> int:
         return explain("golf prove", error)
     for claim in claims:
         print_claim(claim)
+        if options.power and claim["p"] is not None:
+            print_power(claim, options.alpha)
     for claim in claims:
         print(terminal(claim["sentence"], 1000))
     if options.json:
@@ -421,4 +523,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded("golf prove", main))

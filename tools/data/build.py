@@ -1,34 +1,50 @@
 """Writes a data directory: tokenizer, shards, texts of the held-out splits, manifest (last: its presence means
 complete).
 
-Shards are the field's (golf/shards.py). Everything is written into a temporary sibling folder, which takes the
-directory's name at the end.
+Shards are the field's (golf/shards.py). A directory is written whole, by one writer at a time (golf/folders.py).
 
 Not covered: where documents come from (embedded.py, text.py and hub.py beside this file), checks (check.py).
 """
 
 import io
 import json
-import shutil
+import re
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import sentencepiece
 
-from golf import shards
-from golf.files import Failure, sha256_file, write_json
+from golf import folders, shards
+from golf.files import Failure, read_json, sha256_file, write_json
+from golf.foreign import terminal
 from golf.progress import Progress
 from golf.shards import BOS
 from golf.tokenizer import Tokenizer, shown
-from tools.data.dedup import HELD_OUT, deduplicate, separate, split
+from tools.data.dedup import (
+    HELD_OUT,
+    OVERLAP_LIMIT,
+    OVERLAP_WORDS,
+    deduplicate,
+    in_bounds,
+    raw_bytes,
+    separate,
+    split,
+)
 from tools.data.embedded import Document
 
 SHARD_TOKENS = 100_000_000
 SPLITS = ("train", *HELD_OUT)
-HELD_OUT_BYTES = 1_150_000  # of each held-out split of the embedded corpus; the scorer's interval needs about 1 MB
+HELD_OUT_BYTES = 1_150_000  # of each held-out split at most
+USABLE_BYTES = 1_000_000  # of a held-out split: the interval of a score needs about that many
+PARTS = 20  # each held-out split gets one of so many equal parts of the text
 FORMAT = 1
+# SentencePiece's sign for a space, its border of pieces in training (it skips a text that holds one) and its end of
+# string: they stay bytes
+RESERVED = dict.fromkeys(map(ord, "\u2581\u2585\0"))
 
 
 def train_tokenizer(texts: list[str], vocab_size: int, operators: bool = False) -> Tokenizer:
@@ -40,8 +56,7 @@ def train_tokenizer(texts: list[str], vocab_size: int, operators: bool = False) 
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            # U+2581 is SentencePiece's own sign for a space, NUL its end of string: both stay bytes.
-            sentence_iterator=iter([shown(text, operators).replace("\u2581", "").replace("\0", "") for text in texts]),
+            sentence_iterator=iter([shown(text, operators).translate(RESERVED) for text in texts]),
             model_writer=model,
             model_type="bpe",
             vocab_size=vocab_size,
@@ -61,9 +76,20 @@ def train_tokenizer(texts: list[str], vocab_size: int, operators: bool = False) 
             minloglevel=2,
         )
     except (RuntimeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[-1]
+        reason = in_our_words(str(error).strip().splitlines()[-1])
         raise Failure(f"cannot train a tokenizer of {vocab_size} ids on {len(texts)} documents: {reason}") from None
     return Tokenizer(model.getvalue(), operators)
+
+
+def in_our_words(message: str) -> str:
+    """A message of SentencePiece's trainer without names in its sources and options that the kit lacks."""
+    if match := re.search(r"required_chars. \d+ vs (\d+)", message):
+        return f"with the bytes, their characters alone take {match[1]} ids: choose --variant sp{match[1]} or larger"
+    if match := re.search(r"too high .* a value <= (\d+)", message):
+        return f"they hold no more than {match[1]} pieces: choose --variant sp{match[1]} or smaller, or add text"
+    if "sentences_.empty()" in message:
+        return "they hold nothing but characters that SentencePiece keeps for itself"
+    return message
 
 
 def write_shard(path: Path, tokens: np.ndarray) -> dict:
@@ -126,27 +152,97 @@ def count_sources(documents: Iterable[Document]) -> dict:
     return dict(sorted(sources.items()))
 
 
-def prepare(documents: list[Document], held_out_bytes: int) -> tuple[dict[str, list[Document]], dict]:
-    """Deduplicated, split and separated documents, and what was dropped, by reason."""
+@dataclass
+class Prepared:
+    """Documents of each split, what was dropped on the way, by reason, and what the user should know of it."""
+
+    splits: dict[str, list[Document]]
+    dropped: dict[str, int]
+    notes: list[str]
+
+
+def prepare(documents: list[Document], held_out_bytes: int) -> Prepared:
+    """Deduplicates documents, splits them, and drops what shares passages with another split.
+
+    Each held-out split gets a twentieth of what is left after deduplication, at most `held_out_bytes`. Raises Failure
+    if a split would be empty."""
     with Progress() as progress:
         progress.phase("searching for duplicates", total=2 * len(documents))
         kept, dropped = deduplicate(documents, progress.advance)
+        total = sum(map(raw_bytes, kept))
+        held_out_bytes = min(held_out_bytes, total // PARTS)
         splits = split(kept, held_out_bytes)
+        if not all(splits.values()):
+            raise Failure(
+                f"{len(documents)} documents are too few: {len(kept)} of them are left after deduplication, and it "
+                f"takes {len(SPLITS)}, one for each split"
+            )
+        notes = sizes_in_words(splits, held_out_bytes)
         progress.phase("searching for passages that splits share", total=len(kept), unit="documents")
-        splits, shared = separate(splits, progress.advance)
-    return splits, {**dropped, "shared": shared}
+        separated, shared = separate(splits, progress.advance)
+    for name, members in separated.items():
+        if not members:
+            raise Failure(
+                f"all {len(splits[name])} documents of the {name} split share more than {OVERLAP_LIMIT:.0%} of their "
+                f"passages ({OVERLAP_WORDS} words) with another split: nothing is left of it"
+            )
+    dropped |= {"shared": shared}
+    return Prepared(separated, dropped, dropped_in_words(dropped) + notes)
+
+
+def dropped_in_words(dropped: dict[str, int]) -> list[str]:
+    """A line that counts the documents that were dropped; none if there are none."""
+    words = {
+        "exact": "copies of others or without a word",
+        "near": "near-copies",
+        "shared": "that share passages with another split",
+    }
+    counts = [f"{dropped[reason]:,} {text}" for reason, text in words.items() if dropped[reason]]
+    return [f"documents dropped: {', '.join(counts)}"] if counts else []
+
+
+def sizes_in_words(splits: dict[str, list[Document]], held_out_bytes: int) -> list[str]:
+    """A line for each thing about the sizes of held-out splits that is not as it should be."""
+    sizes = {name: sum(map(raw_bytes, members)) for name, members in splits.items()}
+    total, notes = sum(sizes.values()), []
+    large = [document for document in splits["train"] if raw_bytes(document) > held_out_bytes]
+    if large:
+        largest = max(large, key=raw_bytes)
+        notes.append(
+            f"{len(large):,} documents are larger than a held-out split, which gets {held_out_bytes:,} bytes: they are "
+            f"in train; the largest has {raw_bytes(largest):,} bytes: {describe(largest.text, largest.source)}"
+        )
+    if not all(in_bounds(sizes[name], held_out_bytes) for name in HELD_OUT):
+        shares = ", ".join(f"{name} {sizes[name] / total:.1%}" for name in HELD_OUT)
+        notes.append(
+            f"whole documents came to other shares of the text than {held_out_bytes / total:.1%} for each held-out "
+            f"split: {shares}"
+        )
+    if held_out_bytes < USABLE_BYTES:
+        notes.append(
+            f"only {total:,} bytes of text after deduplication: each held-out split gets about {held_out_bytes:,} (for "
+            f"a usable interval of the score it takes {USABLE_BYTES:,}, that is {USABLE_BYTES * PARTS:,} bytes of text)"
+        )
+    return notes
+
+
+def describe(text: str, source: str) -> str:
+    """How a document is named in a message: id (source) "first words"."""
+    first = " ".join(text.split(maxsplit=8)[:8])
+    return f'{Document(text, source).id} ({source}) "{first[:80]}"'
 
 
 def build(documents: list[Document], out: Path, manifest: dict, variant: tuple[int, bool], held_out_bytes: int) -> dict:
     """Builds the data directory `out` from documents; returns the manifest.
 
     manifest: the fields that the caller knows ("name", "parameters", "sources"); variant: size of the vocabulary,
-    whether it has case operators. Raises Failure if a split would be empty.
+    whether it has case operators; held_out_bytes: the most that a held-out split gets. Says on stderr what was dropped,
+    and what is odd about the splits. Raises Failure if a split would be empty.
     """
-    splits, dropped = prepare(documents, held_out_bytes)
-    for name in SPLITS:
-        if not splits[name]:
-            raise Failure(f"{len(documents)} documents are too few: after deduplication the {name} split is empty")
+    prepared = prepare(documents, held_out_bytes)
+    splits = prepared.splits
+    for note in prepared.notes:
+        print(terminal(note, 1000), file=sys.stderr)
     with Progress() as progress, directory(out) as folder:
         progress.phase("training the tokenizer")
         tokenizer = train_tokenizer([document.text for document in splits["train"]], *variant)
@@ -159,7 +255,7 @@ def build(documents: list[Document], out: Path, manifest: dict, variant: tuple[i
             "text": "raw",
             "tokenizer": tokenizer_entry(tokenizer),
             "splits": entries,
-            "dropped": dropped,
+            "dropped": prepared.dropped,
         }
         write_json(folder / "manifest.json", manifest)
     return manifest
@@ -172,17 +268,31 @@ def tokenizer_entry(tokenizer: Tokenizer) -> dict:
 
 @contextmanager
 def directory(out: Path) -> Iterator[Path]:
-    """A fresh temporary folder beside `out` that replaces it when the block ends well, and is removed when it does
-    not.
-    """
-    folder = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    try:
+    """A fresh folder that becomes the data directory `out` when the block ends well, and goes when it does not. For the
+    only writer of `out` (golf/folders.py)."""
+    with folders.replaced(out, judge) as folder:
         yield folder
-        # Whatever lay there goes only now that its successor is complete.
-        if out.exists():
-            shutil.rmtree(out)
-        folder.rename(out)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        folders.sync_tree(folder)
+
+
+def judge(out: Path) -> None:
+    """Raises Failure if a folder lies at `out` that is no data directory, or holds a file that its manifest does not
+    list: what somebody else put there is not to be replaced."""
+    manifest = out / "manifest.json"
+    if manifest.is_file():
+        folders.judge_listed(out, {"manifest.json", *listed(manifest)}, "the data set that would be replaced")
+    elif out.exists() and any(out.iterdir()):
+        raise Failure(f"{out} exists but is no data directory (no manifest.json): choose another --out or remove it")
+
+
+def listed(manifest: Path) -> dict[str, int | None]:
+    """{name: bytes} of the files of a data directory, by its manifest.json; None where it does not say how many.
+    Failure if it is not the manifest of one."""
+    try:
+        value = read_json(manifest)
+        files = [item for entry in value["splits"].values() for item in entry["files"]]
+        return {value["tokenizer"]["file"]: None, **{item["name"]: item["size"] for item in files}}
+    except (AttributeError, KeyError, TypeError):
+        raise Failure(
+            f"{manifest}: not the manifest of a data set: choose another --out or remove the folder"
+        ) from None

@@ -20,10 +20,11 @@ from golf.foreign import terminal
 from golf.progress import Progress
 from golf.shards import BOS, read_shard, shard_bytes
 from golf.tokenizer import Tokenizer
-from tools.data.build import SPLITS
+from tools.data.build import SPLITS, describe
 from tools.data.dedup import HELD_OUT, OVERLAP_LIMIT, OVERLAP_WORDS, overlap, shingles, sorted_unique, words
 
 BATCH_BYTES = 1 << 22  # of text compared at a time
+MAX_NAME_BYTES = 255  # of a file: what the usual file systems take
 
 
 @dataclass
@@ -51,7 +52,7 @@ def check(folder: Path) -> Report:
         raise Failure(f"{folder}: no such folder (make the embedded corpus with: golf data embedded)")
     manifest = read_json(folder / "manifest.json", ("format", "text", "tokenizer", "splits"))
     report = Report()
-    _validate(folder, manifest)
+    validate(folder, manifest)
     tokenizer = _tokenizer(folder, manifest, report)
     public = manifest["text"] != "raw"
     entries = manifest["splits"]
@@ -69,32 +70,35 @@ def check(folder: Path) -> Report:
     return report
 
 
-def _validate(folder: Path, manifest: dict) -> None:
+def validate(folder: Path, manifest: dict) -> None:
     """Raises Failure unless the manifest has the fields that the check reads, with values of their types."""
     shape = {"documents": int, "tokens": int, "raw_bytes": int | None, "files": list, "sources": dict}
     splits = manifest["splits"]
     if not isinstance(manifest["tokenizer"], dict) or not isinstance(splits, dict):
         raise Failure(f"{folder / 'manifest.json'}: tokenizer and splits must be objects")
-    for name in SPLITS:
+    for name in {**dict.fromkeys(SPLITS), **splits}:
         entry = splits.get(name)
         if not isinstance(entry, dict):
-            raise Failure(f"{folder / 'manifest.json'}: split {name} is missing")
+            raise Failure(f"{folder / 'manifest.json'}: split {terminal(name, 60)} is missing")
         for key, kind in shape.items():
-            if not isinstance(entry.get(key), kind):
-                raise Failure(f"{folder / 'manifest.json'}: split {name} has no good {key!r}")
+            if key not in entry or not isinstance(entry[key], kind):
+                raise Failure(f"{folder / 'manifest.json'}: split {terminal(name, 60)} has no good {key!r}")
         for item in entry["files"]:
             check_file(folder, name, item)
+    if not isinstance(manifest["tokenizer"].get("vocab_size"), int):
+        raise Failure(f"{folder / 'manifest.json'}: its tokenizer has no good 'vocab_size'")
 
 
 def check_file(folder: Path, split: str, item: object) -> None:
     """Raises Failure unless a manifest's entry of a file has a name without a folder, and numbers where they belong."""
-    where = f"{folder / 'manifest.json'}: split {split} lists"
+    where = f"{folder / 'manifest.json'}: split {terminal(split, 60)} lists"
     kinds = {"name": str, "sha256": str, "size": int}
     if isinstance(item, dict) and str(item.get("name")).endswith(".bin"):
         kinds["tokens"] = int
     if not isinstance(item, dict) or not all(type(item.get(key)) is kind for key, kind in kinds.items()):
         raise Failure(f"{where} a file without a good name, sha256, size or tokens")
-    if item["name"] in ("", ".", "..") or re.search("[/\0]", item["name"]):
+    name_bytes = len(item["name"].encode(errors="surrogatepass"))
+    if item["name"] in ("", ".", "..") or re.search("[/\0]", item["name"]) or name_bytes > MAX_NAME_BYTES:
         raise Failure(f"{where} {terminal(item['name'], 100)!r}, which is not a plain file name")
 
 
@@ -241,12 +245,6 @@ def _held_out(
         hashed.append(words(text))
         advance()
     return Split(*shingles(hashed, OVERLAP_WORDS), list(names.values()), names)
-
-
-def describe(text: str, source: str) -> str:
-    """How a document is named in a message: id (source) "first words"."""
-    first = " ".join(text.split()[:8])
-    return f'{_digest(text.encode("utf-8")).hex()[:16]} ({source}) "{first[:80]}"'
 
 
 def _digest(raw: bytes) -> bytes:

@@ -12,15 +12,18 @@ Not covered: the work itself, which is in the modules beside this file; the form
 import argparse
 import hashlib
 import json
+import os
 import re
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from golf import folders
 from golf.files import Failure, read_json
 from golf.foreign import terminal
 from golf.progress import Progress, track
@@ -90,67 +93,88 @@ def make_embedded(options: argparse.Namespace) -> tuple[dict, int]:
     }
     plain = size == 1024 and not operators
     out = options.out or Path("data/embedded" + ("" if plain else f"_sp{size}" + "_case" * operators))
-    manifest = complete(out, parameters)
-    if not manifest:
+
+    def build_it(path: Path) -> dict:
         with Progress() as progress:
             progress.phase("downloading and reading packages")
             documents = list(embedded.read(embedded.download(out.parent / ".cache")))
         header = {"name": "embedded", "parameters": parameters, "sources": embedded.licences()}
-        manifest = build.build(documents, out, header, options.variant, build.HELD_OUT_BYTES)
-    return summary(out, manifest), 0
+        return build.build(documents, path, header, options.variant, build.HELD_OUT_BYTES)
+
+    return made(out, parameters, build_it)
 
 
 def make_fineweb(options: argparse.Namespace) -> tuple[dict, int]:
     out = options.out or Path(f"data/fineweb_{options.variant}")
     parameters = {"variant": options.variant, "shards": options.shards}
-    manifest = complete(out, parameters) or hub.build(options.variant, options.shards, out, parameters)
-    return summary(out, manifest), 0
+    return made(out, parameters, lambda path: hub.build(options.variant, options.shards, path, parameters))
 
 
 def make_text(options: argparse.Namespace) -> tuple[dict, int]:
-    files = text.files(options.folder)
+    inside = options.folder.resolve()
+    if options.out.resolve().is_relative_to(inside):
+        raise Failure(f"--out {options.out} lies in {options.folder}: its texts would be read with yours the next time")
+    if inside.is_relative_to(options.out.resolve()):
+        raise Failure(f"--out {options.out} holds {options.folder}, which is read from: choose another --out")
+    files, left_out = text.files(options.folder)
+    for reason, count in left_out.items():
+        print(f"{terminal(str(options.folder))}: left out: {count:,} {terminal(reason)}", file=sys.stderr)
     # What would be read again decides whether a complete directory may be reused.
     seen = [(str(path.relative_to(options.folder)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     digest = hashlib.sha256(json.dumps(seen).encode()).hexdigest()
-    parameters = {**tokenizer_parameters(*options.variant), "folder": str(options.folder.resolve()),
+    parameters = {**tokenizer_parameters(*options.variant), "folder": text.shown_name(str(options.folder.resolve())),
                   "files_sha256": digest}  # fmt: skip
-    manifest = complete(options.out, parameters)
-    if not manifest:
-        documents: list[embedded.Document] = []
-        for path in track(files, "reading", unit="files"):
-            documents += text.read(path)
-        total = sum(len(document.text.encode("utf-8")) for document in documents)
-        held_out_bytes = min(build.HELD_OUT_BYTES, total // 20)
-        if held_out_bytes < 1_000_000:
-            print(
-                f"only {total:,} bytes of text: each held-out split gets about {held_out_bytes:,} (for a usable "
-                "interval of the score it takes 1,000,000, that is 20,000,000 bytes of text)",
-                file=sys.stderr,
-            )
-        header = {"name": options.out.name, "parameters": parameters, "sources": [{"folder": options.folder.name}]}
-        manifest = build.build(documents, options.out, header, options.variant, held_out_bytes)
-    return summary(options.out, manifest), 0
+
+    def build_it(path: Path) -> dict:
+        documents, empty = [], 0
+        for file in track(files, "reading", unit="files"):
+            for document in text.read(file):
+                if document.text.strip():
+                    documents.append(document)
+                else:
+                    empty += 1
+        if empty:
+            print(f"{terminal(str(options.folder))}: left out: {empty:,} empty documents", file=sys.stderr)
+        sources = [{"folder": text.slice_name(options.folder)}]
+        header = {"name": text.shown_name(path.name), "parameters": parameters, "sources": sources}
+        return build.build(documents, path, header, options.variant, build.HELD_OUT_BYTES)
+
+    return made(options.out, parameters, build_it)
+
+
+def made(out: Path, parameters: dict, build_it: Callable[[Path], dict]) -> tuple[dict, int]:
+    """The data directory `out` as summary() tells it, and the exit status. build_it(path) builds it and returns its
+    manifest; called unless a complete one is there, also one that another process has just made."""
+    path = folders.true_path(out)
+    if path.exists() and not os.access(path.parent, os.W_OK):  # data that is mounted to be read
+        manifest = complete(path, parameters)
+        if not manifest:
+            raise Failure(f"{out}: cannot be built again: {path.parent} cannot be written")
+        return summary(out, manifest), 0
+    with folders.only_writer(out) as path:
+        manifest = complete(path, parameters)
+        if not manifest:
+            build.judge(path)
+            manifest = build_it(path)
+    return summary(out, manifest), 0
 
 
 def complete(out: Path, parameters: dict) -> dict | None:
-    """The manifest of a complete data directory made with these parameters, or None (also if `out` is not there).
-
-    Raises Failure if `out` is something else, which must not be replaced.
-    """
+    """The manifest of a complete data directory made with these parameters, or None (also if `out` is not there). Says
+    which it is."""
     path = out / "manifest.json"
-    if path.is_file():
-        manifest = read_json(path, ("splits", "parameters"))
-        files = [item for entry in manifest["splits"].values() for item in entry["files"]]
-        sizes = {file.name: file.stat().st_size for file in out.iterdir()}
-        if manifest["parameters"] != parameters:
-            print(f"{terminal(str(out))} has other parameters: built again", file=sys.stderr)
-        elif any(sizes.get(item["name"]) != item["size"] for item in files) or "tokenizer.model" not in sizes:
-            print(f"{terminal(str(out))} lacks a file or has one of another size: built again", file=sys.stderr)
-        else:
-            print(f"{terminal(str(out))} is complete and has these parameters: reused", file=sys.stderr)
-            return manifest
-    elif out.exists() and any(out.iterdir()):
-        raise Failure(f"{out} exists but is no data directory (no manifest.json): choose another --out or remove it")
+    if not path.is_file():
+        return None
+    manifest, files = read_json(path, ("name", "parameters", "splits", "tokenizer")), build.listed(path)
+    check.validate(out, manifest)
+    sizes = {file.name: file.stat().st_size for file in out.iterdir()}
+    if manifest["parameters"] != parameters:
+        print(f"{terminal(str(out))} has other parameters: built again", file=sys.stderr)
+    elif any(name not in sizes or size not in (None, sizes[name]) for name, size in files.items()):
+        print(f"{terminal(str(out))} lacks a file or has one of another size: built again", file=sys.stderr)
+    else:
+        print(f"{terminal(str(out))} is complete and has these parameters: reused", file=sys.stderr)
+        return manifest
     return None
 
 
@@ -163,7 +187,8 @@ def summary(out: Path, manifest: dict) -> dict:
     splits = {}
     for name, entry in manifest["splits"].items():
         raw = entry["raw_bytes"]
-        ratio = raw / (entry["tokens"] - entry["documents"]) if raw else None
+        pieces = entry["tokens"] - entry["documents"]  # a document begins with a token of no text
+        ratio = raw / pieces if raw and pieces else None
         known = f"{raw:,}" if raw is not None else "not public"
         table.add_row(
             Text(terminal(name)),

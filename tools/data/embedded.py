@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from golf import folders, locks
 from golf.files import Failure, sha256_file
 
 
@@ -75,7 +76,12 @@ def download(cache: Path) -> dict[str, Path]:
     Raises Failure if pip fails (no network, no such file, a wrong hash).
     """
     cache.mkdir(parents=True, exist_ok=True)
-    wanted = {package.package: package for package in PACKAGES}
+    with locks.held(cache / "packages.lock", folders.say_that_we_wait_for(cache)):
+        return _download(cache, {package.package: package for package in PACKAGES})
+
+
+def _download(cache: Path, wanted: dict[str, Package]) -> dict[str, Path]:
+    """As download(), for the only user of `cache`."""
     found = _archives(cache, wanted)
     missing = [package for name, package in wanted.items() if name not in found]
     if missing:

@@ -5,21 +5,16 @@
 
 Both scripts run for real, each in a child process: loader, compiled model, optimiser, clock. They train the model of
 the baseline (its layers, width, heads, MLP, vocabulary, context and batch, without the techniques that came later) and
-take turns of a few steps, so that whatever else the machine does hits both alike. The ratio is the median over rounds
-of the two rates of one round. After that each is profiled for a few steps.
+take turns of a few steps (trainers.py). The ratio is the median over rounds of the two rates of one round. After that
+each is profiled for a few steps.
 
-Not covered: loss (a faster step may learn less: compare runs of equal time), GPUs, several ranks.
+Not covered: loss (a faster step may learn less: compare runs of equal time), the speed of whole presets with their
+stages and calibration (golf par), GPUs, several ranks.
 """
 
 import argparse
-import ast
-import contextlib
 import json
 import statistics
-import subprocess
-import sys
-import tempfile
-import time
 from pathlib import Path
 
 from rich.console import Console
@@ -29,12 +24,11 @@ from rich.text import Text
 from golf.files import ROOT, Failure
 from golf.foreign import terminal
 from golf.progress import Progress
+from tools.plan.trainers import trainers
 
 BASELINE = ROOT / "records/pocket/0001_baseline/train_gpt.py"
 SCRIPT = ROOT / "train_gpt.py"
-DATA = "data/embedded"  # of the baseline
-SHAPE = ("vocab_size", "seq_len", "num_layers", "model_dim", "num_heads", "num_kv_heads", "mlp_mult", "batch_tokens",
-         "micro_batch_tokens")  # fmt: skip
+DATA = ROOT / "data/embedded"  # of the baseline
 PLAIN = dict(  # of train_gpt.py: every technique that costs time in a step is off
     rope_dims=0, ln_scale=False, leaky_slope=0.0, xsa=False, attn_gate=0, smear_gate=0, gated_skips=False,
     parallel_start=0, loops=0, document_mask=False, stages="", muon_polar=False, muon_row_norm=False,
@@ -48,86 +42,12 @@ OPERATORS = (  # what a profiled operator is, by a part of its name; the first t
 )
 
 
-def load(script: Path) -> dict:
-    """The script's globals, as when it is run, without its last statement, which would start main()."""
-    tree = ast.parse(script.read_text(encoding="utf-8"))
-    if not isinstance(tree.body[-1], ast.If):
-        raise Failure(f"{script}: does not end with `if __name__ == ...`: not a training script of this kit")
-    tree.body.pop()
-    names = {"__name__": "__main__", "__file__": str(script)}
-    exec(compile(tree, str(script), "exec"), names)
-    return names
-
-
-def child(script: Path, arguments: list[str]) -> None:
-    """Trains, a turn at a time. Each line on stdin is a number of steps, negative for a profiled turn; each turn is
-    answered by a line of JSON: seconds of its steps, or what the profiler saw."""
-    channel = sys.stdout
-    sys.stdout = sys.stderr  # the script's own log
-    names = load(script)
-    left, started, profiler = 0, 0.0, None
-    lengths: list[float] = []
-
-    def say(value) -> None:
-        channel.write(json.dumps(value) + "\n")
-        channel.flush()
-
-    def take_turn() -> None:
-        nonlocal left, started, profiler
-        turn = sys.stdin.readline()
-        if not turn:
-            raise SystemExit
-        left, lengths[:] = abs(int(turn)), []
-        if int(turn) < 0:
-            from torch.profiler import ProfilerActivity, profile
-
-            profiler = profile(activities=[ProfilerActivity.CPU])
-            profiler.__enter__()
-        started = time.perf_counter()
-
-    def tick(clock) -> None:
-        """Stands in for Clock.tick, which the script calls after each step. The clock never moves on."""
-        nonlocal left, started, profiler
-        now = time.perf_counter()
-        lengths.append(now - started)
-        started, left = now, left - 1
-        if left:
-            return
-        if profiler:
-            profiler.__exit__(None, None, None)
-            say(summarise(profiler, len(lengths)))
-            profiler = None
-        else:
-            say(lengths)
-        take_turn()
-
-    names["Clock"].tick = tick
-    step = names["Optimizers"].step
-
-    def optimise(self, *positional, **named):
-        from torch.profiler import record_function
-
-        with record_function("optimizer step"):
-            return step(self, *positional, **named)
-
-    names["Optimizers"].step = optimise
-    config = names["parse_config"](arguments, {})
-    say({name: getattr(config, name) for name in SHAPE})
-
-    def start(clock) -> None:  # the script calls it once, when compiling and warming up are over
-        take_turn()
-
-    names["Clock"].start = start
-    sys.exit(names["main"](arguments))
-
-
-def summarise(profiler, steps: int) -> dict:
-    """Milliseconds per step by part of the step and by kind of operator."""
-    rows = profiler.key_averages()
-    total = sum(row.self_cpu_time_total for row in rows)
+def summarise(rows: list[tuple[str, float, float]], steps: int) -> dict:
+    """Milliseconds per step by part of the step and by kind of operator. rows: what Trainer.profile() gives."""
+    total = sum(itself for _, itself, _ in rows)
 
     def inclusive(name: str) -> float:
-        return sum(row.cpu_time_total for row in rows if row.key == name)
+        return sum(in_all for operator, _, in_all in rows if operator == name)
 
     parts = {
         "forward": inclusive("CompiledFunction"),
@@ -135,93 +55,51 @@ def summarise(profiler, steps: int) -> dict:
         "optimiser": inclusive("optimizer step"),
     }
     kinds = dict.fromkeys([kind for kind, _ in OPERATORS] + ["other operators"], 0.0)
-    for row in rows:
-        kind = next((kind for kind, marks in OPERATORS if any(mark in row.key for mark in marks)), "other operators")
-        kinds[kind] += row.self_cpu_time_total
+    for operator, itself, _ in rows:
+        kind = next((kind for kind, marks in OPERATORS if any(mark in operator for mark in marks)), "other operators")
+        kinds[kind] += itself
     parts["loader, clock and the rest"] = max(0.0, total - sum(parts.values()))
     scale = 1e-3 / steps
     return {"parts": {k: v * scale for k, v in parts.items()}, "operators": {k: v * scale for k, v in kinds.items()}}
 
 
-class Trainer:
-    """A child that trains when told to."""
-
-    def __init__(self, name: str, script: Path, arguments: list[str], folder: Path):
-        self.name, self.log = name, folder / f"{name}.txt"
-        command = [
-            sys.executable,
-            "-m",
-            "tools.plan.bench_train",
-            str(script),
-            "--preset=pocket",
-            "--max_seconds=1e6",
-            f"--data_dir={DATA}",
-            f"--run_dir={folder / name}",
-            *arguments,
-        ]
-        with open(self.log, "wb") as log:
-            self.process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, cwd=ROOT
-            )
-        assert self.process.stdin and self.process.stdout
-        self.questions, self.answers = self.process.stdin, self.process.stdout
-        self.shape = self.answer()
-
-    def answer(self):
-        """What the child says next. Raises Failure if it has ended."""
-        line = self.answers.readline()
-        if not line:
-            last = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:] or ["no output"]
-            raise Failure(f"the {self.name} script ended early: {last[0]}")
-        return json.loads(line)
-
-    def turn(self, steps: int):
-        """Seconds of each step; a profile when `steps` is negative."""
-        with contextlib.suppress(BrokenPipeError):  # it has ended: answer() says why
-            self.questions.write(f"{steps}\n")
-            self.questions.flush()
-        return self.answer()
-
-    def stop(self) -> None:
-        """Ends the child."""
-        self.process.kill()
-        self.process.communicate()
-
-
 def measure(baseline: Path, script: Path, fields: list[str], rounds: int, steps: int) -> dict:
-    """Runs the benchmark. Rates are tokens per second; Failure if a script does not run."""
-    trainers: list[Trainer] = []
+    """Runs the benchmark. Rates are tokens per second; Failure if a script does not run or the data set is not here."""
+    if not (DATA / "manifest.json").is_file():
+        raise Failure(f"{DATA}: no such data set here, and the baseline's script trains on it: golf data embedded")
+
     rates: list[tuple[float, float]] = []
-    with tempfile.TemporaryDirectory(prefix="bench_train_") as folder, Progress() as progress:
-        try:
-            progress.phase("compiling (20-60 s each, the first time)", total=2, unit="scripts")
-            trainers.append(Trainer("baseline", baseline, [], Path(folder)))
-            shape = trainers[0].shape
-            trainers[0].turn(WARM_STEPS)
+    endless = ["--preset=pocket", "--max_seconds=1e6"]
+    with trainers(trust=True) as start, Progress() as progress:
+        progress.phase("compiling (20-60 s each, the first time)", total=2, unit="scripts")
+        old = start("the baseline's script", baseline, endless, DATA)
+        progress.advance()
+        same = [f"--{name}={value}" for name, value in (old.shape | PLAIN).items()]
+        new = start("the current script", script, endless + same + fields, DATA)
+        for trainer in (old, new):
+            trainer.turn(WARM_STEPS)
+        progress.advance()
+
+        progress.phase("training in turn", total=rounds, unit="rounds")
+        tokens = steps * old.shape["batch_tokens"]
+        for number in range(rounds):
+            order = (old, new) if number % 2 == 0 else (new, old)
+            seconds = {trainer: trainer.turn(steps) for trainer in order}
+            rates.append((tokens / seconds[old], tokens / seconds[new]))
             progress.advance()
-            same = [f"--{name}={value}" for name, value in (shape | PLAIN).items()]
-            trainers.append(Trainer("current", script, same + fields, Path(folder)))
-            trainers[1].turn(WARM_STEPS)
 
-            progress.phase("training in turn", total=rounds, unit="rounds")
-            for number in range(rounds):
-                order = (0, 1) if number % 2 == 0 else (1, 0)
-                taken = {i: statistics.median(trainers[i].turn(steps)) for i in order}
-                rates.append((shape["batch_tokens"] / taken[0], shape["batch_tokens"] / taken[1]))
-                progress.advance()
-
-            progress.phase("profiling")
-            profiles = {trainer.name: trainer.turn(-steps) for trainer in trainers}
-        finally:
-            for trainer in trainers:
-                trainer.stop()
-    ratios = [new / old for old, new in rates]
+        progress.phase("profiling")
+        profiles = {
+            "baseline": summarise(old.profile(steps), steps),
+            "current": summarise(new.profile(steps), steps),
+        }
+    ratios = [new_rate / old_rate for old_rate, new_rate in rates]
     return {
-        "shape": shape,
+        "shape": old.shape,
         "rounds": rounds,
         "steps": steps,
-        "baseline_tokens_per_second": statistics.median(old for old, _ in rates),
-        "current_tokens_per_second": statistics.median(new for _, new in rates),
+        "baseline_tokens_per_second": statistics.median(old_rate for old_rate, _ in rates),
+        "current_tokens_per_second": statistics.median(new_rate for _, new_rate in rates),
         "ratios": ratios,
         "profile": profiles,
         "ratio": statistics.median(ratios),
@@ -265,7 +143,3 @@ def main(argv: list[str] | None = None) -> int:
     if options.json:
         print(json.dumps(result))
     return 0
-
-
-if __name__ == "__main__":  # the process of one script
-    child(Path(sys.argv[1]), sys.argv[2:])

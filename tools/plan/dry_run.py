@@ -33,7 +33,8 @@ def dry_run(arguments: list[str], gpus: int | None) -> tuple[dict, dict, list[di
 
 
 def code_bytes() -> int:
-    """Bytes of the script and the decoder in an artifact."""
+    """Bytes of the script and the decoder in an artifact. Failure if packing would refuse the script, which is better
+    known before it trains; it cannot ask this itself, as it stands alone."""
     done = subprocess.run(
         [sys.executable, "-m", "compress", "code", "--json"], cwd=ROOT, capture_output=True, text=True
     )

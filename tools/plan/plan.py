@@ -21,14 +21,13 @@ import platform
 import statistics
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
 
 from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from golf import temporary
 from golf.files import ROOT, Failure, read_json, sha256_file
 from golf.foreign import terminal
 from golf.progress import Progress
@@ -120,14 +119,21 @@ def gpu_step(config: dict, stage: dict, attention: str) -> step_time.Step:
 def counts(config: dict, stages: list[dict], step_seconds: list[float]) -> dict:
     """Seconds, steps and tokens of the run, from the seconds of a step in each stage.
 
-    A stage ends at its fraction of the clock or of max_steps, whichever comes first, as in the script.
+    A stage ends at its fraction of the clock, of max_steps or of max_tokens, whichever comes first, as in the script.
     """
     clock = math.inf
     if config["max_seconds"] > 0:
         clock = max(0.0, config["max_seconds"] - CALIBRATION[config["track"]] * config["calibration_tokens"])
-    limit, seconds, steps, tokens = config["max_steps"] or math.inf, 0.0, 0.0, 0.0
+    max_steps = config["max_steps"] or math.inf
+    max_tokens = config.get("max_tokens") or math.inf  # scripts of older records have no such field
+    seconds, steps, tokens = 0.0, 0.0, 0.0
     for stage, each in zip(stages, step_seconds):
-        count = max(0.0, min((stage["until"] * clock - seconds) / each, stage["until"] * limit - steps))
+        left_by_limit = (
+            (stage["until"] * clock - seconds) / each,
+            stage["until"] * max_steps - steps,
+            (stage["until"] * max_tokens - tokens) / stage["tokens"],
+        )
+        count = max(0.0, min(left_by_limit))
         seconds, steps, tokens = seconds + count * each, steps + count, tokens + count * stage["tokens"]
     return {"seconds": round(seconds, 1), "steps": int(steps), "tokens": int(tokens)}
 
@@ -180,7 +186,8 @@ def plan_gpus(config: dict, stages: list[dict], traced_bytes: int) -> dict:
 
 def same_run(run: dict, config: dict, script_sha256: str) -> bool:
     """Whether a run.json is of this script, this machine and a step of this shape."""
-    kept = {"seed", "run_dir", "data_dir", "max_seconds", "max_steps", "dev_evals", "dev_tokens", "calibration_tokens"}
+    kept = {"seed", "run_dir", "data_dir", "max_seconds", "max_steps", "max_tokens", "dev_evals", "dev_tokens"}
+    kept |= {"calibration_tokens"}
     return (
         run["source_sha256"] == script_sha256
         and run["environment"]["platform"] == platform.platform()
@@ -206,13 +213,14 @@ def runs_like(config: dict) -> list[dict]:
 
 def sample(arguments: list[str], config: dict) -> dict:
     """run.json of SAMPLE_SECONDS of training here, in a folder that goes away; compiling comes on top."""
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary.folder("sample") as folder:
         command = [
             sys.executable,
             "train_gpt.py",
             *arguments,
             f"--max_seconds={SAMPLE_SECONDS}",
             "--max_steps=0",
+            "--max_tokens=0",
             f"--run_dir={folder}/run",
             "--dev_evals=1",
             f"--dev_tokens={config['micro_batch_tokens']}",
@@ -222,7 +230,7 @@ def sample(arguments: list[str], config: dict) -> dict:
         if done.returncode != 0:
             lines = done.stderr.strip().splitlines() or [f"training ended with exit code {done.returncode}"]
             raise Failure(f"no run of this script and shape in runs/ to go by, and a sample failed: {lines[-1]}")
-        return read_json(Path(folder) / "run" / "run.json", ("tokens_per_second", "steps"))
+        return read_json(folder / "run" / "run.json", ("tokens_per_second", "steps"))
 
 
 def plan_cpu(arguments: list[str], config: dict, stages: list[dict]) -> dict:

@@ -1,14 +1,20 @@
-"""Holds a record's folder against RULES.md: one line per rule with what was measured, the limit and the fix.
+"""Holds a record against RULES.md: one line per rule with what was measured, the limit and the fix.
 
     golf check records/pocket/0001_baseline
+    golf check pull/7 --quick                          # every record that a branch adds to main
+    golf check pull/7:records/pocket/0007_wider
+    golf check hf://OWNER/NAME/records/pocket/0007_wider
     make hook                        # from now on `git push` checks the records that are pushed
 
-Re-scores the artifact with full audits and searches the data for shared text: on two cores three minutes for a plain
-pocket model, eight for one that trains while it is scored; --quick leaves both out. Exit status: 0 no rule failed,
-1 one did. tools/records/rules.py has the rules.
+Verdicts are PASS, FAIL, NOT CHECKED (with what to do to get it checked) and NOT APPLICABLE. Exit status: 0 every rule
+passed or does not apply; 1 one failed; 4 none failed and one was not checked.
 
-Nothing of a record runs with the rights of who checks it: files are read and compared, and the artifact is scored in
-the scorer's box. Not covered: rules that need a person; they are SKIP.
+All artifacts are scored again with full audits, the data is searched for shared text, and on a track with par the
+script is timed: on two cores that takes up to ten minutes an artifact, and as much for the timing. --quick leaves these
+out and takes a minute; they are then NOT CHECKED. Before a push only quick checks run, and only a failure stops it.
+
+Nothing of a record runs with the rights of who checks it: files are read and compared, artifacts are scored in the
+scorer's box, the script is timed in a box of its own. Not covered: rules that need a person.
 """
 
 import argparse
@@ -18,14 +24,20 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
+from golf.console import guarded
 from golf.files import ROOT, Failure, explain
 from golf.foreign import terminal
 from golf.progress import Progress
-from tools.records import rules
+from tools.records import rules, sources
+from tools.records.submission import Submission
+from tools.records.verdicts import FAIL, NOT_APPLICABLE, NOT_CHECKED, PASS, Verdict, counted
 
+INCOMPLETE = 4  # the exit status where nothing failed and something was not checked
+COLOURS = {PASS: "green", FAIL: "bold red", NOT_CHECKED: "yellow", NOT_APPLICABLE: "dim"}
 HOOK = """#!/bin/sh
 # Written by `make hook`: checks the records that a push adds or changes. `git push --no-verify` goes past it.
 cd "$(git rev-parse --show-toplevel)" || exit 1
@@ -50,7 +62,8 @@ def install_hook(root: Path) -> Path:
 
 
 def pushed_records(root: Path, lines: list[str]) -> list[Path]:
-    """Records touched by a push. lines: a pre-push hook's input, "local-ref local-hash remote-ref remote-hash"."""
+    """Records touched by a push, but for those that it only makes additions to. lines: a pre-push hook's input,
+    "local-ref local-hash remote-ref remote-hash"."""
     folders = set()
     for line in lines:
         words = line.split(" ")
@@ -69,8 +82,8 @@ def pushed_records(root: Path, lines: list[str]) -> list[Path]:
         )
         if done.returncode != 0:
             raise Failure(f"git log {' '.join(commits)}: {done.stderr.decode(errors='replace').strip()}")
-        names = os.fsdecode(done.stdout).split("\0")
-        folders |= {"/".join(name.lstrip("\n").split("/")[:3]) for name in names if name.count("/") >= 3}
+        names = [name.lstrip("\n").split("/") for name in os.fsdecode(done.stdout).split("\0")]
+        folders |= {"/".join(parts[:3]) for parts in names if len(parts) >= 4 and parts[3] != "additions"}
     return [root / folder for folder in sorted(folders) if (root / folder).is_dir()]
 
 
@@ -87,76 +100,88 @@ def progress(name: str, count: int):
         yield on_rule
 
 
-def report(name: str, verdicts: dict[str, rules.Verdict]) -> None:
+def report(name: str, verdicts: dict[str, Verdict]) -> None:
     """Prints the table of one record."""
     from rich.box import SIMPLE
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    titles = {rule: title for rule, title, _ in rules.RULES}
+    titles = {rule.name: rule.title for rule in rules.RULES}
     table = Table(title=Text(terminal(name)), title_justify="left", box=SIMPLE)
-    for column in ("", "rule", "", "measured", "limit"):
-        table.add_column(column, no_wrap=column == "")
-    colours = {"PASS": "green", "FAIL": "bold red", "SKIP": "yellow"}
+    for column in ("", "rule", "", "measured"):
+        table.add_column(column, no_wrap=column == "", overflow="fold")  # a long name is broken, not cut
     for rule, verdict in verdicts.items():
-        measured = terminal(verdict.measured) + (f"\nfix: {terminal(verdict.fix)}" if verdict.fix else "")
-        table.add_row(
-            rule,
-            titles[rule],
-            Text(verdict.status, style=colours[verdict.status]),
-            Text(measured),
-            Text(terminal(verdict.limit)),
-        )
+        lines = [terminal(verdict.measured)]
+        if verdict.limit:
+            lines.append(f"limit: {terminal(verdict.limit)}")
+        if verdict.fix and verdict.status != PASS:
+            lines.append(f"fix: {terminal(verdict.fix)}")
+        status = Text(verdict.status, style=COLOURS[verdict.status])
+        table.add_row(rule, titles[rule], status, Text("\n".join(lines)))
     Console().print(table)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Returns the exit code: 0 if no rule failed."""
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The command line; exits with 2 on bad usage."""
     parser = argparse.ArgumentParser(prog="golf check", description="Hold a record against RULES.md.")
-    parser.add_argument("folders", nargs="*", type=Path, metavar="DIR", help="a record's folder")
+    parser.add_argument(
+        "records", nargs="*", metavar="RECORD", help="a folder, REF, REF:FOLDER, or an address hf://OWNER/NAME/FOLDER"
+    )
     parser.add_argument("--data", type=Path, metavar="SET", help="the data set (default: where the runs had it)")
     parser.add_argument("--rule", action="append", metavar="R1", help="only this rule; may be repeated")
-    parser.add_argument("--quick", action="store_true", help="neither score again nor search the data for shared text")
-    parser.add_argument("--pushed", action="store_true", help="check what a pre-push hook's input names")
+    parser.add_argument("--quick", action="store_true", help="do not score again, search the data or time the script")
+    parser.add_argument(
+        "--pushed", action="store_true", help="check what a pre-push hook's input names, quickly; only failures stop it"
+    )
     parser.add_argument("--install-hook", action="store_true", help="write .git/hooks/pre-push (make hook)")
     parser.add_argument("--json", action="store_true", help="end with one JSON object")
     options = parser.parse_args(argv)
-    unknown = set(options.rule or []) - {name for name, _, _ in rules.RULES}
-    if unknown or not (options.folders or options.pushed or options.install_hook):
-        parser.error(f"no rule {', '.join(sorted(unknown))}" if unknown else "name a record's folder")
+    unknown = set(options.rule or []) - set(rules.NAMES)
+    if unknown:
+        parser.error(f"no rule {', '.join(sorted(unknown))}")
+    if not (options.records or options.pushed or options.install_hook):
+        parser.error("name a record: a folder, a commit, or an address on the hub")
+    return options
+
+
+def judged(named: Iterable[str], options: argparse.Namespace) -> dict[str, dict[str, Verdict]]:
+    """{record: verdicts by rule}, printed as they come. Raises Failure and OSError."""
     results = {}
+    for text in named:
+        with sources.opened(text, ROOT) as found:
+            for source in found:
+                scores = not (options.quick or options.pushed)
+                submission = Submission(source.folder, options.data, scores, ROOT, source.committed, source.more)
+                with progress(source.name, len(options.rule or rules.RULES)) as on_rule:
+                    results[source.name] = rules.check(submission, options.rule, on_rule)
+                report(source.name, results[source.name])
+    return results
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns the exit code: 0 all is well, 1 a rule failed or bad input, 4 something was not checked."""
+    options = parse(argv)
     try:
         if options.install_hook:
             print(f"wrote {install_hook(ROOT)}")
-        folders = options.folders + (pushed_records(ROOT, sys.stdin.read().splitlines()) if options.pushed else [])
-        for folder in folders:
-            with progress(str(folder), len(options.rule or rules.RULES)) as on_rule:
-                submission = rules.Submission(folder, options.data, not options.quick)
-                results[str(folder)] = rules.check(submission, options.rule, on_rule)
-            report(str(folder), results[str(folder)])
+        pushed = pushed_records(ROOT, sys.stdin.read().splitlines()) if options.pushed else []
+        results = judged([*options.records, *map(str, pushed)], options)
     except (Failure, OSError) as error:
         return explain("golf check", error)
-    failed = {
-        folder: [rule for rule, verdict in verdicts.items() if verdict.status == "FAIL"]
-        for folder, verdicts in results.items()
-    }
-    for folder, names in failed.items():
-        print(f"{terminal(folder)}: {'FAIL ' + ' '.join(names) if names else 'no rule failed'}")
+
+    for name, verdicts in results.items():
+        print(f"{terminal(name)}: {counted(verdicts)}")
     if options.json:
-        print(
-            json.dumps(
-                {
-                    "format": 1,
-                    "records": {
-                        folder: {rule: asdict(verdict) for rule, verdict in verdicts.items()}
-                        for folder, verdicts in results.items()
-                    },
-                }
-            )
-        )
-    return 1 if any(failed.values()) else 0
+        as_json = {
+            name: {rule: asdict(verdict) for rule, verdict in verdicts.items()} for name, verdicts in results.items()
+        }
+        print(json.dumps({"format": 2, "records": as_json}))
+    statuses = {verdict.status for verdicts in results.values() for verdict in verdicts.values()}
+    if FAIL in statuses:
+        return 1
+    return INCOMPLETE if NOT_CHECKED in statuses and not options.pushed else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded("golf check", main))

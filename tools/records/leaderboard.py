@@ -1,9 +1,12 @@
-"""Writes the leaderboard into README.md from records/*/*/record.json; --check says whether it is up to date.
+"""Writes the leaderboard into README.md and records/leaderboard.json from records/; --check says whether they are up to
+date.
 
-    golf board --site      # the table, and site/: the same and more as pages for a browser
+    golf board --site      # both, and site/: the same and more as pages for a browser
 
 The last column is a label of at most 12 words from records/labels.toml, since records are never edited. A record that
-has none there shows the first words of its idea.
+has none there shows the first words of its idea. docs/leaderboard.schema.json says what leaderboard.json holds.
+
+A record whose files are broken is named on standard error and where it would stand; all others are shown as ever.
 
 Not covered: whether a record is valid or its gain is real; the table shows what the records say, best mean bpb first.
 """
@@ -14,13 +17,25 @@ import sys
 import tomllib
 from pathlib import Path
 
+from golf.console import guarded
 from golf.files import ROOT, Failure, explain, write_atomic
-from golf.foreign import markdown
-from tools.records import pages, reading
+from golf.foreign import markdown, terminal
+from golf.tracks import RULES_VERSION, TRACKS
+from tools.claims.prove import MARGIN
+from tools.records import cells, pages, standing
+from tools.records.standing import LABEL_WORDS, Survey
 
 BEGIN, END = "<!-- leaderboard -->", "<!-- /leaderboard -->"
 ORDER = ("16mb", "pocket", "open")  # of the tracks in README.md
-LABEL_WORDS = 12
+FILE = "records/leaderboard.json"
+HEADER = "| rank | record | by | bpb (seeds) | bytes | scope | audited | reproduced | p | r, machine | date | what |"
+RULER = "|---:|---|---|---|---:|---|---|---|---|---|---|---|"
+LEGEND = f"""\
+bpb: mean over the seeds ± standard deviation. audited, certified: of how many seeds the artifact was scored with \
+`--audit full`, and with `--certify`, by the record itself (own) or by others (again). reproduced: how often the \
+script was trained again, and the mean difference to the claim. p: of `golf prove`, for a gain of at most {MARGIN:g} \
+bpb over the best earlier record of the same track, scope and rules, times the rivals that the record states. r: the \
+speed of its script beside record 0001's. [leaderboard.json]({FILE}) says the same to programs."""
 
 
 def read_labels(path: Path) -> dict[str, str]:
@@ -42,94 +57,142 @@ def read_labels(path: Path) -> dict[str, str]:
     return labels
 
 
-def shortened(idea: str) -> str:
-    """The first words of an idea, for a record without a label."""
-    words = idea.split()
-    return " ".join(words[:LABEL_WORDS]) + (" ..." if len(words) > LABEL_WORDS else "")
+def read_records(root: Path) -> Survey:
+    """All records below `root`, and what is known of them. Failure if labels.toml is not valid."""
+    return standing.survey(root, read_labels(root / "records" / "labels.toml"))
 
 
-def read_records(root: Path) -> list[dict]:
-    """All records below `root`, each with "folder", its path from there, and "label". Failure if one is not valid."""
-    labels = read_labels(root / "records" / "labels.toml")
-    entries = []
-    for folder, record in reading.read_records(root).items():
-        path = folder.relative_to(root).as_posix()
-        label = labels.get(path.removeprefix("records/")) or shortened(record["idea"])
-        entries.append(record | {"folder": path, "label": label})
-    return entries
+def table(rows: list[dict]) -> str:
+    """Markdown of one table, the best row first. Words of a record are plain text in it."""
+    lines = [HEADER, RULER]
+    for row in rows:
+        spread = "" if row["bpb_sd"] is None else f" ± {row['bpb_sd']:.4f}"
+        name = row["record"].split("/")[1]
+        label = markdown(row["label"])
+        ratio = f"{row['par']['ratio']:.2f}, " if row["par"] else ""
+        if row["problems"]:
+            label += f"; broken: {markdown('; '.join(row['problems']))}"
+        values = [
+            row["rank"],
+            f"[{markdown(name)}](records/{row['record']})",
+            markdown(terminal(", ".join(row["authors"]), 80)),
+            f"{row['bpb_mean']:.4f}{spread} ({row['seeds']})",
+            f"{row['artifact']['bytes']:,}",
+            row["scope"],
+            cells.audited(row),
+            cells.reproduced(row),
+            cells.claim(row),
+            ratio + markdown(terminal(row["machine"], 80)),
+            markdown(row["date"]),
+            label,
+        ]
+        lines.append(f"| {' | '.join(map(str, values))} |")
+    return "\n".join(lines) + "\n"
 
 
-def table(entries: list[dict]) -> str:
-    """The lines between the markers: one table per track that has a record. Words of a record are plain text in it."""
+def heading(track: str, rules: int) -> str:
+    """The line above a table."""
+    if rules == RULES_VERSION:
+        return f"**Track {track}**"
+    clock = "under the wall clock, " if TRACKS[track].par_tokens is not None else ""
+    return f"**Track {track}, {clock}version {rules} of the rules**"
+
+
+def tables(survey: Survey) -> str:
+    """The lines between the markers: for each track that has a record its tables, the present rules first."""
     parts = []
     for track in ORDER:
-        ranked = sorted((r for r in entries if r["track"] == track), key=lambda r: (r["bpb_mean"], r["number"]))
-        if not ranked:
+        versions = {rules for name, rules in standing.tables(survey) if name == track}
+        if not versions:
             continue
-        rows = [
-            "| rank | record | bpb | bytes | scope | seeds | date | what |",
-            "|---:|---|---:|---:|---|---:|---|---|",
-        ]
-        for rank, r in enumerate(ranked, start=1):
-            spread = "" if r["bpb_sd"] is None else f" ± {r['bpb_sd']:.4f}"
-            name = markdown(f"{r['number']}_{r['slug']}")
-            cells = [
-                rank,
-                f"[{name}]({r['folder']})",
-                f"{r['bpb_mean']:.4f}{spread}",
-                f"{r['artifact']['bytes']:,}",
-                markdown(r["scope"]),
-                len(r["seeds"]),
-                markdown(r["date"]),
-                markdown(r["label"]),
-            ]
-            rows.append(f"| {' | '.join(map(str, cells))} |")
-        parts.append(f"**Track {track}**\n\n" + "\n".join(rows) + "\n")
-    return "\n".join(parts) or "No records yet.\n"
+        for rules in sorted(versions | {RULES_VERSION}, reverse=True):
+            rows = survey.ranked(track, rules)
+            body = table(rows) if rows else "No record yet under the present rules.\n"
+            parts.append(f"{heading(track, rules)}\n\n{body}")
+    if survey.broken:
+        lines = [f"- {markdown(name)}: {markdown(problem)}" for name, problem in sorted(survey.broken.items())]
+        parts.append("Broken, and in no table:\n\n" + "\n".join(lines) + "\n")
+    return "\n".join([*parts, LEGEND + "\n"]) if parts else "No records yet.\n"
 
 
-def rewrite(readme: str, entries: list[dict]) -> str:
-    """README.md with the table put between the markers; Failure if the markers are not there exactly once, in order."""
+def rewrite(readme: str, survey: Survey) -> str:
+    """README.md with the tables put between the markers; Failure unless both are there once, in order."""
     begin, end = readme.find(BEGIN), readme.find(END)
     if readme.count(BEGIN) != 1 or readme.count(END) != 1 or begin > end:
         raise Failure(f"README.md: expected one {BEGIN} and after it one {END}")
-    return f"{readme[:begin]}{BEGIN}\n{table(entries)}{readme[end:]}"
+    return f"{readme[:begin]}{BEGIN}\n{tables(survey)}{readme[end:]}"
+
+
+def rounded(value: object) -> object:
+    """`value` with numbers that a table shows: machines differ in the last digits of what they compute."""
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [rounded(item) for item in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def as_json(survey: Survey) -> str:
+    """What records/leaderboard.json holds: docs/leaderboard.schema.json."""
+    rows = sorted(survey.rows.values(), key=lambda row: (row["track"], -row["rules"], row["rank"]))
+    broken = [{"record": name, "problem": problem} for name, problem in sorted(survey.broken.items())]
+    whole = {"format": 1, "rules": RULES_VERSION, "records": [rounded(row) for row in rows], "broken": broken}
+    return json.dumps(whole, indent=1, ensure_ascii=False) + "\n"
+
+
+def contents(root: Path, survey: Survey) -> dict[Path, str]:
+    """{file: what it should hold} of README.md and leaderboard.json."""
+    readme = root / "README.md"
+    files = {readme: rewrite(readme.read_text(encoding="utf-8"), survey)}
+    if (root / "records").is_dir():
+        files[root / FILE] = as_json(survey)
+    return files
+
+
+def stale_files(files: dict[Path, str]) -> list[Path]:
+    """Those of the files that hold something else, or are not there."""
+    return [path for path, text in files.items() if not path.is_file() or path.read_bytes() != text.encode()]
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Returns the exit code: 0, or 1 when --check finds the table stale or a file is wrong."""
-    parser = argparse.ArgumentParser(prog="golf board", description="Write README.md's leaderboard from records/.")
+    """Returns the exit code: 0, or 1 when --check finds a file out of date, or something of a record is broken."""
+    parser = argparse.ArgumentParser(prog="golf board", description="Write the leaderboard from records/.")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--site", action="store_true", help="write the pages in site/ too")
-    what.add_argument("--check", action="store_true", help="change nothing; exit with 1 if README.md is out of date")
+    what.add_argument("--check", action="store_true", help="change nothing; exit with 1 if a file is out of date")
     parser.add_argument("--json", action="store_true", help="end with one JSON object")
     options = parser.parse_args(argv)
-    path = ROOT / "README.md"
+    written = 0
     try:
-        entries = read_records(ROOT)
-        before = path.read_text(encoding="utf-8")
-        after = rewrite(before, entries)
-        if after != before and not options.check:
-            write_atomic(path, after.encode())
-        written = pages.build(ROOT, ROOT / "site") if options.site else 0
+        survey = read_records(ROOT)
+        problems = survey.problems()
+        files = contents(ROOT, survey)
+        stale = stale_files(files)
+        if options.site:
+            written, on_pages = pages.build(survey, ROOT / "site")
+            problems += on_pages
+        if not options.check:
+            for path in stale:
+                write_atomic(path, files[path].encode())
     except (Failure, OSError) as error:
         return explain("golf board", error)
-    stale = after != before
+
+    for problem in problems:
+        print(f"golf board: {terminal(problem, 1000)}", file=sys.stderr)
+    names = " and ".join(path.name for path in (stale or files))
     if options.check and stale:
-        print("golf board: README.md is out of date: run golf board", file=sys.stderr)
+        print(f"golf board: {names} out of date: run golf board", file=sys.stderr)
     else:
-        print(f"README.md: leaderboard {'rewritten' if stale else 'up to date'}, records: {len(entries)}")
+        count = len(survey.rows)
+        print(f"{names}: leaderboard {'rewritten' if stale else 'up to date'}, records: {count}")
     if options.site:
         print(f"site/index.html: {written} pages")
     if options.json:
-        print(
-            json.dumps(
-                {"format": 1, "records": len(entries), "stale": stale, "written": stale and not options.check}
-                | ({"pages": written} if options.site else {})
-            )
-        )
-    return 1 if options.check and stale else 0
+        result = {"format": 1, "records": len(survey.rows), "stale": bool(stale), "problems": problems}
+        result["written"] = bool(stale) and not options.check
+        print(json.dumps(result | ({"pages": written} if options.site else {})))
+    return 1 if problems or (options.check and stale) else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded("golf board", main))

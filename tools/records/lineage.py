@@ -15,18 +15,20 @@ import ast
 import collections
 import copy
 import difflib
+import functools
 import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from golf import script
+from golf.console import guarded
 from golf.files import ROOT, Failure, check_plain, explain, read_text
 from golf.foreign import terminal
-from tools.claims import prove
-from tools.records import reading, references
+from tools.records import comparing, reading, references, remembered
 
 KINDS = ("inherited", "changed", "new")
+REWRITTEN = -1  # in place of the number of a statement: it is the parent's, in the words of the parent's reference
 # A hostile script could be compared for days. The records so far have 1,052 statements of up to 4,505 characters, and
 # took 3e8 comparisons of characters.
 MAX_STATEMENTS, MAX_FORM, MAX_EFFORT = 5000, 10_000, 2_000_000_000
@@ -37,7 +39,7 @@ class Statement:
     """One statement (of a compound one the head): its lines in the file, its normal form and where it comes from."""
 
     lines: range
-    form: str
+    form: str  # "" where only the others are remembered
     kind: str = "new"
     origin: str = ""
 
@@ -90,13 +92,18 @@ class Rename(ast.NodeTransformer):
 
 def statements(source: str, name: str) -> list[Statement]:
     """The statements of a script in order, docstrings left out. Failure if it does not parse."""
+    return [Statement(lines, form) for lines, form in _lines_and_forms(source, name)]
+
+
+@functools.lru_cache(maxsize=16)  # a record's script is looked at again for each record that builds on it
+def _lines_and_forms(source: str, name: str) -> list[tuple[range, str]]:
     try:
         tree = ast.parse(source)
     except SyntaxError as error:
         raise Failure(f"{name}: line {error.lineno}: {error.msg}") from None
     except (ValueError, RecursionError, MemoryError) as error:  # a NUL, half a surrogate pair, brackets without end
         raise Failure(f"{name}: not a script: {error or type(error).__name__}") from None
-    found = []
+    found: list[tuple[range, str]] = []
 
     def visit(body: list[ast.stmt]) -> None:
         for index, node in enumerate(body):
@@ -122,7 +129,7 @@ def statements(source: str, name: str) -> list[Statement]:
             end = min((getattr(item, "lineno", None) or item.pattern.lineno for item in inner), default=None)
             last = node.end_lineno if end is None else max(start, min(end - 1, node.end_lineno))
             form = ast.dump(Rename().visit(head))  # in place: nothing below looks at these expressions again
-            found.append(Statement(range(start, last + 1), form))
+            found.append((range(start, last + 1), form))
             for _, block in blocks:
                 if isinstance(block[0], ast.stmt):
                     visit(block)
@@ -192,13 +199,15 @@ def similarity(a: str, b: str) -> float:
     return matcher.ratio() if min(matcher.real_quick_ratio(), matcher.quick_ratio()) >= 0.6 else 0.0
 
 
-def read_tree(root: Path) -> list[Record]:
-    """All records, parents before children. Failure for one that is not valid, a parent that is not there, a circle."""
+def link(records: dict[Path, dict]) -> tuple[list[Record], dict[str, str]]:
+    """({folder: record.json} as records, parents before children; {name: why its parent cannot be used}).
+
+    A record whose parent cannot be used stands as if it had none."""
     tree: dict[str, Record] = {}
-    for folder, data in reading.read_records(root).items():
+    for folder, data in records.items():
         name = f"{data['track']}/{folder.name}"
-        check_plain(folder)
         tree[name] = Record(name, folder, data)
+    faults = {}
     for record in tree.values():
         parent = record.data["parent"]
         if parent is None:
@@ -206,40 +215,101 @@ def read_tree(root: Path) -> list[Record]:
         track = record.data["track"]
         same = [name for name in (f"{track}/{parent}", *tree) if name in tree and name.endswith(f"/{parent}")]
         if not same:
-            raise Failure(f"{record.folder}/record.json: its parent {terminal(parent)} is not in records/")
+            faults[record.name] = f"{record.folder}/record.json: its parent {terminal(parent)} is not in records/"
+            continue
         record.parent = tree[same[0]]
         record.parent.children.append(record)
+
     ordered, waiting = [], [record for record in tree.values() if record.parent is None]
     while waiting:
         record = waiting.pop(0)
-        path = record.folder / "train_gpt.py"
-        try:
-            source = read_text(path, script.MAX_BYTES)
-            record.statements = statements(source, str(path))
-        except RecursionError:
-            raise Failure(f"{path}: statements that lie too deep in each other") from None
-        trace(record, start_of(record, source))
         ordered.append(record)
         waiting = record.children + waiting
-    if len(ordered) < len(tree):
-        raise Failure(f"records/{min(set(tree) - {record.name for record in ordered})}: its parents form a circle")
+    placed = {record.name for record in ordered}
+    for name in sorted(set(tree) - placed):
+        record = tree[name]
+        faults[name] = f"{record.folder}/record.json: its parents form a circle"
+        record.parent, record.children = None, []
+        ordered.append(record)
+    return ordered, faults
+
+
+def parse(record: Record) -> str:
+    """Reads a record's script into its statements; returns the text. Failure if it is no script."""
+    path = record.folder / "train_gpt.py"
+    source = read_text(path, script.MAX_BYTES)
+    try:
+        record.statements = statements(source, str(path))
+    except RecursionError:
+        raise Failure(f"{path}: statements that lie too deep in each other") from None
+    return source
+
+
+def relation(record: Record) -> list[dict]:
+    """For each statement of a record's script its lines {"first", "last"}, its kind, and in "of" the number of the
+    statement in the parent's script that it is: REWRITTEN if the parent's reference alone has it, None if it is the
+    record's own. Remembered by the hashes of the scripts.
+
+    Nothing older than the parent is looked at. Failure if a script cannot be read."""
+    paths = [record.folder / "train_gpt.py"]
+    if record.parent is not None:
+        paths += [record.parent.folder / "train_gpt.py", references.path_of(record.parent.folder)]
+    inputs = [remembered.hash_or_missing(path) for path in paths]
+    return remembered.recall("statements", inputs, lambda: {"statements": related(record)})["statements"]
+
+
+def related(record: Record) -> list[dict]:
+    """As relation(), computed."""
+    alone = Record(record.name, record.folder, record.data)
+    source = parse(alone)
+    if record.parent is not None:
+        alone.parent = Record(record.parent.name, record.parent.folder, record.parent.data)
+        parse(alone.parent)
+        for number, statement in enumerate(alone.parent.statements):
+            statement.origin = str(number)
+    trace(alone, start_of(alone, source))
+    found = []
+    for statement in alone.statements:
+        of = None
+        if statement.kind == "inherited":
+            of = int(statement.origin) if statement.origin.isdigit() else REWRITTEN
+        lines = {"first": statement.lines.start, "last": statement.lines.stop - 1}
+        found.append(lines | {"kind": statement.kind, "of": of})
+    return found
+
+
+def line_counts(record: Record) -> dict[str, int]:
+    """{kind: lines} of a record's script beside the one it started from. Failure if a script cannot be read."""
+    found = relation(record)
+    return {kind: sum(s["last"] + 1 - s["first"] for s in found if s["kind"] == kind) for kind in KINDS}
+
+
+def read_tree(root: Path) -> list[Record]:
+    """All records, parents before children. Failure for one that is not valid, a parent that is not there, a circle."""
+    records = reading.read_records(root)
+    for folder in records:
+        check_plain(folder)
+    ordered, faults = link(records)
+    if faults:
+        raise Failure(next(iter(faults.values())))
+    for record in ordered:
+        for row in relation(record):
+            origin = record.name
+            if record.parent is not None and row["of"] is not None:
+                origin = record.parent.name if row["of"] == REWRITTEN else record.parent.statements[row["of"]].origin
+            record.statements.append(Statement(range(row["first"], row["last"] + 1), "", row["kind"], origin))
     return ordered
 
 
-def claim(record: Record) -> dict | None:
-    """prove.compare of a record with its parent; None for a root or where the two cannot be compared."""
+def gain(record: Record) -> dict | None:
+    """Gain over the parent in bpb with its 95% interval; None for a root or where the two cannot be compared."""
     if record.parent is None:
         return None
     try:
-        return prove.compare(*(prove.read_arm(str(r.folder)) for r in (record, record.parent)), 0.0, None)
+        found = comparing.compare(ROOT, record, record.parent, details=False)
     except (Failure, OSError):
         return None
-
-
-def gain(record: Record) -> dict | None:
-    """Gain over the parent in bpb with its 95% interval; None as for claim()."""
-    found = claim(record)
-    return found and {"gain": found["gain"], "interval": found["interval"]}
+    return None if "problem" in found else {"gain": found["gain"], "interval": found["interval"]}
 
 
 def find(tree: list[Record], name: str) -> Record:
@@ -331,4 +401,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded("golf lineage", main))

@@ -5,40 +5,39 @@ from any path of any server, and offline. Text of records is escaped by jinja2, 
 the hashes of our style and script would stop what slipped through. The same records give the same bytes.
 
 Not covered: whether what the records say is true (golf check). tools/records/charts.py places the charts,
-tools/site/ has the templates.
+tools/records/site/ has the templates.
 """
 
 import base64
 import contextlib
 import hashlib
-import math
-import os
+import json
 import shutil
-import statistics
-import tempfile
 from pathlib import Path
 
-from golf import container, progress
-from golf.files import Failure, read_json, read_metrics, read_text
+from golf import folders, progress
+from golf.files import Failure, read_bytes, read_json, read_text, sha256_file
 from golf.foreign import terminal
-from golf.tracks import TRACKS
-from tools.records import charts, lineage
-from tools.records.record import interval
-from tools.runs import curves
+from golf.statistics import mean_interval
+from golf.tracks import OPEN, RULES_VERSION, TRACKS, Track
+from tools.claims import prove
+from tools.records import additions, cells, charts, comparing, lineage, remembered, sections, standing
 
 MAX_SHOWN_BYTES = 2**19  # of a README.md or parent.diff; those of the first four records have up to 90,000
 
 TEMPLATES = Path(__file__).resolve().parent / "site"
 GENERATOR = "golf board"  # named in every page; a folder whose index does not name it is not overwritten
+MANIFEST = "pages.json"  # in site/: what each page was made from
 SCOPES = ("none", "document", "stream")
-SECTIONS = {
-    "CODE": "training script and decoder",
-    "CONF": "configuration",
-    "TOKN": "tokenizer",
-    "WGTS": "weights",
-    "overhead": "container: header, section table, checksum",
+SCRIPT = "train_gpt.py"
+COPIED = (SCRIPT, "record.json", "parent.diff")
+OF_SEED = {  # what a page links to for each seed: {word: file}
+    "log": "logs/seed{}.log",
+    "run": "logs/seed{}.run.json",
+    "steps": "logs/seed{}.metrics.jsonl",
+    "eval": "eval/seed{}.json",
+    "artifact": "artifacts/seed{}.golf",
 }
-COPIED = ("train_gpt.py", "record.json", "parent.diff")
 
 
 def readme_html(text: str) -> str:
@@ -67,166 +66,66 @@ def readme_html(text: str) -> str:
     return markdown.renderer.render(tokens, markdown.options, {})
 
 
-def per_seed(record: lineage.Record, pattern: str, read) -> dict[int, object]:
-    """{seed: what `read` makes of its file}, in the record's order; seeds without the file are left out."""
-    paths = {row["seed"]: record.folder / pattern.format(row["seed"]) for row in record.data["seeds"]}
-    return {seed: read(path) for seed, path in paths.items() if path.is_file()}
+def row(record: lineage.Record, survey: standing.Survey) -> dict:
+    """What the index, the charts and the tree show of a record: record.json and a few fields of ours.
 
-
-def series(rows: list[dict], key: str) -> list[tuple[float, float]]:
-    """(seconds, value) of the rows of a metrics.jsonl that have a finite value of this name."""
-    return [(row["elapsed"], row[key]) for row in rows if row.get(key) is not None and math.isfinite(row[key])]
-
-
-def curve_charts(record: lineage.Record) -> list[dict]:
-    """Charts of train loss and of the script's estimate of dev bpb, as far as the logs have them."""
-    losses, estimates, starts = [], [], []
-    for seed, rows in per_seed(record, "logs/seed{}.metrics.jsonl", read_metrics).items():
-        points = series(rows, "loss")
-        if points:
-            means = curves.smooth([loss for _, loss in points])
-            starts.append(means[len(means) // 20])
-            losses.append((f"seed {seed}", points, [(s, mean) for (s, _), mean in zip(points, means)]))
-        points = series(rows, "dev_bpb")
-        if points:
-            estimates.append((f"seed {seed}", [], points))
-    found = []
-    if losses:  # the first steps would squeeze the rest of the curve into a flat line
-        found.append(charts.curves("Training loss and its running mean", "nats per token", losses, ceiling=max(starts)))
-    if estimates:
-        found.append(charts.curves("Dev estimate of the training script", "bits per byte", estimates))
-    return found
-
-
-def slice_groups(scores: dict[int, dict], shown: int, claim: dict | None) -> list[dict]:
-    """Tables of bpb by slice, one for each kind: mean over seeds, interval of the `shown` seed, gain of `claim`.
-
-    The names of slices are "KIND NAME", but in files of format 1, where each is a source.
-    """
-
-    def split(name: str) -> tuple[str, str]:
-        kind, space, rest = name.partition(" ")
-        return (kind, rest) if space and scores[shown].get("format", 1) > 1 else ("source", name)
-
-    def mean(name: str) -> float:
-        return statistics.mean(
-            score["slices"][name]["bpb"] for score in scores.values() if name in score.get("slices", {})
-        )
-
-    gains = claim["slices"] if claim else {}
-    groups = {}
-    for name, row in scores[shown].get("slices", {}).items():
-        kind, short = split(name)
-        groups.setdefault(kind, []).append(
-            {
-                "name": short,
-                "bpb": mean(name),
-                "interval": row.get("bpb_interval"),
-                "documents": row.get("documents"),
-                "raw_bytes": row.get("raw_bytes"),
-                "shown": row["bpb"],
-                "gain": gains.get(name) or gains.get(f"{kind} {short}"),
-            }
-        )
-    found = []
-    for kind, rows in groups.items():
-        ends = [value for row in rows for value in (row["shown"], *(row["interval"] or ()))]
-        axis = charts.padded([*ends, scores[shown]["bpb"]], 0.03, 1e-6)
-        for row in rows:
-            row["bar"] = charts.interval_bar(axis, row["shown"], row["interval"], 200)
-        found.append(
-            {
-                "kind": kind,
-                "rows": rows,
-                "gains": any(row["gain"] for row in rows),
-                "whole": charts.interval_bar(axis, scores[shown]["bpb"], None, 200)["at"],
-            }
-        )
-    return found
-
-
-def rows_of(scores: dict[int, dict], shown: int, key: str, name: str) -> list[dict]:
-    """The rows that any score has under `key`, one for each value of `name`; the `shown` seed's where it has one."""
-    found = {}
-    for score in (scores[shown], *scores.values()):
-        for row in score.get(key, []):
-            found.setdefault(row[name], row)
-    return list(found.values())
-
-
-def audit_rows(scores: dict[int, dict], shown: int) -> list[dict]:
-    """One row per audit, with the verdict of each seed: "" where it was not made."""
-    verdicts = [{row["audit"]: row["verdict"] for row in score.get("audits", [])} for score in scores.values()]
-    return [
-        row | {"verdicts": [of_seed.get(row["audit"], "") for of_seed in verdicts]}
-        for row in rows_of(scores, shown, "audits", "audit")
-    ]
-
-
-def sandbox_rows(scores: dict[int, dict], shown: int) -> list[dict]:
-    """One row per layer of the box, with the number of scores in which it was active."""
-    active = [{row["layer"] for row in score.get("sandbox", []) if row["active"]} for score in scores.values()]
-    return [
-        row | {"count": sum(row["layer"] in layers for layers in active)}
-        for row in rows_of(scores, shown, "sandbox", "layer")
-    ]
-
-
-def section_rows(record: lineage.Record) -> list[dict] | None:
-    """Bytes of the committed artifact by section; None if it is not in the record."""
-    name = record.data["artifact"]["file"]
-    if name is None or not (record.folder / name).is_file():
-        return None
-    data = (record.folder / name).read_bytes()
+    "lines" and "claim" are None where its script or its scores cannot be compared with its parent's; "problem" says
+    why."""
+    problem, lines, claim = "", None, None
     try:
-        sections = {tag: len(payload) for tag, payload in container.read(data).items()}
-    except container.FormatError as error:
-        raise Failure(f"{record.folder / name}: {error}") from None
-    sections["overhead"] = container.OVERHEAD_BYTES
-    return [
-        {"tag": tag, "what": SECTIONS[tag], "bytes": size, "share": size / len(data)} for tag, size in sections.items()
-    ]
-
-
-def config_rows(record: lineage.Record) -> list[dict]:
-    """Fields of the resolved config, those that differ from the parent's first; "was" is the parent's value."""
-    now = record.data["config"]
-    before = record.parent.data["config"] if record.parent else now
-    rows = [
-        {"key": key, "value": now.get(key, "not there"), "was": before.get(key, "not there")}
-        for key in dict.fromkeys([*now, *before])
-    ]
-    return sorted((row | {"changed": row["was"] != row["value"]} for row in rows), key=lambda row: not row["changed"])
-
-
-def diff_lines(text: str) -> list[tuple[str, str]]:
-    """(kind, line) of a unified diff; kinds: file, hunk, add, remove, same."""
-    kinds = {"+++": "file", "---": "file", "@@ ": "hunk"}
-    return [
-        (kinds.get(line[:3]) or {"+": "add", "-": "remove"}.get(line[:1], "same"), line) for line in text.splitlines()
-    ]
-
-
-def clock_rows(runs: dict[int, dict], scores: dict[int, dict]) -> list[dict]:
-    """Seconds by phase and seed: of training (run.json), then of scoring (eval.json)."""
-    rows = []
-    for stage, files in (("training", runs), ("scoring", scores)):
-        clocks = [file.get("clock", {}) for file in files.values()]
-        rows += [
-            {"stage": stage, "phase": phase, "seconds": [clock.get(phase) for clock in clocks]}
-            for phase in dict.fromkeys(phase for clock in clocks for phase in clock)
-        ]
-    return rows
-
-
-def row(record: lineage.Record, claim: dict | None) -> dict:
-    """What the index, the charts and the tree show of a record: record.json and a few fields of ours."""
+        lines = lineage.line_counts(record)
+        if record.parent is not None:
+            found = comparing.compare(survey.root, record, record.parent, details=True)
+            claim = None if "problem" in found else found
+    except (Failure, OSError) as error:
+        problem = comparing.in_words(error, survey.root)
+    known = survey.rows[record.name]
+    seeds = [seed["seed"] for seed in record.data["seeds"]]
     return record.data | {
         "name": record.name,
         "page": f"{record.name}.html",
         "claim": claim,
-        "lines": {kind: record.count(kind) for kind in lineage.KINDS},
+        "lines": lines,
+        "problem": problem,
+        "has_parent": record.parent is not None,
+        "known": known,
+        "shown": {
+            "audited": cells.audited(known),
+            "reproduced": cells.reproduced(known),
+            "claim": cells.claim(known),
+            "speed": cells.speed(known),
+        },
+        "marks": cells.marks(known),
+        "seed_files": {seed: seed_files(record.folder, seed) for seed in seeds},
+        "artifact_files": seed_files(record.folder, record.data["artifact"]["seed"]),
+        "script": SCRIPT if is_filled(record.folder / SCRIPT) else None,
     }
+
+
+def is_filled(path: Path) -> bool:
+    """Whether there is a file that holds something."""
+    return path.is_file() and path.stat().st_size > 0
+
+
+def seed_files(folder: Path, seed: int) -> dict[str, str]:
+    """{word: file} of one seed's files that are there."""
+    names = {word: pattern.format(seed) for word, pattern in OF_SEED.items()}
+    return {word: name for word, name in names.items() if is_filled(folder / name)}
+
+
+def addition_rows(record: lineage.Record, added: list[dict]) -> list[dict]:
+    """The additions of a record, each with its file, and how far its bpb is from what the record claims."""
+    claims = {seed["seed"]: seed["bpb"] for seed in record.data["seeds"]}
+    names = sorted(path.name for path in (record.folder / additions.FOLDER).iterdir()) if added else []
+    return [
+        addition
+        | {
+            "file": f"{additions.FOLDER}/{name}",
+            "difference": addition["bpb"] - claims.get(addition["seed"], record.data["bpb_mean"]),
+            "is_own_seed": addition["seed"] in claims,
+        }
+        for name, addition in zip(names, added)
+    ]
 
 
 def branches(records: list[lineage.Record]) -> list[list]:
@@ -236,13 +135,15 @@ def branches(records: list[lineage.Record]) -> list[list]:
     lowest bpb stays in its line and the others start lines of their own beside it.
     """
 
-    def best(record: lineage.Record) -> tuple:
-        return min([(record.data["bpb_mean"], record.name), *map(best, record.children)])
+    best: dict[str, tuple] = {}  # what comes of a record: the lowest (bpb, name) from it on
+    for record in reversed(records):  # children before parents
+        own = (record.data["bpb_mean"], record.name)
+        best[record.name] = min([own, *(best[child.name] for child in record.children)])
 
     def line(record: lineage.Record) -> list:
         found = []
         while record is not None:
-            first, *others = sorted(record.children, key=best) or [None]
+            first, *others = sorted(record.children, key=lambda child: best[child.name]) or [None]
             found.append((record.name, [line(other) for other in others]))
             record = first
         return found
@@ -250,48 +151,45 @@ def branches(records: list[lineage.Record]) -> list[list]:
     return [line(record) for record in records if record.parent is None]
 
 
-def record_page(record: lineage.Record, rows: dict[str, dict], place: int, of: int) -> dict:
-    """The variables of record.html."""
+def record_page(record: lineage.Record, rows: dict[str, dict], of: int, added: list[dict]) -> dict:
+    """The variables of record.html. of: records in its table. added: its additions."""
     data = record.data
-    scores = per_seed(record, "eval/seed{}.json", lambda path: read_json(path, ("bpb", "clock")))
-    runs = per_seed(record, "logs/seed{}.run.json", read_json)
+    scores = sections.per_seed(record, "eval/seed{}.json", lambda path: read_json(path, ("bpb", "clock")))
+    runs = sections.per_seed(record, "logs/seed{}.run.json", read_json)
     shown = data["artifact"]["seed"] if data["artifact"]["seed"] in scores else next(iter(scores), None)
     text = {
         name: read_text(record.folder / name, MAX_SHOWN_BYTES) if (record.folder / name).is_file() else ""
         for name in ("parent.diff", "README.md")
     }
     bpb, cap = [seed["bpb"] for seed in data["seeds"]], TRACKS[data["track"]].cap_bytes
-    diff = diff_lines(text["parent.diff"])
+    diff = sections.diff_lines(text["parent.diff"])
     return {
         "r": rows[record.name],
         "parent": rows[record.parent.name] if record.parent else None,
         "children": [rows[child.name] for child in record.children],
-        "rank": place,
         "of": of,
+        "additions": addition_rows(record, added),
         "cap": cap,
         "clock_seconds": TRACKS[data["track"]].training_seconds,
-        "interval": interval(bpb) if len(bpb) > 1 else None,
-        "charts": curve_charts(record),
+        "par_tokens": TRACKS[data["track"]].par_tokens,
+        "interval": mean_interval(bpb) if len(bpb) > 1 else None,
+        "charts": sections.curve_charts(record),
         "shown": shown,
         "seeds": list(scores),
         "score": scores.get(shown),
         "whole_interval": scores[shown].get("bpb_interval") if scores else None,
-        "groups": slice_groups(scores, shown, rows[record.name]["claim"]) if scores else [],
-        "audits": audit_rows(scores, shown) if scores else [],
-        "sandbox": sandbox_rows(scores, shown) if scores else [],
-        "sections": section_rows(record),
-        "config": config_rows(record),
+        "groups": sections.slice_groups(scores, shown, rows[record.name]["claim"]) if scores else [],
+        "audits": sections.audit_rows(scores, shown) if scores else [],
+        "sandbox": sections.sandbox_rows(scores, shown) if scores else [],
+        "sections": sections.section_rows(record),
+        "config": sections.config_rows(record),
         "diff": diff,
         "added": sum(kind == "add" for kind, _ in diff),
         "removed": sum(kind == "remove" for kind, _ in diff),
-        "clock": clock_rows(runs, scores),
+        "clock": sections.clock_rows(runs, scores),
         "clock_seeds": list(runs or scores),
         "readme": readme_html(text["README.md"]),
-        "files": [
-            name
-            for name in (*COPIED, data["artifact"]["file"])
-            if name and (record.folder / name).is_file() and (record.folder / name).stat().st_size
-        ],
+        "files": linked_files(record),
     }
 
 
@@ -311,7 +209,13 @@ def environment():
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    env.globals |= {"generator": GENERATOR, "plot": charts.PLOT, "size": (charts.WIDTH, charts.HEIGHT)}
+    env.globals |= {
+        "generator": GENERATOR,
+        "present_rules": RULES_VERSION,
+        "margin": f"{prove.MARGIN:g}",
+        "plot": charts.PLOT,
+        "size": (charts.WIDTH, charts.HEIGHT),
+    }
     for key, name in (("style", "style.css"), ("script", "site.js")):
         env.globals[key], env.globals[f"{key}_hash"] = inside(name)
     env.filters |= {"html": Markup, "signed": lambda value: f"{value:+.4f}".replace("-", "\N{MINUS SIGN}")}
@@ -330,63 +234,158 @@ def blame(record: lineage.Record):
         raise Failure(f"{record.folder}: a log or score is not what the kit writes: {terminal(error)}") from None
 
 
-def build(root: Path, out: Path) -> int:
-    """Writes the pages of root/records into `out`, replacing what an earlier call wrote; returns how many.
+def table_of(records: list[dict], track: Track, rules: int) -> dict:
+    """What the index shows of one table. records: its rows, the best first."""
+    cap = None if track.name == OPEN.name else track.cap_bytes
+    scopes = {record["scope"] for record in records}
+    return {
+        "rules": rules,
+        "records": records,
+        "best": [next(r for r in records if r["scope"] == scope) for scope in SCOPES if scope in scopes],
+        "charts": [charts.by_date(track.name, records), charts.by_bytes(track.name, records, cap)] if records else [],
+    }
 
-    Raises Failure, leaving `out` as it was, if a record cannot be read or `out` holds something else.
-    """
+
+def tracks_of(survey: standing.Survey, rows: dict[str, dict]) -> list[dict]:
+    """What the index shows of each track; those without records come last. The present rules' table comes first."""
+    found = []
+    for name, track in TRACKS.items():
+        versions = {rules for place, rules in standing.tables(survey) if place == name}
+        tables = []
+        for rules in sorted(versions | {RULES_VERSION}, reverse=True):
+            ranked = [rows[known["record"]] for known in survey.ranked(name, rules)]
+            tables.append(table_of(ranked, track, rules))
+        records = sum(len(table["records"]) for table in tables)
+        wall = track.par_tokens is not None  # where the clock is par today, it was on the wall once
+        found.append({"name": name, "what": track.description, "tables": tables, "count": records, "wall": wall})
+    return sorted(found, key=lambda entry: not entry["count"])
+
+
+def linked_files(record: lineage.Record) -> list[str]:
+    """Those of the record's files that its page links to beside the files of each seed."""
+    names = (*COPIED, record.data["artifact"]["file"])
+    return [name for name in names if name and is_filled(record.folder / name)]
+
+
+def copied_files(record: lineage.Record, added: list[dict]) -> list[str]:
+    """The record's files that its page links to."""
+    names = linked_files(record)
+    for seed in (record.data["artifact"]["seed"], *(row["seed"] for row in record.data["seeds"])):
+        names += seed_files(record.folder, seed).values()
+    names += [addition["file"] for addition in addition_rows(record, added)]
+    return list(dict.fromkeys(names))
+
+
+def page_inputs(record: lineage.Record, around: list[dict], of: int, added: list[dict]) -> str:
+    """A hash of all that a record's page shows. around: the rows of the record, its parent and its children."""
+    paths = [path for path in sorted(record.folder.rglob("*")) if path.is_file()]
+    files = {path.relative_to(record.folder).as_posix(): sha256_file(path) for path in paths}
+    parts = [remembered.program(), files, around, of, added]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def earlier_pages(out: Path) -> dict[str, dict]:
+    """{record: {"inputs", "page"}: hashes} of the pages that an earlier call wrote into `out`."""
+    try:
+        pages = read_json(out / MANIFEST)["pages"]
+        return {name: {"inputs": entry["inputs"], "page": entry["page"]} for name, entry in pages.items()}
+    except (Failure, AttributeError, LookupError, TypeError):
+        return {}
+
+
+def earlier_page(out: Path, name: str, inputs: str, earlier: dict[str, dict]) -> bytes | None:
+    """The page of a record as it lies in `out`, if it was made from the same inputs and nobody changed it."""
+    entry = earlier.get(name)
+    if entry is None or entry["inputs"] != inputs:
+        return None
+    try:
+        page = read_bytes(out / f"{name}.html")
+    except Failure:
+        return None
+    return page if hashlib.sha256(page).hexdigest() == entry["page"] else None
+
+
+def write_record(record: lineage.Record, page: bytes, files: list[str], out: Path) -> None:
+    """Writes a record's page and copies of its files below `out`."""
+    for name in files:
+        target = out / record.name / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(record.folder / name, target)
+    target = out / f"{record.name}.html"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(page)
+
+
+def write_records(
+    survey: standing.Survey, rows: dict[str, dict], env, old: Path, out: Path
+) -> tuple[dict[str, dict], dict[str, str]]:
+    """Writes the pages of all records; returns {record: hashes of what its page was made from, and of the page}, and
+    {record: what is wrong} of those whose page can only say so. A page in `old` that was made from the same is taken
+    over."""
+    sizes = {key: len(ranked) for key, ranked in standing.tables(survey).items()}
+    earlier = earlier_pages(old)
+    made, problems = {}, {}
+    for record in progress.track(survey.records, "writing pages", unit="records"):
+        known = survey.rows[record.name]
+        of, added = sizes[known["track"], known["rules"]], survey.additions.get(record.name, [])
+        near = [record, *record.children, *([record.parent] if record.parent else [])]
+        try:
+            inputs = page_inputs(record, [rows[other.name] for other in near], of, added)
+            page = earlier_page(old, record.name, inputs, earlier)
+            if page is None:
+                with blame(record):
+                    variables = record_page(record, rows, of, added)
+                    page = env.get_template("record.html").render(up="../", **variables).encode()
+            write_record(record, page, copied_files(record, added), out)
+            made[record.name] = {"inputs": inputs, "page": hashlib.sha256(page).hexdigest()}
+        except (Failure, OSError) as error:
+            problem = comparing.in_words(error, survey.root)
+            rows[record.name]["problem"] = problems[record.name] = problem
+            shutil.rmtree(out / record.name, ignore_errors=True)
+            text = env.get_template("broken.html").render(up="../", r=rows[record.name])
+            (out / record.name).parent.mkdir(exist_ok=True)
+            (out / f"{record.name}.html").write_text(text, encoding="utf-8")
+    return made, problems
+
+
+def build(survey: standing.Survey, out: Path) -> tuple[int, list[str]]:
+    """Writes the pages of the records into `out`, replacing what an earlier call wrote; returns how many, and one line
+    for each record whose page cannot show all, and that nobody has complained of yet.
+
+    Raises Failure, leaving `out` as it was, if `out` holds something else."""
+    with folders.only_writer(out) as path, folders.replaced(path, judge) as folder:
+        return write(survey, path, folder)
+
+
+def judge(out: Path) -> None:
+    """Raises Failure if `out` holds something that is no page of an earlier call."""
     index = out / "index.html"
     if out.exists() and any(out.iterdir()) and not (index.is_file() and GENERATOR in index.read_text(encoding="utf-8")):
         raise Failure(f"{out}: holds files that {GENERATOR} did not write: move them away")
-    records = lineage.read_tree(root)
-    rows = {}
-    for record in progress.track(records, "comparing with parents", unit="records"):
-        with blame(record):
-            rows[record.name] = row(record, lineage.claim(record))
-    tracks = []
-    for name, track in TRACKS.items():
-        ranked = sorted((r for r in rows.values() if r["track"] == name), key=lambda r: (r["bpb_mean"], r["number"]))
-        cap = None if name == "open" else track.cap_bytes
-        tracks.append(
-            {
-                "name": name,
-                "what": track.description,
-                "records": ranked,
-                "best": [
-                    next(r for r in ranked if r["scope"] == s) for s in SCOPES if s in {r["scope"] for r in ranked}
-                ],
-                "charts": [charts.by_date(name, ranked), charts.by_bytes(name, ranked, cap)] if ranked else [],
-            }
-        )
-    tracks.sort(key=lambda t: not t["records"])
-    ranks = {r["name"]: (place, len(t["records"])) for t in tracks for place, r in enumerate(t["records"], start=1)}
-    env = environment()
-    temporary = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
-        (temporary / "index.html").write_text(
-            env.get_template("index.html").render(up="", tracks=tracks, tree=branches(records), rows=rows),
-            encoding="utf-8",
-        )
-        for record in records:
-            with blame(record):
-                page = record_page(record, rows, *ranks[record.name])
-                text = env.get_template("record.html").render(up="../", **page).encode()
-            folder = temporary / record.name
-            folder.mkdir(parents=True)
-            for name in page["files"]:
-                shutil.copyfile(record.folder / name, folder / name)
-            (temporary / f"{record.name}.html").write_bytes(text)
-        temporary.chmod(0o755)  # mkdtemp's own mode would hide it from a server
-        replace(out, temporary)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return 1 + len(records)
+        listed = read_json(out / MANIFEST).get("files")
+    except Failure:
+        listed = None
+    if isinstance(listed, list):  # an older version did not say what it wrote
+        folders.judge_listed(out, set(map(str, listed)), "the pages that would be replaced")
 
 
-def replace(out: Path, new: Path) -> None:
-    """Puts the folder `new` in the place of `out`."""
-    old = out.with_name(f".{out.name}.old.{os.getpid()}")
-    if out.exists():
-        os.rename(out, old)
-    os.rename(new, out)
-    shutil.rmtree(old, ignore_errors=True)
+def write(survey: standing.Survey, old: Path, out: Path) -> tuple[int, list[str]]:
+    """As build(), into the empty folder `out`. old: what an earlier call wrote."""
+    rows = {}
+    for record in progress.track(survey.records, "comparing with parents", unit="records"):
+        rows[record.name] = row(record, survey)
+    problems = {name: found["problem"] for name, found in rows.items() if found["problem"]}
+
+    env = environment()
+    made, wrong = write_records(survey, rows, env, old, out)
+    problems |= wrong
+    tracks = tracks_of(survey, rows)
+    tree = branches(survey.records)
+    text = env.get_template("index.html").render(up="", tracks=tracks, tree=tree, rows=rows, broken=survey.broken)
+    (out / "index.html").write_text(text, encoding="utf-8")
+    files = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
+    manifest = {"format": 1, "pages": made, "files": [*files, MANIFEST]}
+    (out / MANIFEST).write_text(json.dumps(manifest), encoding="utf-8")
+    new = [problem for name, problem in problems.items() if not survey.rows[name]["problems"]]
+    return 1 + len(survey.records), sorted(new)

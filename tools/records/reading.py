@@ -43,6 +43,20 @@ def read_record(path: Path) -> dict:
     return record
 
 
+def read_all(root: Path) -> tuple[dict[Path, dict], dict[Path, str]]:
+    """({folder: its record.json}, {folder: why its record.json cannot be used}) of the records below `root`, sorted."""
+    records, faults = {}, {}
+    for path in record_files(root):
+        try:
+            records[path.parent] = read_record(path)
+        except (Failure, OSError) as error:
+            faults[path.parent] = str(error)
+    return records, faults
+
+
 def read_records(root: Path) -> dict[Path, dict]:
-    """{folder: its record.json} of all records below `root`, sorted by folder."""
-    return {path.parent: read_record(path) for path in record_files(root)}
+    """{folder: its record.json} of all records below `root`, sorted by folder. Failure if one of them is not valid."""
+    records, faults = read_all(root)
+    if faults:
+        raise Failure(next(iter(faults.values())))
+    return records

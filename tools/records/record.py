@@ -1,12 +1,14 @@
 """Makes a record's folder from finished runs, and draws the seeds that those runs must have.
 
     golf record seeds --commit HEAD --count 3
-    golf record make --track pocket --number 0001 --slug baseline --title "..." --idea "..." \\
-        --author NAME --agent-help none --seed-commit COMMIT RUN [RUN ...]
+    golf record make --track pocket --number 0007 --slug wider --title "..." --idea "..." --parent PARENT \\
+        --author NAME --agent-help none --seed-commit COMMIT --par par.json RUN [RUN ...]
+    golf record publish records/pocket/0007_wider --hub OWNER/NAME
 
 `make` recomputes what it can (hashes, sizes, seeds, the source in the log) and refuses runs that differ in more than
 the seed. What the runs hold is a stranger's: their JSON goes through the schemas of docs/; their script is read, never
-run. Not covered: scoring again, significance against the parent; it believes run.json's clock and eval.json's bpb.
+run. tools/records/publish.py has the uploads. Not covered: scoring again, significance against the parent, timing the
+script beside record 0001's; it believes run.json's tokens and clock, eval.json's bpb and the file of `golf par`.
 """
 
 import argparse
@@ -17,25 +19,37 @@ import hashlib
 import json
 import os
 import re
-import shlex
 import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from golf import schema, script
-from golf.files import ROOT, Failure, check_plain, explain, read_bytes, read_metrics, sha256_file, write_json
-from golf.foreign import markdown, terminal
-from golf.tracks import TRACKS
-from tools.records import references
+from golf import folders, schema, script
+from golf.console import guarded
+from golf.files import (
+    MAX_SETTINGS_BYTES,
+    ROOT,
+    Failure,
+    check_plain,
+    explain,
+    parse_json,
+    read_bytes,
+    read_metrics,
+    read_text,
+    sha256_file,
+    sync,
+    write_json,
+)
+from golf.foreign import terminal
+from golf.tracks import DATA_SETS, RULES_VERSION, TRACKS, rules_of
+from tools.records import artifacts, publish, readme, references
 from tools.runs import curves, ledger
 from tools.runs.export import DIFF_LINES
 
-COMMITTED_BYTES = 1_000_000  # a larger artifact is named by its hash and not committed
+COMMITTED_BYTES = 1_000_000  # a larger artifact is not committed but published on the hub
 
 
 def draw_seeds(commit: str, count: int) -> list[int]:
@@ -72,6 +86,11 @@ class Run:
         """Every field but those in which the seeds of one experiment differ."""
         return {key: value for key, value in self.run["config"].items() if key not in ("seed", "run_dir")}
 
+    @property
+    def is_small(self) -> bool:
+        """Whether the artifact is committed."""
+        return self.artifact_bytes <= COMMITTED_BYTES
+
     def row(self) -> dict:
         """This seed's row in record.json."""
         return {
@@ -81,6 +100,8 @@ class Run:
             "train_seconds": self.run["training_seconds"],
             "steps": self.run["steps"],
             "tokens": self.run["tokens"],
+            "artifact_file": artifacts.artifact_file(self.run["seed"]) if self.is_small else None,
+            "artifact_sha256": self.artifact_sha256,
         }
 
 
@@ -130,7 +151,7 @@ def check_same(runs: list[Run], what: str, values: list) -> None:
         raise Failure(f"{run.folder}: not the same {what} as {runs[0].folder}: a record is one experiment")
 
 
-def check_runs(runs: list[Run], track: str, seed_commit: str) -> None:
+def check_runs(runs: list[Run], track: str, seed_commit: str, par: dict | None) -> None:
     """Raises Failure unless the runs are seeds of one experiment on `track`, within its limits, with drawn seeds."""
     for run in runs:
         if run.run["track"] != track:
@@ -138,9 +159,13 @@ def check_runs(runs: list[Run], track: str, seed_commit: str) -> None:
         limits = TRACKS[track]
         if run.artifact_bytes > limits.cap_bytes:
             raise Failure(f"{run.folder}: model.golf has {run.artifact_bytes:,} bytes, the cap is {limits.cap_bytes:,}")
-        seconds = run.run["training_seconds"]
-        if limits.training_seconds is not None and seconds > limits.training_seconds:
-            raise Failure(f"{run.folder}: trained for {seconds} s, the clock is {limits.training_seconds} s")
+        if par is not None:
+            check_tokens(run, track, par)
+        elif limits.training_seconds is not None and run.run["training_seconds"] > limits.training_seconds:
+            raise Failure(
+                f"{run.folder}: trained for {run.run['training_seconds']} s, the clock is {limits.training_seconds} s"
+            )
+        check_data(run, track)
     check_same(runs, "script", [run.run["source_sha256"] for run in runs])
     check_same(runs, "config", [run.config for run in runs])
     check_same(runs, "world size", [run.run["world_size"] for run in runs])
@@ -154,6 +179,33 @@ def check_runs(runs: list[Run], track: str, seed_commit: str) -> None:
         raise Failure(
             f"the seeds are {', '.join(map(str, seeds))}, but commit {seed_commit[:12]} draws "
             f"{', '.join(map(str, drawn))} (golf record seeds)"
+        )
+
+
+def check_tokens(run: Run, track: str, par: dict) -> None:
+    """Raises Failure unless the run ended by a number of tokens or steps, and within what its speed allows."""
+    allowed, tokens = TRACKS[track].allowed_tokens(par["low"]), run.run["tokens"]
+    config = run.run["config"]
+    ends = [config.get(name) for name in ("max_tokens", "max_steps")]
+    if config.get("max_seconds") != 0 or not any(isinstance(end, int) and end > 0 for end in ends):
+        raise Failure(
+            f"{run.folder}: ended by a clock on the wall (max_seconds is {terminal(config.get('max_seconds'), 20)}): "
+            f"on {track} a run ends by tokens: train with --max_seconds=0 --max_tokens={allowed}"
+        )
+    if tokens > allowed:
+        raise Failure(
+            f"{run.folder}: trained on {tokens:,} tokens, but r = {par['low']:.4g} (the lower end of `golf par`) "
+            f"allows {TRACKS[track].par_tokens:,} x r = {allowed:,}: train with --max_tokens={allowed} at most"
+        )
+
+
+def check_data(run: Run, track: str) -> None:
+    """Raises Failure unless the run's data set is one of the track's, where the track names them."""
+    known, found = DATA_SETS.get(track), run.run["data"]["manifest_sha256"]
+    if known is not None and found not in known.values():
+        raise Failure(
+            f"{run.folder}: trained on a data set (manifest {terminal(found, 12)}) that is none of the {track} "
+            f"track's, {' and '.join(known)}: build one with golf data, or first add yours to golf/tracks.py"
         )
 
 
@@ -199,107 +251,80 @@ def schema_errors(record: dict) -> list[str]:
     return schema.faults(record, "record")
 
 
-def interval(values: list[float]) -> tuple[float, float]:
-    """95% interval of the mean by Student's t; at least two values."""
-    from scipy import stats
+def read_par(path: Path | None, track: str) -> dict | None:
+    """What `golf par SCRIPT --json` printed into a file, of which the last line counts; None where the track needs
+    none. Failure if it is missing there, not wanted here, or says something else."""
+    if TRACKS[track].par_tokens is None:
+        if path is not None:
+            raise Failure(f"--par {path}: the {track} track has no par: its runs keep to a clock, or to none")
+        return None
+    if path is None:
+        raise Failure(f"--par FILE: the {track} track needs it: golf par train_gpt.py --json > par.json")
+    lines = read_text(path, MAX_SETTINGS_BYTES).strip().splitlines()
+    try:
+        par = parse_json(lines[-1] if lines else "")
+    except ValueError as error:
+        raise Failure(f"{path}: its last line is not JSON: {terminal(str(error), 200)}") from None
+    if not isinstance(par, dict):
+        raise Failure(f"{path}: its last line is no JSON object: write it with golf par train_gpt.py --json > par.json")
+    if errors := schema.faults(par, "record", "par"):
+        raise Failure(f"{path}: {errors[0]}: write it with golf par train_gpt.py --json > par.json")
+    if not par["low"] <= par["ratio"] <= par["high"]:
+        raise Failure(f"{path}: ratio {par['ratio']} is not between low {par['low']} and high {par['high']}")
+    return par
 
-    return tuple(
-        float(x)
-        for x in stats.t.interval(
-            0.95, len(values) - 1, loc=statistics.mean(values), scale=statistics.stdev(values) / len(values) ** 0.5
+
+def check_parent(parent: Path | None, track: str) -> None:
+    """Raises Failure unless `parent` is a record's folder that a new record of the track may name. The first record of
+    a track under this version of the rules may have none, or one that was made under other rules."""
+    peers = [
+        path.parent
+        for path in sorted((ROOT / "records" / track).glob("[0-9]*/record.json"))
+        if rules_of(schema.read(path, "record")) == RULES_VERSION
+    ]
+    if parent is None:
+        if peers:
+            raise Failure(f"--parent: name the record that it builds on, such as records/{track}/{peers[-1].name}")
+        return
+    if not (parent / "train_gpt.py").is_file():
+        raise Failure(f"{parent}: not a record's folder: it has no train_gpt.py")
+    check_plain(parent)
+    record = schema.read(parent / "record.json", "record")
+    if peers and record["track"] == track and rules_of(record) != RULES_VERSION:
+        raise Failure(
+            f"{parent}: made under version {record.get('rules', 1)} of the rules, with another clock: name a record of "
+            f"version {RULES_VERSION}, such as records/{track}/{peers[-1].name}"
         )
-    )
-
-
-def readme(record: dict, name: str, run: Run, flags: list[str]) -> str:
-    """The record's README.md."""
-    values = [row["bpb"] for row in record["seeds"]]
-    summary = f"Mean {record['bpb_mean']:.4f} bpb"
-    if len(values) > 1:
-        low, high = interval(values)
-        summary += (
-            f", standard deviation {record['bpb_sd']:.4f} (n - 1), "
-            f"95% interval of the mean {low:.4f} to {high:.4f} (Student's t, df = {len(values) - 1})"
-        )
-    rows = "\n".join(
-        f"| {r['seed']} | {r['bpb']:.4f} | {r['artifact_bytes']:,} | {r['train_seconds']:.1f} "
-        f"| {r['steps']:,} | {r['tokens']:,} |"
-        for r in record["seeds"]
-    )
-    folder, seed = f"records/{record['track']}/{name}", record["artifact"]["seed"]
-    world, data, split = run.run["world_size"], run.run["data"]["dir"], record["data"]["split"]
-    start = "python" if world == 1 else f"torchrun --standalone --nproc_per_node={world}"
-    out = f"runs/{name}_s{seed}"
-    command = f"{start} " + shlex.join(
-        [f"{folder}/train_gpt.py", f"--preset={run.run['preset']}", *flags, f"--seed={seed}", f"--run_dir={out}"]
-    )
-    data_options = shlex.join(["--data", data, "--split", split])
-    artifact = record["artifact"]
-    scored = f"{folder}/{artifact['file']}" if artifact["file"] else None
-    shown = f"The artifact of seed {seed}, the median, has sha256 {artifact['sha256']} and is not committed."
-    if scored:
-        shown = f"`{artifact['file']}` is the artifact of seed {seed}, the median."
-    return f"""# {markdown(record["title"])}
-
-{markdown(record["idea"])}
-
-Track {record["track"]}, scope {record["scope"]}, parent {record["parent"] or "none"}; {record["date"]}, \
-by {", ".join(map(markdown, record["authors"]))}; help from agents: {record["agent_help"]}.
-
-| seed | bpb ({split}) | artifact bytes | train seconds | steps | tokens |
-|---:|---:|---:|---:|---:|---:|
-{rows}
-
-{summary}. The seeds are the first {len(values)} that commit {record["seed_commit"][:12]} draws.
-{shown}
-
-![loss curves](curves.png)
-
-## Run it again
-
-From the root of the repository, with the environment that `make venv` builds and the data in `{data}`:
-
-```
-{command}
-python -m compress pack {out}
-python eval_heldout.py {out}/model.golf {data_options}
-```
-""" + (
-        f"""
-Score the artifact that lies here:
-
-```
-python eval_heldout.py {scored} {data_options}
-```
-"""
-        if scored
-        else ""
-    )
 
 
 def make(options: argparse.Namespace) -> dict:
     """Writes records/<track>/<number>_<slug>/ and returns its record.json. Raises Failure, leaving nothing behind."""
+    with only_maker() as staging:
+        return make_in(staging, options)
+
+
+def make_in(staging: Path, options: argparse.Namespace) -> dict:
+    """As make(), with a folder beside the records for what is half made."""
     name = f"{options.number}_{options.slug}"
     track_dir = ROOT / "records" / options.track
     taken = sorted(path.name for path in track_dir.glob(f"{options.number}_*"))
     if taken:
         raise Failure(f"records/{options.track}/{taken[0]} exists: records are never overwritten, take the next number")
-    parent = options.parent
-    if parent is not None:
-        if not (parent / "train_gpt.py").is_file():
-            raise Failure(f"{parent}: not a record's folder: it has no train_gpt.py")
-        parent = parent.resolve()
-        check_plain(parent)
+    parent = options.parent and options.parent.resolve()
+    check_parent(parent, options.track)
+    par = read_par(options.par, options.track)
     seed_commit = full_hash(options.seed_commit)
     ledger.sync(ROOT)
     runs = [read_run(Path(folder)) for folder in options.runs]
-    check_runs(runs, options.track, seed_commit)
+    check_runs(runs, options.track, seed_commit, par)
     median = sorted(runs, key=lambda run: run.score["bpb"])[(len(runs) - 1) // 2]
     drawn = draw_seeds(seed_commit, len(runs))
     runs = sorted(runs, key=lambda run: drawn.index(run.run["seed"]))
     values = [run.score["bpb"] for run in runs]
+    is_logged = (ROOT / "runs").is_dir()
     record = {
-        "format": 1,
+        "format": 2,
+        "rules": RULES_VERSION,
         "track": options.track,
         "number": options.number,
         "slug": options.slug,
@@ -312,7 +337,7 @@ def make(options: argparse.Namespace) -> dict:
         "date": datetime.date.today().isoformat(),
         "script_sha256": median.run["source_sha256"],
         "artifact": {
-            "file": f"{options.slug}.golf" if median.artifact_bytes <= COMMITTED_BYTES else None,
+            "file": artifacts.artifact_file(median.run["seed"]) if median.is_small else None,
             "bytes": median.artifact_bytes,
             "sha256": median.artifact_sha256,
             "seed": median.run["seed"],
@@ -325,36 +350,41 @@ def make(options: argparse.Namespace) -> dict:
         "bpb_mean": statistics.mean(values),
         "bpb_sd": statistics.stdev(values) if len(values) > 1 else None,
         "environment": median.run["environment"],
-        "variants": ledger.variants(ROOT, options.track, drawn)["tried"] if (ROOT / "runs").is_dir() else None,
+        "variants": ledger.variants(ROOT, options.track, drawn)["tried"] if is_logged else None,
+        "ledger_head": ledger.last_hash(ROOT) if is_logged else None,
+        "par": par,
+        "hub": None,
     }
     rows = [read_metrics(run.folder / "metrics.jsonl") for run in runs]
-    with staging() as folder:
-        staged = folder / name
-        write_folder(staged, record, median, runs, rows, parent)
-        track_dir.mkdir(parents=True, exist_ok=True)
-        os.rename(staged, track_dir / name)
+    staged = staging / name
+    write_folder(staged, record, median, runs, rows, parent)
+    folders.sync_tree(staged)
+    track_dir.mkdir(parents=True, exist_ok=True)
+    os.rename(staged, track_dir / name)
+    sync(track_dir)
     return record
 
 
 @contextlib.contextmanager
-def staging() -> Iterator[Path]:
-    """A folder to make a record in, which is removed in the end. It lies on the file system of records/, and one level
-    deeper than the records, so that nobody who looks for records/*/*/record.json finds one half made."""
-    parent = ROOT / "records" / ".staging"
-    parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=parent))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        with contextlib.suppress(OSError):  # another record is being made
-            parent.rmdir()
+def only_maker() -> Iterator[Path]:
+    """Nobody else makes a record in this block, which gets a folder to make one in. It lies on the file system of
+    records/, and one level deeper than the records, so that nobody who looks for records/*/*/record.json finds one half
+    made. What it holds goes in the end, and what a killed process left there at the beginning."""
+    with folders.only_writer(ROOT / "records" / ".staging") as parent:
+        shutil.rmtree(parent, ignore_errors=True)
+        try:
+            folder = parent / "new"
+            folder.mkdir(parents=True)
+            yield folder
+        finally:
+            shutil.rmtree(parent, ignore_errors=True)
 
 
 def write_folder(
     folder: Path, record: dict, median: Run, runs: list[Run], rows: list[list[dict]], parent: Path | None
 ) -> None:
-    """Writes every file of a record, and adds their hashes to `record`. rows: metrics.jsonl of each run."""
+    """Writes every file of a record, and adds their hashes to `record`. rows: metrics.jsonl of each run. Artifacts that
+    are too large to be committed go to the cache."""
     for name in ("logs", "eval"):
         (folder / name).mkdir(parents=True)
     (folder / "train_gpt.py").write_bytes(median.source)
@@ -368,8 +398,11 @@ def write_folder(
             ("eval.json", f"eval/seed{seed}.json"),
         ):
             shutil.copyfile(run.folder / file, folder / copy)
-    if record["artifact"]["file"]:
-        shutil.copyfile(median.folder / "model.golf", folder / record["artifact"]["file"])
+        if run.is_small:
+            (folder / "artifacts").mkdir(exist_ok=True)
+            shutil.copyfile(run.folder / "model.golf", folder / artifacts.artifact_file(seed))
+        else:
+            artifacts.keep(read_bytes(run.folder / "model.golf"))  # until it is published
     curves.draw(
         folder / "curves.png",
         f"{record['track']}/{folder.name}",
@@ -383,8 +416,39 @@ def write_folder(
     if errors := schema_errors(record):
         raise Failure(f"the runs make no valid record: {errors[0]}")
     write_json(folder / "record.json", record)
-    text = readme(record, folder.name, median, overrides(median.source, median.run))
-    (folder / "README.md").write_text(text, encoding="utf-8")
+    readme.write(folder, record, median.run, overrides(median.source, median.run))
+
+
+def publish_record(folder: Path, repo: str) -> dict:
+    """Uploads a record to a repository on the hub; returns what --json shows. Raises Failure.
+
+    Where artifacts are too large to be committed, record.json and README.md name their place afterwards."""
+    folder = folder.resolve()
+    record = publish.read(folder)
+    published = publish.upload_artifacts(folder, record, repo)
+    update_readme(folder, record, published)
+    commit = publish.upload_folder(folder, published, repo)
+    address = f"hf://{repo}@{commit}/" + publish.place(published, "").rstrip("/")
+    return {"format": 1, "address": address, "repo": repo, "revision": commit, "record": published}
+
+
+def update_readme(folder: Path, before: dict, after: dict) -> None:
+    """Writes README.md for the record `after` publication, unless somebody has edited it: their words stay."""
+    run = schema.read(folder / f"logs/seed{after['artifact']['seed']}.run.json", "run")
+    flags = overrides(read_bytes(folder / "train_gpt.py", script.MAX_BYTES), run)
+    if read_text(folder / "README.md") == readme.text(before | {"hub": None}, folder.name, run, flags):
+        readme.write(folder, after, run, flags)
+    elif before != after:
+        print("README.md was edited, so it stays as it is: say in it where the artifacts lie")
+
+
+def report(record: dict) -> None:
+    """Prints what was made, and what comes next."""
+    spread = "" if record["bpb_sd"] is None else f" (standard deviation {record['bpb_sd']:.4f})"
+    where = f"records/{record['track']}/{record['number']}_{record['slug']}"
+    is_large = any(row["artifact_file"] is None for row in record["seeds"])
+    following = f"golf record publish {where} --hub OWNER/NAME" if is_large else "golf board"
+    print(f"{where}: {record['bpb_mean']:.4f} bpb{spread}, {len(record['seeds'])} seeds; now run {following}")
 
 
 def matching(pattern: str, meaning: str):
@@ -405,16 +469,19 @@ def count(text: str) -> int:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line; exits with 2 on bad usage."""
-    parser = argparse.ArgumentParser(prog="golf record", description="Draw seeds; make a record's folder from runs.")
+    parser = argparse.ArgumentParser(prog="golf record", description="Draw seeds; make a record; publish it.")
     commands = parser.add_subparsers(dest="command", required=True)
     seeds = commands.add_parser("seeds", help="print the seeds that a commit draws")
     seeds.add_argument("--commit", default="HEAD", help="the commit that holds the script (default: %(default)s)")
     seeds.add_argument("--count", type=count, default=3, help="how many (default: %(default)s)")
     maker = commands.add_parser("make", help="write records/<track>/<number>_<slug>/")
-    maker.add_argument("--track", required=True, choices=sorted(TRACKS))
-    maker.add_argument("--number", required=True, type=matching("[0-9]{4}", "a number of four digits"))
-    maker.add_argument("--slug", required=True, type=matching("[a-z0-9_]+", "lower-case letters, digits and _"))
-    maker.add_argument("--title", required=True, type=matching(".*[^ ].*", "a line of text"))
+    maker.add_argument("--track", required=True, choices=sorted(TRACKS), help="whose rules it keeps")
+    maker.add_argument("--number", required=True, type=matching("[0-9]{4}", "four digits"), help="the next free one")
+    slug = matching("[a-z0-9_]+", "lower-case letters, digits and _")
+    maker.add_argument("--slug", required=True, type=slug, help="what its folder is called: wider in 0007_wider")
+    maker.add_argument(
+        "--title", required=True, type=matching(".*[^ ].*", "a line of text"), help="its name for people"
+    )
     maker.add_argument(
         "--idea", required=True, type=matching(".*[^ ].*", "a line of text"), help="the idea in one sentence"
     )
@@ -431,8 +498,23 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--agent-help", required=True, choices=("none", "some", "most"), help="how much of it coding agents did"
     )
     maker.add_argument("--seed-commit", required=True, help="the commit that drew the seeds")
+    maker.add_argument(
+        "--par",
+        type=Path,
+        metavar="FILE",
+        help="what `golf par SCRIPT --json` printed (tracks with a fixed number of tokens)",
+    )
     maker.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run, packed and scored; one per seed")
-    for command in (seeds, maker):
+    publisher = commands.add_parser("publish", help="upload a record to the Hugging Face hub")
+    publisher.add_argument("record", type=Path, metavar="RECORD", help="its folder")
+    publisher.add_argument(
+        "--hub",
+        required=True,
+        type=matching(artifacts.REPO, "OWNER/NAME"),
+        metavar="OWNER/NAME",
+        help="a repository of models; made if it is not there",
+    )
+    for command in (seeds, maker, publisher):
         command.add_argument("--json", action="store_true", help="end with one JSON object")
     return parser.parse_args(argv)
 
@@ -446,13 +528,12 @@ def main(argv: list[str] | None = None) -> int:
             seeds = draw_seeds(commit, options.count)
             print(*seeds, sep="\n")
             result = {"format": 1, "commit": commit, "seeds": seeds}
-        else:
+        elif options.command == "make":
             result = make(options)
-            spread = "" if result["bpb_sd"] is None else f" (standard deviation {result['bpb_sd']:.4f})"
-            print(
-                f"records/{options.track}/{options.number}_{options.slug}: {result['bpb_mean']:.4f} bpb{spread}, "
-                f"{len(result['seeds'])} seeds; now run golf board"
-            )
+            report(result)
+        else:
+            result = publish_record(options.record, options.hub)
+            print(f"published: {result['address']}")
     except (Failure, OSError) as error:
         return explain("golf record", error)
     if options.json:
@@ -461,4 +542,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded("golf record", main))

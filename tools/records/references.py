@@ -34,11 +34,16 @@ def start_of(parent: Path, source: bytes) -> Start:
     Nearer is the one with more of the script's lines in their order. Raises Failure if a file cannot be read.
     """
     own = Start(f"{parent.name}/train_gpt.py", read_bytes(parent / "train_gpt.py", MAX_BYTES), False)
-    path = parent.parent.parent / FOLDER / f"{parent.name}.py"
+    path = path_of(parent)
     if not path.is_file() or source.count(b"\n") > DIFF_LINES:
         return own
     reference = Start(f"{FOLDER}/{path.name}", read_bytes(path, MAX_BYTES), True)
     return max(own, reference, key=lambda start: common_lines(start.source, source))
+
+
+def path_of(folder: Path) -> Path:
+    """Where the reference of the record in `folder` is, if it has one."""
+    return folder.parent.parent / FOLDER / f"{folder.name}.py"
 
 
 def common_lines(before: bytes, after: bytes) -> int:

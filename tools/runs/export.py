@@ -155,7 +155,8 @@ def print_runs(rows: list[dict]) -> None:
         ("who", "left"),
         ("hypothesis", "left"),
     ):
-        table.add_column(name, justify=justify, no_wrap=name != "hypothesis")
+        # Words go on in the next line where the terminal is narrow; numbers are never cut
+        table.add_column(name, justify=justify, no_wrap=justify == "right", overflow="fold")
     for row in rows:
         table.add_row(
             Text(terminal(row["run"])),

@@ -8,12 +8,18 @@ import hashlib
 import json
 import os
 import re
+import time
 from pathlib import Path
 
+from golf import locks
 from golf.files import Failure, open_regular, read_json
 
 HEAD_BYTES = 2**21  # of a log that holds the script, of at most golf/script.py's MAX_BYTES, and the config
 TAIL_BYTES = 2**16  # of a log: its last line
+QUIET_SECONDS = 600  # without a line in train.log, which nobody holds locked: then the run counts as crashed
+
+
+TOLD_TO_STOP = ("sigint", "sigterm")  # run.json's "stopped" of a run that somebody ended
 
 
 def finished(folder: Path) -> bool:
@@ -22,9 +28,18 @@ def finished(folder: Path) -> bool:
     A run that was told to stop is trained again by whoever asked for it.
     """
     try:
-        return read_json(folder / "run.json").get("stopped") != "sigterm"
+        return read_json(folder / "run.json").get("stopped") not in TOLD_TO_STOP
     except Failure:
         return False
+
+
+def is_crashed(log: Path, changed: float) -> bool:
+    """Whether the run of a train.log without a run.json has gone: nothing was written for a long time, and no process
+    has the log locked, as train_gpt.py has while it runs, however long it compiles.
+
+    changed: when something was last written, in seconds since 1970.
+    """
+    return time.time() - changed > QUIET_SECONDS and not locks.is_held(log)
 
 
 def head(log: Path) -> bytes:

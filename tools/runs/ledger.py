@@ -5,9 +5,10 @@
     golf log show | best | compare A B | plot | export --csv F | verify
 
 Training, packing and scoring know nothing of this log. `sync` reads what they leave in runs/<id>/ and the tools call it
-before they answer, so rows appear by themselves. A run whose train.log has been quiet for ten minutes without a
-run.json is a crash. The scripts are kept once each as runs/scripts/<sha256>.py. tools/runs/store.py has the file
-format, tools/runs/rows.py what a row may hold: a run whose files say something else is left out and named, once.
+before they answer, so rows appear by themselves. A run without a run.json is a crash once its train.log has been quiet
+for ten minutes and no process holds it locked. The scripts are kept once each as runs/scripts/<sha256>.py.
+tools/runs/store.py has the file format, tools/runs/rows.py what a row may hold: a run whose files say something else is
+left out and named, once.
 
 Not covered: runs outside runs/; what a run did between two syncs, where a folder was used twice.
 """
@@ -18,9 +19,9 @@ import hashlib
 import json
 import sqlite3
 import sys
-import time
 from pathlib import Path
 
+from golf.console import guarded
 from golf.files import MAX_TEXT_BYTES, ROOT, Failure, explain, read_bytes, sha256_file, write_atomic
 from golf.foreign import terminal, terminal_lines
 from golf.progress import track
@@ -36,10 +37,9 @@ from tools.runs.export import (
     print_runs,
     script_lines,
 )
-from tools.runs.folder import config_in, head, last_lines, script_in
+from tools.runs.folder import config_in, head, is_crashed, last_lines, script_in
 from tools.runs.store import COLUMNS, Ledger, body_of
 
-QUIET_SECONDS = 600  # without a line in train.log: longer than any compilation seen, then the run counts as crashed
 NOT_THE_VARIANT = ("seed", "run_dir", "data_dir")  # fields in which runs of one variant may differ
 FROM_RUN = (
     "track",
@@ -152,7 +152,7 @@ class Scan:
         if done.exists():
             if self.fresh(done) and not self.known(folder.name, "run", sha256_file(done, MAX_TEXT_BYTES)):
                 self.rows.append(self.run_row(folder, done))
-        elif log.exists() and (folder == self.ended or time.time() - log.stat().st_mtime > QUIET_SECONDS):
+        elif log.exists() and (folder == self.ended or is_crashed(log, log.stat().st_mtime)):
             if self.fresh(log) and not self.known(folder.name, "crash", sha256_file(log)):
                 self.rows.append(self.crash_row(folder, log))
         artifact, score = folder / "model.golf", folder / "eval.json"
@@ -303,6 +303,11 @@ def variants(root: Path, track: str, seeds: list[int]) -> dict:
     return {"tried": len(by_variant), "rivals": len(rivals)}
 
 
+def last_hash(root: Path) -> str | None:
+    """The hash of the log's last row, after reading all; None for a log without rows. Failure if one was edited."""
+    return Ledger(root / "runs").verify()[1] or None
+
+
 def rows_of(root: Path, run: str) -> list[dict]:
     """All rows of a run, oldest first. Failure, with the nearest names, if there are none."""
     rows = [body_of(row) for row in query(root, "SELECT body FROM rows WHERE run = ? ORDER BY n", (run,))]
@@ -451,4 +456,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded("golf log", main))

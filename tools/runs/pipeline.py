@@ -18,9 +18,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from golf import folders, locks
+from golf.children import Terminated, end_with_parent
+from golf.console import say
 from golf.files import ROOT, Failure, read_json, read_metrics, sha256_file, write_json
 from golf.foreign import terminal
 from golf.tracks import POCKET
+from tools.plan.dry_run import code_bytes
 from tools.runs import curves, ledger
 from tools.runs.folder import finished
 
@@ -60,12 +64,14 @@ def up_to_date(output: Path, inputs: list[Path]) -> bool:
 
 def stage(name: str, arguments: list[str]) -> float:
     """Runs `python ARGUMENTS` in the root with its output passed through; returns its wall time in seconds."""
-    print(f"== {name}: python {' '.join(arguments)}", flush=True)
+    say(f"== {name}: python {' '.join(arguments)}")
     start = time.monotonic()
-    process = subprocess.Popen([sys.executable, *arguments], cwd=ROOT)
+    process = subprocess.Popen([sys.executable, *arguments], cwd=ROOT, preexec_fn=end_with_parent())
     try:
         code = process.wait()
-    except KeyboardInterrupt:  # the terminal sent it to the stage too, which may still be saving what it has
+    except KeyboardInterrupt as interrupt:  # the stage may still be saving what it has
+        if isinstance(interrupt, Terminated):  # else the terminal told the stage too
+            process.terminate()
         process.wait()
         raise
     if code != 0:
@@ -76,12 +82,14 @@ def stage(name: str, arguments: list[str]) -> float:
 def train(run_dir: Path, data: Path, flags: list[str]) -> float | None:
     """Trains into `run_dir` on the data set `data`; both are paths from the root.
 
-    Returns the wall time in seconds, or None if the run is finished already. Raises Failure if training fails.
+    Returns the wall time in seconds, or None if the run is finished already. Raises Failure if training fails, and
+    before it if the script could not be packed.
     """
     folder = ROOT / run_dir
     if finished(folder):
-        print(f"== train: reusing {run_dir}")
+        say(f"== train: reusing {run_dir}")
         return None
+    code_bytes()
     (folder / "run.json").unlink(missing_ok=True)  # of a run that was stopped: train_gpt.py keeps what has one
     try:
         return stage("train", ["train_gpt.py", *flags, f"--data_dir={data}", f"--run_dir={run_dir}"])
@@ -94,7 +102,7 @@ def pack(run_dir: Path) -> float | None:
     folder = ROOT / run_dir
     inputs = [folder / "checkpoint.pt", folder / "statistics.pt", *sources("compress", "golf")]
     if up_to_date(folder / "model.golf", inputs):
-        print(f"== pack: reusing {run_dir}/model.golf")
+        say(f"== pack: reusing {run_dir}/model.golf")
         return None
     return stage("pack", ["-m", "compress", "pack", str(run_dir)])
 
@@ -109,11 +117,21 @@ def score(run_dir: Path, data: Path) -> float | None:
     texts = [ROOT / data / f"{SPLIT}_docs.jsonl", ROOT / data / "manifest.json"]
     wall = None
     if up_to_date(folder / "eval.json", [folder / "model.golf", *texts, *scorer]):
-        print(f"== score: reusing {run_dir}/eval.json")
+        say(f"== score: reusing {run_dir}/eval.json")
     else:
         wall = stage("score", ["eval_heldout.py", f"{run_dir}/model.golf", "--data", str(data), "--split", SPLIT])
     ledger.sync(ROOT)
     return wall
+
+
+def run_stages(run_dir: Path, data: Path, flags: list[str]) -> dict[str, float | None]:
+    """Trains, packs and scores; returns the wall time in seconds of each, None where its result was reused.
+
+    A second process that asks for the same run waits, and finds the results."""
+    (ROOT / "runs").mkdir(exist_ok=True)
+    lock = ROOT / "runs" / f".{run_dir.name}.lock"
+    with locks.held(lock, folders.say_that_we_wait_for(run_dir)):
+        return {"train": train(run_dir, data, flags), "pack": pack(run_dir), "score": score(run_dir, data)}
 
 
 def section_bytes(artifact: Path) -> dict[str, int]:
@@ -130,7 +148,7 @@ def xz_bits_per_byte(docs: Path, cache_dir: Path) -> float:
     cache = cache_dir / f"xz_{sha256_file(docs)[:16]}.json"
     if not cache.exists():
         text = b"".join(json.loads(line)["text"].encode() for line in docs.open(encoding="utf-8"))
-        print(f"== xz -9e on the {len(text):,} bytes of {docs.name}, for comparison", flush=True)
+        say(f"== xz -9e on the {len(text):,} bytes of {docs.name}, for comparison")
         packed = lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)
         write_json(cache, {"raw_bytes": len(text), "xz_bytes": len(packed)})
     sizes = read_json(cache, ("raw_bytes", "xz_bytes"))
@@ -141,7 +159,7 @@ def make(budget_seconds: float) -> dict:
     """Runs the stages that are not up to date and returns the summary that report() prints."""
     stages: dict[str, float | None] = {}  # wall seconds by stage, None where the result was reused
     if (ROOT / DATA / "manifest.json").exists():
-        print(f"== data: reusing {DATA}")
+        say(f"== data: reusing {DATA}")
         stages["data"] = None
     else:
         stages["data"] = stage("data", ["-m", "golf", "data", "embedded", "--variant", VARIANT])
@@ -149,9 +167,7 @@ def make(budget_seconds: float) -> dict:
     run_dir = Path("runs") / run_id(f"pocket-{budget_seconds:g}s", DATA)
     folder = ROOT / run_dir
     flags = ["--preset=pocket", f"--max_seconds={budget_seconds:g}"]
-    stages["train"] = train(run_dir, DATA, flags)
-    stages["pack"] = pack(run_dir)
-    stages["score"] = score(run_dir, DATA)
+    stages |= run_stages(run_dir, DATA, flags)
 
     curve = folder / "loss.png"
     if not up_to_date(curve, [folder / "metrics.jsonl"]):

@@ -163,6 +163,7 @@ KINDS = {
         "stop": OBJECT,
         "file_sha256": HASH,
     },
+    "asked": {"run": NAME, "track": NAME, "split": NAME, "artifact": HASH, "docs": NAME},
     "question": {
         "run": NAME,
         "track": NAME,
@@ -182,7 +183,8 @@ REQUIRED = {
     "pack": ("run", "file_sha256", "artifact", "bytes"),
     "score": ("run", "file_sha256", "bpb", "artifact", "split"),
     "note": ("run",),
-    "question": ("run", "track", "split", "artifact", "docs", "before", "file_sha256", "released"),
+    "asked": ("run", "track", "split", "artifact", "docs"),
+    "question": ("run", "track", "split", "artifact", "docs", "before", "released"),
 }
 
 

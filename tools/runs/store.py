@@ -27,7 +27,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from golf.files import MAX_TEXT_BYTES, Failure, open_regular
+from golf.files import MAX_TEXT_BYTES, Failure, advice, open_regular
 from golf.foreign import terminal
 from tools.runs import rows
 
@@ -230,14 +230,15 @@ class Ledger:
         return written
 
     def _write(self, file, data: bytes) -> None:
-        """All of `data` at the file's end, or nothing and a Failure."""
+        """All of `data` at the file's end and on the disk, or nothing and a Failure."""
         size, left = file.seek(0, os.SEEK_END), memoryview(data)
         try:
             while left:
                 left = left[file.write(left) :]
+            os.fsync(file.fileno())
         except OSError as error:
             file.truncate(size)
-            raise Failure(f"{self.path}: {error.strerror}: nothing was added to the log") from None
+            raise Failure(f"{self.path}: {error.strerror}: nothing was added to the log{advice(error)}") from None
 
     @staticmethod
     def _end(file) -> tuple[int, str]:
@@ -382,7 +383,7 @@ class Ledger:
     def _fold(database: sqlite3.Connection, row: dict) -> None:
         """Brings the run's line in `runs` up to date with one more row, which was checked."""
         kind = row["kind"]
-        if kind == "question":
+        if kind in ("asked", "question"):
             return
         if kind in ("run", "crash"):  # trained anew: what was packed and scored before belongs to other weights
             keep = database.execute("SELECT hypothesis, verdict, who FROM runs WHERE run = ?", (row["run"],)).fetchone()

@@ -5,8 +5,8 @@
     golf watch --json       # one JSON object
 
 It only reads: train.log (config, latest line), metrics.jsonl, run.json, eval.json. A run without run.json whose files
-have been quiet for ten minutes counts as crashed, as in the log of runs. What cannot be read, or is no number where
-there should be one, is left out.
+have been quiet for ten minutes, and whose log no process holds locked, counts as crashed, as in the log of runs. What
+cannot be read, or is no number where there should be one, is left out.
 
 Not covered: GPU temperature and the like (nvidia-smi); runs on other machines whose folders are not visible here.
 """
@@ -24,11 +24,12 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from golf.console import guarded
 from golf.files import MAX_SETTINGS_BYTES, MAX_TEXT_BYTES, ROOT, Failure, explain, open_regular, read_json
 from golf.foreign import terminal
 from tools.runs.curves import smooth
-from tools.runs.folder import config_in, head, last_lines
-from tools.runs.ledger import QUIET_SECONDS
+from tools.runs.folder import config_in, head, is_crashed, last_lines
+from tools.runs.fraction import LIMITS, fraction
 from tools.runs.rows import is_number
 
 RUNS = ROOT / "runs"
@@ -167,11 +168,12 @@ class Run:
 
     @property
     def state(self) -> str:
-        """starting, training, saving, crashed; or, of a finished run, what it ended by: clock, steps, sigterm."""
+        """starting, training, saving, crashed; or, of a finished run, what it ended by: clock, steps, tokens,
+        sigint or sigterm."""
         if self.result:
             stopped = self.result.get("stopped")
             return stopped if isinstance(stopped, str) and stopped not in ("", *RUNNING) else "done"
-        if time.time() - self.changed > QUIET_SECONDS:
+        if is_crashed(self.folder / "train.log", self.changed):
             return "crashed"
         if not self.rows:
             return "starting"
@@ -182,12 +184,8 @@ class Run:
         return self.state in RUNNING
 
     def fraction(self) -> float | None:
-        """How much of the training is over, by the clock or by the count of steps, whichever is further."""
-        limits = (self.config.get(key) for key in ("max_seconds", "max_steps"))
-        seconds, steps = (limit if can_be_shown(limit) else 0 for limit in limits)
-        parts = [(self.latest("elapsed") or 0) / seconds] if seconds > 0 else []
-        parts += [(self.latest("step") or 0) / steps] if steps > 0 else []
-        return min(1.0, max(parts)) if parts else None
+        """How much of the training is over, by the limit that is nearest."""
+        return fraction(self.config, {key: self.latest(key) for key in LIMITS.values()})
 
     def eta(self) -> float | None:
         """Seconds of training left, at the pace so far."""
@@ -296,7 +294,8 @@ def frame(watch: Watch, width: int, height: int) -> Group:
         )
         phases = ("compile", "train", "calibrate", "score")
         for name in ("run", "ended", "packed", "dev", "tok/s", "mfu", "compile", "train", "calib.", "score"):
-            table.add_column(name, justify="left" if name in ("run", "ended") else "right", no_wrap=True)
+            is_word = name in ("run", "ended")  # goes on in the next line where the terminal is narrow
+            table.add_column(name, justify="left" if is_word else "right", no_wrap=not is_word, overflow="fold")
         for run in ended:
             table.add_row(
                 Text(terminal(run.name)),
@@ -352,4 +351,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded("golf watch", main))

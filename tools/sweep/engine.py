@@ -23,12 +23,10 @@ jobs in their queue.
 
 import argparse
 import contextlib
-import fcntl
 import hashlib
 import json
 import math
 import os
-import signal
 import statistics
 import sys
 import time
@@ -37,16 +35,21 @@ from pathlib import Path
 
 from rich.console import Console
 
+from golf import locks
+from golf.console import say
 from golf.files import ROOT, Failure, read_json, read_metrics, sha256_file, write_atomic
 from golf.foreign import terminal
 from golf.progress import Progress
+from tools.plan.dry_run import code_bytes
 from tools.runs import ledger
+from tools.runs.folder import TOLD_TO_STOP
+from tools.runs.fraction import fraction
 from tools.runs.store import body_of
 from tools.sweep import spec as spec_module
 from tools.sweep import trial
 from tools.sweep.configuration import Configuration, Run
 from tools.sweep.report import describe, summary, table
-from tools.sweep.spec import STARTUP_TRIALS, Grid, Script, Spec, Study, arguments, check_fields, read_spec
+from tools.sweep.spec import STARTUP_TRIALS, Grid, Script, Spec, Study, arguments, check_fields, check_seeds, read_spec
 
 TICK_SECONDS = 0.5
 CLOSED = ("done", "stopped", "failed")  # not run again
@@ -54,15 +57,7 @@ CLOSED = ("done", "stopped", "failed")  # not run again
 
 def dev_curve(rows: list[dict], config: dict) -> list[tuple[float, float]]:
     """(fraction of the run, dev bpb) of each row of metrics.jsonl that has an estimate."""
-    seconds, steps = config["max_seconds"], config["max_steps"]
-    return [
-        (
-            max(row["elapsed"] / seconds if seconds > 0 else 0.0, row["step"] / steps if steps > 0 else 0.0),
-            row["dev_bpb"],
-        )
-        for row in rows
-        if row.get("dev_bpb") is not None
-    ]
+    return [(fraction(config, row) or 0.0, row["dev_bpb"]) for row in rows if row.get("dev_bpb") is not None]
 
 
 def at_fraction(curve: list[tuple[float, float]], fraction: float) -> float | None:
@@ -91,7 +86,10 @@ class Sweep:
         self.code = hashlib.sha256(source).hexdigest()
         self.data: dict[str, str] = {}  # data_dir -> hash of its manifest
         check_fields(spec, script.defaults)
+        check_seeds(spec, script)
         if not dry:
+            if spec.objective == "packed":
+                code_bytes()
             self.folder.mkdir(parents=True, exist_ok=True)
             write_atomic(ROOT / "runs" / "scripts" / f"{self.code}.py", source)
             jobs = self.folder / "jobs"
@@ -162,7 +160,7 @@ class Sweep:
             (run.name, run.variant, run.seed),
         )
         for row in rows:
-            trained = row["status"] not in ("crash", "sigterm") and row["dev_bpb"] is not None
+            trained = row["status"] not in ("crash", *TOLD_TO_STOP) and row["dev_bpb"] is not None
             value = row["bpb"] if self.spec.objective == "packed" else row["dev_bpb"] if trained else None
             if value is not None:
                 run.status, run.value, run.bytes, run.holder, run.error = "done", value, row["bytes"], row["run"], None
@@ -233,7 +231,7 @@ class Sweep:
         left = trial.outcome_of(folder)
         run.status, run.error = "crash", (left or {}).get("error") or "its job was killed"
         with contextlib.suppress(Failure):
-            if left is None and read_json(folder / "run.json").get("stopped") == "sigterm":
+            if left is None and read_json(folder / "run.json").get("stopped") in TOLD_TO_STOP:
                 run.status, run.error = "interrupted", None
         self.look_up(run)
         for configuration in self.configurations:
@@ -351,8 +349,8 @@ class Sweep:
     # -------------------------------------------------------------------------------------------------------- reporting
 
     def say(self, text: str) -> None:
-        """A line on standard output, above the bar."""
-        print(terminal(text, 10_000), flush=True)
+        """A line on standard output, above the bar. A sweep goes on without a reader."""
+        say(terminal(text, 10_000))
 
     def show(self, progress: Progress) -> None:
         """Brings the bar up to date."""
@@ -378,12 +376,12 @@ class Sweep:
 @contextlib.contextmanager
 def only_one(folder: Path):
     """Failure if another process works on this sweep."""
+
+    def refuse() -> None:
+        raise Failure(f"this sweep is running already: {folder} is locked")
+
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Failure(f"this sweep is running already: {folder} is locked") from None
+    with locks.held(folder / "lock", refuse):
         yield
 
 
@@ -399,11 +397,16 @@ def make(options: argparse.Namespace) -> tuple[dict, int]:
             ledger.sync(ROOT)
             known = len(sweep.search) if spec.search != "optuna" else min(len(sweep.search), STARTUP_TRIALS)
             for number in range(known):
-                for run in sweep.configure(number).runs:
+                configuration = sweep.configure(number)
+                if configuration.error:
+                    sweep.say(f"refused  {' '.join(arguments(configuration.values))}: {configuration.error}")
+                for run in configuration.runs:
                     sweep.say(f"{run.status:8} {run.name}  train_gpt.py {' '.join(run.arguments)}")
             if known < len(sweep.search):
                 sweep.say(f"{len(sweep.search) - known} configurations more depend on what comes of these")
-            sweep.say(f"{len(sweep.search) * len(spec.seeds)} trials, {sweep.closed()} of them in the log already")
+            sweep.say(
+                f"{len(sweep.search) * len(spec.seeds)} trials, {sweep.closed()} of them refused or in the log already"
+            )
             return summary(spec, sweep.code, sweep.best(), sweep.configurations), 0
         try:
             sweep.work()
@@ -427,7 +430,6 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     options.spec = options.spec.resolve()
     os.chdir(ROOT)  # where jobs start, here and on Slurm
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         result, status = make(options)
     except KeyboardInterrupt:

@@ -21,7 +21,6 @@ import itertools
 import json
 import math
 import os
-import signal
 import sys
 
 from rich.box import SIMPLE
@@ -245,7 +244,6 @@ def main(argv: list[str] | None = None) -> int:
     ):
         parser.error("--steps and --parallel are at least 1, --seeds are different")
     os.chdir(ROOT)  # where jobs start
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         summary, status = run(options) if options.command == "run" else table(options)
     except KeyboardInterrupt:

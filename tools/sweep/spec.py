@@ -39,7 +39,8 @@ import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from golf.files import Failure
+from golf.files import MAX_SETTINGS_BYTES, Failure, read_text, unusable
+from golf.foreign import terminal
 
 TYPES = {
     "name": str,
@@ -70,6 +71,7 @@ SLURM_KEYS = {
     *("num_gpus", "partition", "qos", "time", "timeout_min", "use_srun"),
 }
 SLURM_WORD = re.compile(r"[\w.,:=+@%\[\]&|*()-]{0,200}", re.ASCII)
+MAX_TRIALS, MAX_PROCESSES = 100_000, 1000
 STARTUP_TRIALS = 10  # TPE's random ones, optuna's default
 
 ASK_SCRIPT = """
@@ -83,6 +85,8 @@ for line in sys.stdin:
         answer = {"config": dataclasses.asdict(script.parse_config(json.loads(line), dict(os.environ)))}
     except script.RunError as error:
         answer = {"error": str(error)}
+    except (Exception, SystemExit) as error:
+        answer = {"error": f"parse_config: {type(error).__name__}: {' '.join(str(error).split())[:200]}"}
     print(json.dumps(answer), flush=True)
 """
 
@@ -116,6 +120,11 @@ def is_a(value, kind: type) -> bool:
     return isinstance(value, (int, float) if kind is float else kind)
 
 
+def shown(value: object) -> str:
+    """A value of the file for a message."""
+    return terminal(repr(value), 100)
+
+
 def nearest(word: str, words) -> str:
     """': did you mean X?' for the nearest of `words`, or nothing."""
     near = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
@@ -145,44 +154,58 @@ def slurm_value(value) -> bool:
 
 def read_spec(path: Path) -> Spec:
     """Reads and checks what can be checked without the script. Failure says what is wrong, and where."""
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise Failure(f"{path}: cannot read it: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise Failure(f"{path}: not TOML: {error}") from None
+    text = read_text(path, MAX_SETTINGS_BYTES).removeprefix("\ufeff")  # which some editors put in front
 
     def fail(text: str):
         raise Failure(f"{path}: {text}")
 
+    try:
+        values = tomllib.loads(text)
+    except RecursionError:
+        fail("not TOML that can be read: too many lists and tables inside each other")
+    except ValueError as error:  # of 5,000 digits, too
+        fail(f"not TOML: {terminal(str(error), 200)}")
+    # stop_margin may be inf
+    if reason := unusable({key: value for key, value in values.items() if key != "stop_margin"}):
+        fail(reason)
+
     bad = held_out({key: value for key, value in values.items() if key not in ("name", "hypothesis")})
     if bad is not None or "split" in values:
-        fail(f"{bad or values['split']!r}: a sweep scores on dev only; golf ladder answers about gate and final")
+        fail(f"{shown(bad or values['split'])}: a sweep scores on dev only; golf ladder answers about gate and final")
     for key, value in values.items():
         if key not in TYPES:
-            fail(f"no key {key!r}{nearest(key, TYPES)}")
+            fail(f"no key {shown(key)}{nearest(key, TYPES)}")
         if not is_a(value, TYPES[key]):
-            fail(f"{key} = {value!r} is not a {TYPES[key].__name__}")
+            fail(f"{key} = {shown(value)} is not a {TYPES[key].__name__}")
         if key in CHOICES and value not in CHOICES[key]:
-            fail(f"{key} = {value!r}: choose one of {', '.join(CHOICES[key])}")
+            fail(f"{key} = {shown(value)}: choose one of {', '.join(CHOICES[key])}")
     missing = [key for key in REQUIRED if key not in values]
     if missing:
         fail(f"no {', '.join(missing)} (golf sweep --help shows a spec)")
     spec = Spec(path, **values)
-    odd = sorted(key for key, value in spec.slurm.items() if not slurm_setting(key, value))
-    seeds_good = spec.seeds and all(is_a(seed, int) for seed in spec.seeds) and len(set(spec.seeds)) == len(spec.seeds)
+    odd = sorted(terminal(key, 40) for key, value in spec.slurm.items() if not slurm_setting(key, value))
+    whole = all(is_a(seed, int) and abs(seed) < 2**63 for seed in spec.seeds)  # SQLite holds no larger ones
+    both = sorted(set(spec.fixed) & set(spec.space))
+    grid = math.prod(len(entry) for entry in spec.space.values() if isinstance(entry, list))
+    trials = grid if spec.search == "grid" else spec.trials
+    seeds_good = spec.seeds and whole and len(set(spec.seeds)) == len(spec.seeds)
     for wrong, text in (
         (not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,39}", spec.name), "name: up to 40 of a-z, 0-9, - and _"),
         (not spec.hypothesis.strip(), "hypothesis: one sentence, what should get better and why"),
-        (not seeds_good, "seeds: a list of different whole numbers"),
+        (not seeds_good, "seeds: a list of different whole numbers below 2^63"),
         (spec.search == "grid" and "trials" in values, "trials: a grid runs all of its configurations"),
         (spec.search != "grid" and spec.trials < 1, f"trials: how many configurations {spec.search} may try"),
-        (min(spec.parallel, spec.processes) < 1, "parallel and processes are at least 1"),
+        (
+            trials * len(spec.seeds) > MAX_TRIALS,
+            f"{trials:,} configurations and their seeds: at most {MAX_TRIALS:,} runs",
+        ),
+        (not 1 <= min(spec.parallel, spec.processes), "parallel and processes are at least 1"),
+        (max(spec.parallel, spec.processes) > MAX_PROCESSES, f"parallel and processes are at most {MAX_PROCESSES:,}"),
         (not spec.stop_margin > 0, "stop_margin: a positive number of bpb, or inf"),
-        (bool(odd), f"[slurm] {', '.join(odd)}: no setting of a sweep file may run a command or hold a line break"),
+        (bool(odd), f"[slurm] {odd[:9]}: no setting of a sweep file may run a command or hold a line break"),
         (not spec.space, "[space] has no field to vary"),
         (not is_a(spec.fixed.get("preset"), str) and "preset" not in spec.space, "[fixed] needs a preset"),
-        (set(spec.fixed) & set(spec.space), f"in [fixed] and in [space]: {', '.join({*spec.fixed} & {*spec.space})}"),
+        (bool(both), f"in [fixed] and in [space]: {terminal(', '.join(both), 100)}"),
     ):
         if wrong:
             fail(text)
@@ -197,7 +220,7 @@ def check_fields(spec: Spec, defaults: dict) -> None:
             if key in OWN:
                 raise Failure(f"{where}: {OWN[key]}")
             if key not in defaults:
-                raise Failure(f"{spec.path}: [{table}] Config has no field {key!r}{nearest(key, defaults)}")
+                raise Failure(f"{spec.path}: [{table}] Config has no field {shown(key)}{nearest(key, defaults)}")
             kind = type(defaults[key])
             if table == "space" and isinstance(entry, dict):
                 check_range(where, entry, kind, spec.search)
@@ -206,7 +229,18 @@ def check_fields(spec: Spec, defaults: dict) -> None:
                 raise Failure(f"{where}: a list of values, or {{ low = ..., high = ... }}")
             for value in entry if table == "space" else [entry]:
                 if not is_a(value, kind) or kind is float and not math.isfinite(value):
-                    raise Failure(f"{where}: {value!r} is not a {kind.__name__}")
+                    raise Failure(f"{where}: {shown(value)} is not a {kind.__name__}")
+                if isinstance(value, str) and not value.isprintable():  # no command line can hold a zero byte
+                    raise Failure(f"{where}: {shown(value)} has a character that cannot be shown")
+
+
+def check_seeds(spec: Spec, script: "Script") -> None:
+    """Failure for a seed that the script refuses: every configuration would fail with it."""
+    for seed in spec.seeds:
+        try:
+            script.resolve({"seed": seed})
+        except Failure as error:
+            raise Failure(f"{spec.path}: seeds: {error}") from None
 
 
 def check_range(where: str, entry: dict, kind: type, search: str) -> None:

@@ -5,7 +5,6 @@ Not covered: whether two runs are a pair (golf methods).
 """
 
 import json
-import math
 import statistics
 import tomllib
 import typing
@@ -13,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from golf.files import Failure, write_atomic
+from golf.statistics import mean_interval
 from tools.sweep.spec import is_a, nearest
 
 BEGIN, END = "<!-- techniques -->", "<!-- /techniques -->"
@@ -113,10 +113,8 @@ def interval(differences: list[float]) -> tuple[float, float | None]:
     """(mean, half of its 95% interval by Student's t); None for one difference."""
     if len(differences) < 2:
         return differences[0], None
-    from scipy.stats import t
-
-    n = len(differences)
-    return statistics.fmean(differences), float(t.ppf(0.975, n - 1)) * statistics.stdev(differences) / math.sqrt(n)
+    low, high = mean_interval(differences)
+    return statistics.fmean(differences), (high - low) / 2
 
 
 def effects(techniques: list[Technique], pairs: list[dict], presets: dict[str, dict]) -> list[dict]:

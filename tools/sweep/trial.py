@@ -4,13 +4,11 @@ The stages are the public commands, in processes of their own that die with the 
 itself leaves runs/<id>/trial.json: what came of it, and why. A job that was killed leaves none, one that was
 interrupted or put back into the queue neither: it runs again. The file stop.json in the folder ends a trial.
 
-Not covered: macOS has no signal for a dead parent, so there a stage outlives a job that was killed by force; stages of
-several processes after such a kill; GPUs shared by trials on one machine.
+Not covered: macOS has no signal for a dead parent, so there a stage outlives a job that was killed by force; GPUs
+shared by trials on one machine.
 """
 
 import contextlib
-import ctypes
-import fcntl
 import os
 import signal
 import subprocess
@@ -20,6 +18,8 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from golf import locks
+from golf.children import end_with_parent
 from golf.files import ROOT, Failure, read_json, write_json
 from golf.foreign import terminal_lines
 from tools.runs.folder import finished
@@ -31,12 +31,6 @@ SQUEUE_SECONDS = 5.0  # between questions to Slurm about jobs that left nothing
 
 class Ended(Exception):
     """A stage did not reach its end: (outcome, error). Outcomes: stopped, interrupted, failed, killed."""
-
-
-def die_with_parent() -> None:
-    """Between fork and exec of a stage: if the job dies, so does the stage, or it would disturb the next timed run."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 @dataclass(frozen=True)
@@ -77,9 +71,7 @@ class Worker:
         if self.trial.cores and hasattr(os, "sched_setaffinity"):
             os.sched_setaffinity(0, self.trial.cores)
         signal.signal(signal.SIGTERM, lambda *_: setattr(self, "terminated", True))
-        with open(self.folder / "trial.lock", "a") as lock:  # of a job that outlived its sweep
-            with contextlib.suppress(OSError):  # a file system without locks
-                fcntl.flock(lock, fcntl.LOCK_EX)
+        with locks.held(self.folder / "trial.lock", lambda: None):  # by a job that outlived its sweep: wait for it
             try:
                 self.stages()
                 outcome, error = "done", None
@@ -141,7 +133,7 @@ class Worker:
                 env=environment,
                 stderr=errors,
                 stdin=subprocess.DEVNULL,
-                preexec_fn=die_with_parent,
+                preexec_fn=end_with_parent(),
             )
             while process.returncode is None:
                 if asked is None and (asked := self.told_to_stop()):
@@ -246,12 +238,7 @@ class SlurmJobs:
 
 def has_job(folder: Path) -> bool:
     """Whether a job of this machine works on the trial in `folder`: it holds the lock."""
-    with contextlib.suppress(OSError), open(folder / "trial.lock") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
+    return locks.is_held(folder / "trial.lock")
 
 
 def request_stop(folder: Path, reason: dict) -> None:

@@ -1,4 +1,5 @@
-// Theme that is remembered, tables that sort, names beside the points of charts. The pages read without any of it.
+// Theme that is remembered, tables that sort, a filter for records, names beside the points of charts. The pages
+// read without any of it.
 (() => {
   "use strict";
   const root = document.documentElement, dark = matchMedia("(prefers-color-scheme: dark)");
@@ -28,8 +29,8 @@
 
   function sortable(table) {
     const body = table.tBodies[0], rows = [...body.rows], heads = [...table.tHead.rows[0].querySelectorAll("th")];
-    heads.forEach((head, column) => {
-      const number = head.dataset.kind === "number", button = document.createElement("button");
+    heads.forEach((head) => {
+      const column = head.cellIndex, number = head.dataset.kind === "number", button = document.createElement("button");
       const value = (row) => row.cells[column].dataset.value;
       button.type = "button";
       button.append(...head.childNodes);
@@ -47,6 +48,25 @@
         body.append(...[...rows].sort(order));
       });
     });
+  }
+
+  function filter(panel) {
+    const text = panel.querySelector("input"), choices = [...panel.querySelectorAll("select")];
+    const rows = [...document.querySelectorAll("table.board tbody tr")].map((row) =>
+      ({ row, words: row.textContent.toLowerCase(), marks: row.dataset.marks.split(" ") }));
+    const update = () => {
+      const wanted = text.value.toLowerCase().split(/\s+/).filter(Boolean);
+      let shown = 0;
+      for (const { row, words, marks } of rows) {
+        const found = wanted.every((word) => words.includes(word));
+        row.hidden = !found || !choices.every((choice) => !choice.value || marks.includes(choice.value));
+        shown += row.hidden ? 0 : 1;
+      }
+      panel.querySelector("output").value = `${shown} of ${rows.length} records`;
+    };
+    [text, ...choices].forEach((control) => control.addEventListener("input", update));
+    update(); // a browser keeps what was typed when the page is loaded again
+    panel.hidden = rows.length === 0;
   }
 
   function tips(svg) {
@@ -74,6 +94,7 @@
   addEventListener("DOMContentLoaded", () => {
     theme();
     document.querySelectorAll("table[data-sortable]").forEach(sortable);
+    document.querySelectorAll("#filter").forEach(filter);
     document.querySelectorAll("svg[role=group]").forEach(tips);
   });
 })();
