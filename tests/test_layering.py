@@ -49,6 +49,7 @@ PAGES = {"jinja2", "markupsafe", "markdown_it"}
 # The first row whose pattern matches a file holds for it, so the most special ones stand first.
 TABLE = [
     Row("train_gpt.py", {"torch", "numpy", "triton"}),
+    Row("docs/minimal_gpt.py", {"torch", "numpy"}),
     # These travel alone: the decoder inside the artifact, the others into the box, beside the artifact's files.
     Row("compress/decode.py", {"torch", "numpy", "brotli", "zstandard"}),
     Row("golf/box/worker.py", {"golf.box.confine", "golf.box.protocol", "golf.box.watch", "torch", "numpy"}),
@@ -56,12 +57,18 @@ TABLE = [
     Row("golf/box/kernel.py", set()),
     Row("golf/box/visible.py", set()),
     Row("golf/box/watch.py", {"golf.box.visible"}),
-    Row("golf/box/calls.py", {"golf.box.kernel"}),
+    Row("golf/box/calls.py", {"golf.box.kernel", "golf.children"}),
+    Row("golf/children.py", set()),
     Row("golf/box/mounts.py", {"golf.box.kernel"}),
     Row("golf/box/landlock.py", {"golf.box.kernel", "golf.box.visible"}),
-    Row("golf/box/confine.py", {"golf.box.calls", "golf.box.kernel", "golf.box.landlock", "golf.box.mounts"}),
+    Row(
+        "golf/box/confine.py",
+        {"golf.box.calls", "golf.box.kernel", "golf.box.landlock", "golf.box.mounts", "golf.children"},
+    ),
+    Row("golf/box/trainer.py", {"golf.box", "golf.children"}),
     # Programs for the box: they run beside an artifact's script and decoder, and import those.
     Row("compress/*_in_box.py", {"train_gpt", "decode", "torch", "numpy", "brotli"}, in_functions=BESIDE),
+    Row("tools/*_in_box.py", {"torch"}, in_functions=TORCH),
     Row("golf/__main__.py", {"golf"}),
     Row("golf/*.py", GOLF, in_functions=TORCH),
     Row("compress/__main__.py", COMPRESS | LAB),
@@ -266,7 +273,7 @@ def test_commands_start_without_torch():
     assert loaded & {"torch", "train_gpt", "scipy.stats", "matplotlib"} == set()
 
 
-@pytest.mark.parametrize("path", ["train_gpt.py", "compress/decode.py"])
+@pytest.mark.parametrize("path", ["train_gpt.py", "docs/minimal_gpt.py", "compress/decode.py"])
 def test_self_contained_files_load_nothing_of_ours_and_write_nothing(path, tmp_path):
     name = Path(path).stem
     code = f"""

@@ -11,7 +11,7 @@ import pytest
 from compress import bounded
 from compress.codes import Vector
 from golf import container
-from tests.redteam.fuzz_inspect import fuzz
+from tests.redteam.fuzz.weights import fuzz
 from tests.support.odd_artifacts import odd_artifact
 from tests.support.packed import compress_cli, encoded, one_line, packed_toy
 
@@ -53,7 +53,7 @@ def test_a_small_file_that_asks_for_gigabytes_is_refused(packed, tmp_path):
 
 
 def test_odd_weights_are_one_line_each(packed):
-    """A sample; `python -m tests.redteam.fuzz_inspect` takes hundreds."""
+    """A sample; `python -m tests.redteam.fuzz.weights` takes hundreds."""
     found = fuzz(packed, 25, seed=7)
     assert found.faults == [] and found.read + sum(found.messages.values()) == 25
     assert len(found.messages) > 3 and found.most_memory_bytes < bounded.MEMORY_BYTES

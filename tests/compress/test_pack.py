@@ -13,7 +13,7 @@ from compress.pack import FINEST_LOSS, OverCap, pack_run
 from compress.quantise import make_plan, quantise, scales_of
 from golf import container, tokenizer_section
 from tests.support import ROOT
-from tests.support.packed import CONFIG, SOURCE, TOKENIZER, make_run, packed_toy, weights_section
+from tests.support.packed import CONFIG, NARROW, SOURCE, TOKENIZER, make_run, packed_toy, weights_section
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("warm_boxes")]
 
@@ -103,7 +103,7 @@ def test_a_model_too_small_for_its_cap_stops_at_the_finest_useful_steps(packed):
 @pytest.mark.slow
 def test_an_interrupted_pack_leaves_no_file(tmp_path):
     for stage in ("rounding", "coding", "checking"):
-        run = make_run(tmp_path / stage)
+        run = make_run(tmp_path / stage, config=NARROW)
 
         def stop(name, done, total, stage=stage):
             if name.startswith(stage):
@@ -122,7 +122,7 @@ def test_two_packs_give_the_same_bytes(packed, tmp_path):
 
 def test_without_statistics_it_warns_and_rounds_to_nearest(tmp_path, monkeypatch):
     """One step per matrix, in proportion to its size."""
-    run = make_run(tmp_path / "run")
+    run = make_run(tmp_path / "run", config=NARROW)
     (run / "statistics.pt").unlink()
     report = pack_run(run)
     assert "no statistics.pt" in report["warnings"][0] and "larger model" in report["warnings"][1]
@@ -139,7 +139,7 @@ def test_half_precision_checkpoints(tmp_path, dtype):
     def edit(checkpoint):
         checkpoint["model"] = {name: tensor.to(dtype) for name, tensor in checkpoint["model"].items()}
 
-    run = make_run(tmp_path / "run", edit=edit)
+    run = make_run(tmp_path / "run", config=NARROW, edit=edit)
     pack_run(run)
     gain = decode_weights(weights_section(run / "model.golf"))["blocks.0.gain"]
     torch.testing.assert_close(
@@ -161,8 +161,8 @@ def put(path, value):
 
 
 BAD_CHECKPOINTS = {
-    "nan": (put(["model", "blocks.0.gain"], torch.full((48,), math.nan)), ["blocks.0.gain", "48 NaN or infinite"]),
-    "inf": (put(["model", "embed.weight"], torch.full((300, 48), math.inf)), ["embed.weight", "infinite"]),
+    "nan": (put(["model", "blocks.0.gain"], torch.full((16,), math.nan)), ["blocks.0.gain", "16 NaN or infinite"]),
+    "inf": (put(["model", "embed.weight"], torch.full((300, 16), math.inf)), ["embed.weight", "infinite"]),
     "integer": (put(["model", "counts"], torch.arange(3)), ["counts", "int64"]),
     "missing tensor": (
         lambda checkpoint: checkpoint["model"].pop("temperature"),
@@ -172,7 +172,7 @@ BAD_CHECKPOINTS = {
     "edited source": (put(["source"], SOURCE + "\n"), ["source_sha256"]),
     "format": (put(["format"], 2), ["format 1"]),
     "tokenizer": (put(["tokenizer"], torch.ones(30, dtype=torch.uint8)), ["okenizer"]),
-    "config": (put(["config"], {"widht": 48}), ["building the model", "widht"]),
+    "config": (put(["config"], {"widht": 16}), ["building the model", "widht"]),
     "config value": (put(["config"], {"width": torch.float32}), ["config", "dtype"]),
     "track": (put(["track"], "lunar"), ["lunar", "pocket"]),
     "bytes per token": (put(["bytes_per_token"], -2.0), ["bytes_per_token", "-2.0"]),
@@ -182,7 +182,7 @@ BAD_CHECKPOINTS = {
 @pytest.mark.parametrize("case", BAD_CHECKPOINTS)
 def test_bad_checkpoints_are_named_and_leave_no_file(tmp_path, case):
     edit, parts = BAD_CHECKPOINTS[case]
-    run = make_run(tmp_path / "run", edit=edit)
+    run = make_run(tmp_path / "run", config=NARROW, edit=edit)
     with pytest.raises(ValueError) as caught:
         pack_run(run)
     assert all(part in str(caught.value) for part in parts) and "\n" not in str(caught.value), caught.value
@@ -225,7 +225,7 @@ def test_a_decoder_that_disagrees_is_caught(tmp_path, monkeypatch):
     )
     (tmp_path / "decode.py").write_text(source)
     monkeypatch.setattr("compress.minify.DECODER", tmp_path / "decode.py")
-    run = make_run(tmp_path / "run")
+    run = make_run(tmp_path / "run", config=NARROW)
     with pytest.raises(ValueError, match="decodes to other values"):
         pack_run(run)
     assert not (run / "model.golf").exists()

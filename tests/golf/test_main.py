@@ -9,6 +9,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tomllib
@@ -19,13 +20,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from golf import __main__ as front_door
+from golf import console
 from golf.__main__ import COMMANDS, Command, dashed, main
 from golf.files import Failure
-from tests.support import ROOT
+from tests.support import HALF_WRITTEN, ROOT
 
 NAMES = (
-    "data run smoke score pack size inspect verify unpack code bench bench-train log sweep watch plan methods record "
-    "check prove ladder lineage board"
+    "data run smoke score pack size inspect verify unpack code check-script bench par bench-train log sweep watch plan "
+    "methods record check reproduce rescore prove ladder lineage board"
 ).split()
 
 
@@ -158,7 +160,7 @@ def test_a_command_gets_its_words_and_its_status_is_passed_on(command):
         (Failure("x.toml: no key 'name'"), 1, "golf example: x.toml: no key 'name'\n"),
         (Failure("--count must be positive", code=2), 2, "golf example: --count must be positive\n"),
         (FileNotFoundError(2, "No such file", "a.golf"), 1, "golf example: a.golf: No such file\n"),
-        (OSError(28, "No space left on device"), 1, "golf example: No space left on device\n"),
+        (OSError(28, "No space left"), 1, "golf example: No space left: make room there and run it again\n"),
         (KeyboardInterrupt(), 130, "golf example: interrupted\n"),
     ],
 )  # fmt: skip
@@ -171,6 +173,27 @@ def test_what_a_command_raises_is_one_line(raised, status, says, command, capsys
     assert capsys.readouterr() == ("", says)
 
 
+def test_sigterm_ends_a_command_that_cleans_up(command, capsys):
+    """As Ctrl-C does; what was set for the signal before is set again."""
+    cleaned = []
+
+    def work(argv):
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return 0
+        finally:
+            cleaned.append("what was half made")
+
+    command(work)
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        assert main(["example"]) == front_door.INTERRUPTED
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert cleaned and capsys.readouterr() == ("", "golf example: interrupted\n")
+
+
 def test_a_reader_that_leaves_is_no_error():
     """As in `golf --help | true`: more than a pipe holds, so that the writer meets the closed end."""
     code = (
@@ -181,7 +204,7 @@ def test_a_reader_that_leaves_is_no_error():
     )
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.close()
-    assert process.stderr.read() == b"" and process.wait() == front_door.BROKEN_PIPE
+    assert process.stderr.read() == b"" and process.wait() == console.READER_GONE
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +212,7 @@ def fresh_clone(tmp_path_factory):
     """The packages, the records and the README, and nothing that a command would have made."""
     folder = tmp_path_factory.mktemp("clone")
     for name in ("golf", "compress", "scoring", "tools", "records", "docs"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / name, folder / name, ignore=HALF_WRITTEN)
     for name in ("README.md", "pyproject.toml", "train_gpt.py", "eval_heldout.py"):
         shutil.copy(ROOT / name, folder / name)
     return folder

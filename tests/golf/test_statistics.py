@@ -76,3 +76,13 @@ def test_interval_is_the_same_twice_and_defined_at_the_edges():
     low, high = statistics.bpb_interval([2.0, 5.0], [1, 2])
     ratios = [2 / math.log(2), 2.5 / math.log(2)]
     assert min(ratios) <= low <= high <= max(ratios)
+
+
+@pytest.mark.parametrize("values", [[1.92, 1.90, 1.97], [1.0, 2.0], list(range(50))])
+def test_the_interval_of_a_mean_is_scipys(values):
+    expected = scipy.stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert statistics.mean_interval(values) == pytest.approx((expected.low, expected.high), rel=1e-12)
+
+
+def test_equal_values_have_a_mean_without_width():
+    assert statistics.mean_interval([0.25, 0.25, 0.25]) == (0.25, 0.25)

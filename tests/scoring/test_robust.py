@@ -25,28 +25,11 @@ from golf.box import box
 from golf.files import Failure
 from scoring import likelihood, overhead, passes
 from scoring import score as scoring_score
-from tests.redteam import fuzz
 from tests.support import ROOT, light_box
 from tests.support.box_walls import in_work_folder
 from tests.support.scoring_world import ADAPTIVE, SCRIPT, box_processes, plain_evaluation
 
 pytestmark = pytest.mark.slow
-
-
-def test_mutated_artifacts_end_in_one_line(tmp_path):
-    """Some of the 10,000 of `make fuzz`."""
-    result = fuzz.fuzz(200, seed=1, folder=tmp_path)
-    assert result["tracebacks"] == [] and result["hangs"] == 0 and result["left_behind"] == []
-    assert result["refused"] > 100 and result["accepted"] > 10  # it is neither a reader that refuses all, nor none
-    assert not os.listdir(tmp_path)
-
-
-def test_the_fuzzer_sees_a_traceback(monkeypatch, tmp_path):
-    def broken(path):
-        raise RecursionError("too deep")
-
-    monkeypatch.setattr(fuzz, "read_artifact", broken)
-    assert fuzz.fuzz(3, folder=tmp_path)["tracebacks"][0] == "case 0: RecursionError: too deep"
 
 
 @pytest.mark.parametrize("when", ["import", "scoring"])

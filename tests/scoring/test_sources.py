@@ -15,7 +15,7 @@ from tests.support import ROOT
 from tests.support.scoring_world import SCRIPT
 
 # Loaded while scoring, but what they do with a score is to print it.
-PRINTERS = {"scoring/report.py", "golf/progress.py"}
+PRINTERS = {"scoring/report.py", "golf/console.py", "golf/progress.py"}
 
 # The command eval_heldout.py in a process of its own, and lists of the modules that were loaded there and in the
 # process that checks the tokenizer.

@@ -16,7 +16,7 @@ WALLS = {
     "own System V objects": ("confine.py", "CLONE_NEWIPC = 0\n"),
     "own users": ("confine.py", "CLONE_NEWUSER = 0\n"),  # as root alone
     "own network": ("confine.py", "CLONE_NEWNET = 0\n"),
-    "capabilities": ("confine.py", "def _drop_capabilities():\n    return False, 'taken out'\n"),
+    "capabilities": ("confine.py", "def drop_capabilities():\n    return False, 'taken out'\n"),
     "cores": ("confine.py", "def _pin(cores):\n    return False, 'taken out'\n"),
     # With another limit above, for all boxes together: else the test would take the signals of everybody here.
     "queued signals": (

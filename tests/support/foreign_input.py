@@ -25,10 +25,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support import ROOT
+from tests.support import ROOT, copy_record, edit_json
+from tests.support.made_records import PAR
 from tests.support.mutations import mutations
 from tools.claims import prove
-from tools.records import check, record, rules
+from tools.records import check, record
 from tools.runs import curves, ledger
 
 DOCUMENTS = 4  # of each score that are kept: whole ones would take a second a case
@@ -59,13 +60,6 @@ def shortened(score: dict) -> dict:
     }
 
 
-def change(path: Path, **values) -> dict:
-    """Sets keys of a JSON file; returns what it then holds."""
-    value = json.loads(path.read_text()) | values
-    path.write_text(json.dumps(value))
-    return value
-
-
 class Workplace:
     """A repository with two records that pass, and three runs that make a third; all scripts would leave `mark`."""
 
@@ -81,9 +75,9 @@ class Workplace:
         self.parent = next(self.root.glob("records/pocket/0001_*"))
         script = (self.child / "train_gpt.py").read_bytes()
         (self.child / "parent.diff").write_text(record.parent_diff(self.parent, self.child.name, script))
-        change(self.child / "record.json", parent=self.parent.name)
+        edit_json(self.child / "record.json", parent=self.parent.name)
         subprocess.run(
-            "git init -q && git add -A && git commit -qm one",
+            "git init -q -b main && git add -A && git commit -qm one",
             shell=True,
             check=True,
             cwd=self.root,
@@ -91,11 +85,13 @@ class Workplace:
         )
         self.head = subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=self.root, text=True).strip()
         self.make_runs()
+        self.par = folder / "par.json"
+        self.par.write_text(json.dumps(PAR | {"low": 3.0, "ratio": 3.0, "high": 3.0}))
 
     def copy(self, source: Path) -> None:
         """A record with few documents, and with a script and a json.py that leave the mark."""
         folder = self.root / "records/pocket" / source.name
-        shutil.copytree(source, folder)
+        copy_record(source, folder)
         before = (folder / "train_gpt.py").read_text()
         after = self.planted + before
         sha256 = hashlib.sha256(after.encode()).hexdigest()
@@ -104,11 +100,11 @@ class Workplace:
         for log in folder.glob("logs/*.log"):
             log.write_text(after + log.read_text().removeprefix(before))
         for run in folder.glob("logs/*.run.json"):
-            change(run, source_sha256=sha256)
+            edit_json(run, source_sha256=sha256)
         value = json.loads((folder / "record.json").read_text())
         for row in value["seeds"]:
             score = folder / f"eval/seed{row['seed']}.json"
-            row["bpb"] = change(score, **shortened(json.loads(score.read_text())))["bpb"]
+            row["bpb"] = edit_json(score, **shortened(json.loads(score.read_text())))["bpb"]
         values = [row["bpb"] for row in value["seeds"]]
         mean = sum(values) / 3
         deviation = math.sqrt(sum((bpb - mean) ** 2 for bpb in values) / 2)
@@ -133,9 +129,11 @@ class Workplace:
                 shutil.copyfile(self.child / source, folder / name)
             (folder / "model.golf").write_bytes(b"GOLF%d" % new)
             sha256 = hashlib.sha256(b"GOLF%d" % new).hexdigest()
-            change(folder / "eval.json", artifact={"name": "model.golf", "bytes": 14, "sha256": sha256})
+            edit_json(folder / "eval.json", artifact={"name": "model.golf", "bytes": 14, "sha256": sha256})
             config = json.loads((folder / "run.json").read_text())["config"]
-            change(folder / "run.json", seed=new, config=config | {"seed": new})
+            edit_json(
+                folder / "run.json", seed=new, config=config | {"seed": new, "max_seconds": 0.0, "max_steps": 10_000}
+            )
 
     def check(self) -> int:
         return check.main([str(self.child), "--quick"])
@@ -171,6 +169,8 @@ class Workplace:
                     str(self.parent),
                     "--seed-commit",
                     self.head,
+                    "--par",
+                    str(self.par),
                     *map(str, sorted(self.runs.iterdir())),
                 ]
             )
@@ -179,19 +179,23 @@ class Workplace:
 
     def targets(self) -> list[Target]:
         """What is mutated, and how it is read. `prove` exits with 3 where nothing is proven."""
-        check, proof = ("check_submission", self.check, (0, 1)), ("prove", self.prove, (0, 1, prove.NOT_PROVEN))
+        checked, proof = (
+            ("check", self.check, (0, 1, check.INCOMPLETE)),
+            ("prove", self.prove, (0, 1, prove.NOT_PROVEN)),
+        )
         make = ("record make", self.make, (0, 1))
         prove_runs = ("prove RUNS", self.prove_runs, (0, 1, prove.NOT_PROVEN))
         seed = json.loads((self.child / "record.json").read_text())["seeds"][0]["seed"]
         run = min(self.runs.iterdir())
         return [
-            Target(self.child / "record.json", [check, proof]),
-            Target(self.child / f"logs/seed{seed}.run.json", [check, proof]),
-            Target(self.child / f"eval/seed{seed}.json", [check, proof]),
-            Target(self.child / f"logs/seed{seed}.metrics.jsonl", [check], line=1),
+            Target(self.child / "record.json", [checked, proof]),
+            Target(self.child / f"logs/seed{seed}.run.json", [checked, proof]),
+            Target(self.child / f"eval/seed{seed}.json", [checked, proof]),
+            Target(self.child / f"logs/seed{seed}.metrics.jsonl", [checked], line=1),
             Target(run / "run.json", [make, prove_runs]),
             Target(run / "eval.json", [make, prove_runs]),
             Target(run / "metrics.jsonl", [make], line=1),
+            Target(self.par, [make]),
         ]
 
     def files(self) -> set[str]:
@@ -207,7 +211,7 @@ class Workplace:
     def active(self, pictures: bool) -> Iterator[None]:
         """The tools take the repository here for theirs, and start in a folder where nothing may appear. pictures:
         whether records get their loss curves, half of the time that making one takes."""
-        modules = (check, ledger, prove, record, rules)
+        modules = (check, ledger, prove, record)
         before = [module.ROOT for module in modules], prove.SLICE_RESAMPLES, curves.draw, os.getcwd()
         try:
             for module in modules:

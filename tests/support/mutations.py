@@ -1,16 +1,18 @@
-"""Mutated JSON: every field of a value in turn becomes something that no tool expects there. A helper, not a test.
+"""Mutated JSON: every field of a value in turn becomes something that no tool expects there; and damaged bytes of any
+file. A helper, not a test.
 
     for where, text in itertools.islice(mutations(json.loads(path.read_text()), random.Random(0)), 300):
         path.write_text(text)
 
 The mutants are texts, since some cannot be written by json.dumps: NaN, integers of 5,000 digits, 100,000 brackets.
-Not covered: texts that are no JSON at all.
+Not covered: mutations of one kind of file (tests/redteam/fuzz).
 """
 
 import copy
 import json
 import random
-from collections.abc import Iterator
+import struct
+from collections.abc import Callable, Iterator, Sequence
 
 PLACE = "the place that is filled in as text"
 DEEP = 100_000
@@ -108,9 +110,17 @@ def mutations(value: object, rng: random.Random) -> Iterator[tuple[str, str]]:
             yield mutant(value, path, rng)
 
 
-def mutant(value: object, path: tuple, rng: random.Random) -> tuple[str, str]:
-    """One mutant of `value`, changed at `path`: another value, no such key, a key more, a key renamed, a list."""
-    text = rng.choice(ODD)
+def mutant(
+    value: object,
+    path: tuple,
+    rng: random.Random,
+    odd: Sequence[str] = ODD,
+    write: Callable[[object], str] = json.dumps,
+) -> tuple[str, str]:
+    """One mutant of `value`, changed at `path`: another value, no such key, a key more, a key renamed, a list.
+
+    odd, write: the texts of odd values, and what writes a value, if it is another language than JSON."""
+    text = rng.choice(odd)
     if not path:
         return f"the whole: {text[:40]}", text
     changed = copy.deepcopy(value)
@@ -127,5 +137,26 @@ def mutant(value: object, path: tuple, rng: random.Random) -> tuple[str, str]:
     else:
         key = rng.choice(ODD_KEYS)
         parent[key] = PLACE if action == "add" else parent.pop(path[-1])
-    written = json.dumps(changed).replace(json.dumps(PLACE), text)
+    written = write(changed).replace(json.dumps(PLACE), text)
     return f"{'.'.join(map(str, path))}: {action} {text[:40]}", written
+
+
+def damaged(rng: random.Random, data: bytes) -> bytes:
+    """`data` with a few bits flipped, bytes put in, taken out or written over, an end cut off or a part repeated."""
+    edited = bytearray(data)
+    for _ in range(rng.choice((1, 1, 2, 5))):
+        at = rng.randrange(len(edited) + 1)
+        kind = rng.randrange(6)
+        if kind == 0 and edited:
+            edited[at % len(edited)] ^= 1 << rng.randrange(8)
+        elif kind == 1:
+            edited[at:at] = rng.randbytes(rng.choice((1, 2, 64)))
+        elif kind == 2:
+            del edited[at : at + rng.choice((1, 3, 100))]
+        elif kind == 3:
+            edited[at : at + 4] = struct.pack("<I", rng.choice((0, 1, 0x7FFFFFFF, 0xFFFFFFFF, len(edited))))
+        elif kind == 4:
+            del edited[at:]
+        else:
+            edited += edited[:at]
+    return bytes(edited)

@@ -1,6 +1,6 @@
 """Artifacts with a right checksum whose weights are not what an encoder writes.
 
-Not covered: damage of the other sections (tests/redteam/fuzz.py).
+Not covered: damage of the other sections (tests/redteam/fuzz/artifacts.py).
 """
 
 import json
@@ -9,6 +9,7 @@ import random
 import brotli
 
 from golf import container
+from tests.support.mutations import damaged
 
 NUMBERS = (
     0,
@@ -79,20 +80,3 @@ def edit(rng: random.Random, head: list) -> None:
         del place[at]
     else:
         place.insert(at, place[at])
-
-
-def damaged(rng: random.Random, data: bytes) -> bytes:
-    """`data` with a few bits flipped, bytes put in or taken out, or an end cut off."""
-    edited = bytearray(data)
-    for _ in range(rng.choice((1, 1, 2, 5))):
-        at = rng.randrange(len(edited) + 1)
-        kind = rng.randrange(4)
-        if kind == 0 and edited:
-            edited[at % len(edited)] ^= 1 << rng.randrange(8)
-        elif kind == 1:
-            edited[at:at] = rng.randbytes(rng.choice((1, 2, 64)))
-        elif kind == 2:
-            del edited[at : at + rng.choice((1, 3, 100))]
-        else:
-            del edited[at:]
-    return bytes(edited)

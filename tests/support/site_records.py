@@ -4,8 +4,8 @@ import json
 import shutil
 from pathlib import Path
 
-from tests.support import ROOT
-from tools.records import record
+from tests.support import ROOT, copy_record
+from tools.records import pages, record, standing
 
 BASELINE = ROOT / "records/pocket/0001_baseline"
 HOSTILE = (
@@ -44,7 +44,7 @@ def scaled(score: dict, factor: float) -> dict:
 def add(root: Path, track: str, number: str, slug: str, factor: float = 1.0, script=str, **changes) -> Path:
     """Writes root/records/<track>/<number>_<slug>: the first record with its bpb times `factor`, and `changes`."""
     folder = root / "records" / track / f"{number}_{slug}"
-    shutil.copytree(BASELINE, folder)
+    copy_record(BASELINE, folder)
     data = json.loads((folder / "record.json").read_text())
     artifact = data["artifact"] | {"file": f"{slug}.golf"} | changes.pop("artifact", {})
     (folder / "baseline.golf").rename(folder / f"{slug}.golf")
@@ -183,3 +183,11 @@ def family(root: Path) -> Path:
     for name in ("logs", "eval"):
         shutil.rmtree(odd / name)
     return root
+
+
+def build_site(root: Path, out: Path) -> int:
+    """The pages of the records below `root`; returns how many. Fails if a record is broken."""
+    survey = standing.survey(root, {})
+    count, problems = pages.build(survey, out)
+    assert survey.problems() + problems == []
+    return count

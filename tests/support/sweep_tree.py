@@ -6,6 +6,7 @@ twice the distance at the start, and 0.01 less when packed. Each writes its comm
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.support import ROOT
+from tests.support import HALF_WRITTEN, ROOT
 
 CALL = """
 import hashlib, json, math, os, signal, sys, time
@@ -104,6 +105,9 @@ if __name__ == "__main__":
 PACK = (
     CALL
     + """
+if sys.argv[1] == "code":
+    print(json.dumps({"code_bytes": 1000}))
+    sys.exit()
 call()
 run = Path(sys.argv[2])
 (run / "model.golf").write_bytes(run.name.encode())
@@ -133,9 +137,14 @@ STARTED: list[subprocess.Popen] = []
 
 
 def build(folder: Path) -> Path:
-    """Fills `folder`; returns it."""
+    """Fills `folder`; returns it. Byte code goes along: else each of the many programs of a sweep compiles its own."""
     for package in ("golf", "tools"):
-        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / package, folder / package, ignore=HALF_WRITTEN)
+    for module, name in (("engine", "TICK_SECONDS"), ("trial", "LOOK_SECONDS")):  # stand-ins end at once
+        path = folder / f"tools/sweep/{module}.py"
+        text, count = re.subn(rf"^{name} = .*", f"{name} = 0.02", path.read_text(), flags=re.MULTILINE)
+        assert count == 1
+        path.write_text(text)
     (folder / "compress").mkdir()
     (folder / "data/embedded").mkdir(parents=True)
     (folder / "compress/__init__.py").touch()

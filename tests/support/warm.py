@@ -1,16 +1,20 @@
 """Python programs that start in a fork of a process that has imported torch: the import is most of the processor time
 of a short program, and of a box, where what they compute is small.
 
-All else is as in a new interpreter: descriptors, environment, session, exit status, and the box's walls, which go up
-after the fork. For tests that are about what a program computes.
+All else is as in a new interpreter: descriptors, environment, session, cores, exit status, and the box's walls, which
+go up after the fork. For tests that are about what a program computes.
 
 Not covered: tests about the start itself, the walls (tests/golf/box, the red team), or an interpreter's options, of
-which only -B, -I, -c, -m and a path are understood; Windows and macOS, where programs start as usual.
+which only -B, -I, -c, -m and a path are understood; an interpreter's end, of which threads are joined, functions
+registered for it called and the output flushed, but objects are left as they are (torchrun's programs end as usual,
+tests/train/test_tiny.py); Windows and macOS, where programs start as usual.
 """
 
+import atexit
 import contextlib
 import fcntl
 import functools
+import gc
 import json
 import os
 import runpy
@@ -21,6 +25,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import types
 from collections.abc import Iterator
 from unittest import mock
@@ -46,6 +51,7 @@ class Program:
             "cwd": os.fspath(cwd or os.getcwd()),
             "environment": dict(os.environ if env is None else env),
             "session": start_new_session,
+            "cores": sorted(os.sched_getaffinity(0)),
         }
         try:
             socket.send_fds(server(), [json.dumps(request).encode()], [stdin, stdout, stderr, *pass_fds, sent])
@@ -67,6 +73,11 @@ class Program:
         except subprocess.TimeoutExpired:
             return None
 
+    def kill(self):
+        """Ends the program at once."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
+
     def wait(self, timeout=None):
         """The exit status. Raises TimeoutExpired after `timeout` seconds."""
         if self.returncode is None:
@@ -77,12 +88,22 @@ class Program:
         return self.returncode
 
 
-def run(words, cwd=None, env=None, timeout=None, check=False, **_) -> subprocess.CompletedProcess:
-    """As subprocess.run(..., capture_output=True, text=True)."""
+def run(words, cwd=None, env=None, timeout=None, check=False, input=None, **_) -> subprocess.CompletedProcess:
+    """As subprocess.run(..., capture_output=True), text=True unless there is an input, of bytes."""
+    text = input is None
     if sys.platform != "linux":
-        return subprocess.run(words, cwd=cwd, env=env, timeout=timeout, check=check, capture_output=True, text=True)
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
-        program = Program(words, subprocess.DEVNULL, out.fileno(), errors.fileno(), cwd=cwd, env=env)
+        return subprocess.run(
+            words, cwd=cwd, env=env, timeout=timeout, check=check, input=input, capture_output=True, text=text
+        )
+    mode = "w+" if text else "w+b"
+    with (
+        tempfile.TemporaryFile() as given,
+        tempfile.TemporaryFile(mode) as out,
+        tempfile.TemporaryFile(mode) as errors,
+    ):
+        given.write(input or b"")
+        given.seek(0)
+        program = Program(words, given.fileno(), out.fileno(), errors.fileno(), cwd=cwd, env=env)
         try:
             program.wait(timeout)
         except subprocess.TimeoutExpired:
@@ -110,15 +131,21 @@ def server():
 
 @contextlib.contextmanager
 def boxes() -> Iterator[None]:
-    """A context in which boxes start warm, and the files that they see are read beforehand once for all."""
-    from golf.box import box, packages  # not in the process that forks
+    """A context in which boxes start warm, and the files that they see are read beforehand once for all; and warm are
+    the children with limits that read a file for compress."""
+    from compress import bounded  # not in the process that forks
+    from golf.box import box, packages
 
     if sys.platform != "linux":
         yield
         return
     names = {name: getattr(subprocess, name) for name in ("DEVNULL", "TimeoutExpired")}
-    warm = types.SimpleNamespace(Popen=Program, **names)
-    with mock.patch.object(box, "subprocess", warm), mock.patch.object(packages, "read_beforehand", read_once):
+    warm = types.SimpleNamespace(Popen=Program, run=run, **names)
+    with (
+        mock.patch.object(box, "subprocess", warm),
+        mock.patch.object(bounded, "subprocess", warm),
+        mock.patch.object(packages, "read_beforehand", read_once),
+    ):
         yield
 
 
@@ -135,6 +162,7 @@ def serve(channel):
     import torch
     import torch._dynamo  # which an optimiser imports when it is made  # noqa: F401
 
+    gc.freeze()  # a program's collections would write to, and so copy, every page that holds an object
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the processes that wait for the programs
     while True:
         message, descriptors, _, _ = socket.recv_fds(channel, MAX_MESSAGE, 16)
@@ -173,12 +201,24 @@ def become(request, descriptors):
     for source, target in zip(moved, request["descriptors"]):
         os.dup2(source, target)
         os.close(source)
+    os.sched_setaffinity(0, request["cores"])
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["environment"])
     sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)
     sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)
-    execute(request["words"])
+    code = None
+    try:
+        execute(request["words"])
+    except SystemExit as end:
+        if end.code is not None and not isinstance(end.code, int):
+            raise  # a message, which the interpreter prints
+        code = end.code
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit((code or 0) & 0xFF)  # a teardown of torch's objects costs as much as many a program
 
 
 def execute(words):

@@ -19,9 +19,12 @@ from golf.files import Failure
 from golf.foreign import terminal
 from golf.shards import read_shard
 from tests.support import ROOT
+from tests.support.own_cache import own_cache  # noqa: F401
 from tests.support.site_records import valid_record
 from tools.data import check as data_check
-from tools.records import lineage, rules
+from tools.data.build import SPLITS
+from tools.records import history_rules, lineage
+from tools.records.submission import Committed, Submission
 from tools.runs import export, folder, ledger, rows, store, watch
 from tools.sweep import spec, trial
 
@@ -94,7 +97,7 @@ def test_scripts_that_take_hours_to_compare_are_not_compared(tmp_path):
         lineage.statements("a;" * 6000, "a")
 
 
-def test_nothing_is_written_through_a_link(runs):
+def test_nothing_is_written_through_a_link(runs, monkeypatch):
     elsewhere = runs.parent / "elsewhere"
     elsewhere.mkdir()
     record = next(ROOT.glob("records/pocket/0001_*"))
@@ -114,9 +117,11 @@ def test_nothing_is_written_through_a_link(runs):
         with pytest.raises(Failure, match="a link, or not a regular file"):
             ledger.note(runs.parent, "a", {"who": "agent", "hypothesis": "x"})
         (runs / name).unlink()
-    os.symlink(victim, runs / f".out.{os.getpid()}")
-    files.write_atomic(runs / "out", b"data")
-    assert (runs / "out").read_bytes() == b"data" and victim.read_text() == "no newline at its end"
+    os.symlink(victim, runs / ".out.part")
+    monkeypatch.setattr(files, "part_name", lambda path: f".{path.name}.part")  # if it could be guessed
+    with pytest.raises(OSError, match="File exists"):
+        files.write_atomic(runs / "out", b"data")
+    assert victim.read_text() == "no newline at its end"
 
 
 ENDLESS = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT "
@@ -223,10 +228,11 @@ def test_git_starts_nothing_inside_a_record(tmp_path, monkeypatch):
     git("add", "-A", where=tmp_path)
     git("commit", "-q", "-m", "1", where=tmp_path)
     git("config", "core.fsmonitor", f"touch {mark}; false", where=inner)
-    monkeypatch.setattr(rules, "ROOT", tmp_path)
-    submission = rules.Submission.__new__(rules.Submission)
-    submission.folder, submission.record = place, {}
-    assert rules.history(submission).status == "PASS"
+    submission = Submission.__new__(Submission)
+    submission.folder, submission.record, submission.rules, submission.root = place, {}, 1, tmp_path
+    submission.committed = Committed("HEAD", place.relative_to(tmp_path).as_posix())
+    with pytest.raises(Failure, match="inner: not a regular file"):
+        history_rules.history(submission)
     assert not mark.exists()
 
 
@@ -252,6 +258,33 @@ def test_artifacts_and_scripts_that_are_no_files(tmp_path, capsys, command, make
 def test_entries_of_a_manifest_that_are_none(tmp_path, item):
     with pytest.raises(Failure, match="split dev lists"):
         data_check.check_file(tmp_path, "dev", item)
+
+
+@pytest.mark.parametrize(
+    "path, value, found",
+    [
+        (["tokenizer"], [], "tokenizer and splits must be objects"),
+        (["tokenizer", "vocab_size"], "300", "no good 'vocab_size'"),
+        (["splits", "dev"], None, "split dev is missing"),
+        (["splits", "dev", "documents"], "1", "split dev has no good 'documents'"),
+        (["splits", "dev", "raw_bytes"], ..., "split dev has no good 'raw_bytes'"),
+        (["splits", "more\x1b[2J"], {"tokens": 1}, "split more.* has no good 'documents'"),
+    ],
+)
+def test_manifests_that_are_none(tmp_path, path, value, found):
+    entry = {"documents": 1, "tokens": 2, "raw_bytes": None, "files": [], "sources": {}}
+    manifest = {"tokenizer": {"vocab_size": 300}, "splits": {name: dict(entry) for name in SPLITS}}
+    data_check.validate(tmp_path, manifest)
+    place = manifest
+    for step in path[:-1]:
+        place = place[step]
+    if value is ...:
+        del place[path[-1]]
+    else:
+        place[path[-1]] = value
+    with pytest.raises(Failure, match=found) as caught:
+        data_check.validate(tmp_path, manifest)
+    assert str(caught.value).isprintable()
 
 
 def test_texts_and_shards_of_a_strange_data_set(tmp_path):

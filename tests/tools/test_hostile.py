@@ -18,6 +18,7 @@ from compress import report as compress_report
 from golf.files import Failure
 from golf.foreign import terminal
 from scoring import report as scoring_report
+from tests.support.own_cache import own_cache  # noqa: F401
 from tests.support.site_records import valid_record
 from tools.records import lineage
 from tools.runs import pipeline, watch

@@ -83,6 +83,7 @@ def test_the_weights_of_record_0004_give_the_same_logits_in_this_script(monkeypa
     spec = importlib.util.spec_from_file_location("record_0004", RECORD / "train_gpt.py")
     record = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "record_0004", record)  # dataclasses look the module up
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # a record's folder holds its own files alone
     spec.loader.exec_module(record)
     logits = []
     for script in (record, t):

@@ -420,7 +420,7 @@ def simulated_run(clock, simulation, durations) -> int:
     for step, duration in enumerate(durations, 1):
         simulation.launch(duration)
         clock.tick()
-        if clock.verdict(step):
+        if clock.verdict(t.Progress(step), 0):
             break
     clock.tick()  # as Run.loop does at the end
     return step

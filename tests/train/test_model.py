@@ -196,6 +196,7 @@ def test_without_techniques_the_model_trains_like_record_0001(monkeypatch):
     spec = importlib.util.spec_from_file_location("record_0001", path)
     record = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "record_0001", record)  # dataclasses look the module up
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # a record's folder holds its own files alone
     spec.loader.exec_module(record)
     losses = []
     for script, plain in ((record, {}), (t, PLAIN)):

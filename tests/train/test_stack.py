@@ -4,6 +4,7 @@ Schedules are held against formulas, a resumed run against one that was never st
 the model's and the optimiser's numbers (test_train_model.py), the clock and the disk (test_train_run.py).
 """
 
+import gc
 import json
 import math
 import signal
@@ -151,6 +152,7 @@ def run(data, folder, monkeypatch, stop=lambda clock: None, extra=()):
         for number, handler in zip((signal.SIGTERM, signal.SIGINT), handlers):
             signal.signal(number, handler)
         torch.set_num_threads(threads)
+        gc.collect()  # a run that failed has its folder until it is collected; else it ends with its process
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +194,7 @@ def test_a_run_that_was_cut_off_twice_ends_like_one_that_was_not(finished, data,
             raise KeyboardInterrupt
 
     def told(clock):
-        clock.told_to_stop = clock.ticks == 16
+        clock.told_to_stop = signal.SIGTERM if clock.ticks == 16 else 0
 
     folder = tmp_path / "run"
     assert run(data, folder, monkeypatch, crash) == 130
@@ -212,16 +214,6 @@ def test_a_run_that_was_cut_off_twice_ends_like_one_that_was_not(finished, data,
     assert {k: last[k] for k in ("step", "loss", "dev_bpb")} == {k: expected[k] for k in ("step", "loss", "dev_bpb")}
     both = [json.loads((f / "run.json").read_text()) for f in (folder, finished)]
     assert both[0]["tokens"] == both[1]["tokens"] and both[0]["flops_per_token"] == both[1]["flops_per_token"]
-
-
-def test_a_resumed_run_takes_the_newest_state_that_all_ranks_have(tmp_path):
-    config = replace(SMALL, run_dir=str(tmp_path))
-    assert t.open_folder(config, 1, 2) == (tmp_path, None)
-    for name in "90_0of2 90_1of2 100_0of2 100_1of2 110_0of2".split():
-        (tmp_path / f"resume_{name}.pt").touch()
-    assert t.open_folder(config, 1, 2) == (tmp_path, tmp_path / "resume_100_1of2.pt")
-    with pytest.raises(t.RunError, match="another number of ranks"):
-        t.open_folder(config, 0, 3)
 
 
 def test_everything_on_packs_and_unpacks(finished, tmp_path):

@@ -4,7 +4,6 @@ the scorer's side stays clean. Also the allow-list of imports, the list of files
 Not covered: other kernels than the one the tests run on, arm64, and GPUs; the filter for arm64 is only interpreted.
 """
 
-import fcntl
 import json
 import os
 import platform
@@ -13,12 +12,11 @@ import shutil
 import struct
 import subprocess
 import sys
-import tempfile
-import time
 
 import pytest
 
 from golf.box import box, calls, mounts, packages, visible
+from golf.children import PR_SET_PDEATHSIG
 from golf.files import Failure
 from scoring import passes
 from scoring import score as scoring_score
@@ -330,7 +328,7 @@ def test_filter_that_refuses_by_name(machine, processes):
     clone, prctl = calls.CLONE[column], calls.PRCTL[column]
     assert run_filter(program, arch, clone, [17]) == (ALLOW if processes else REFUSE)
     assert run_filter(program, arch, clone, [0x10000 | calls.CLONE_NEWUSER]) == REFUSE
-    assert run_filter(program, arch, prctl, [calls.PR_SET_PDEATHSIG]) == REFUSE
+    assert run_filter(program, arch, prctl, [PR_SET_PDEATHSIG]) == REFUSE
     if machine == "x86_64":
         assert run_filter(program, arch, 0x40000000 + 1) == REFUSE
 
@@ -408,27 +406,6 @@ def test_filter_numbers_are_this_machines():
     for ours, theirs in ((x86, known[0]), (arm, known[1])):
         assert ours == {name: theirs.get(name, number) for name, number in ours.items()}
         assert len(set(ours) & set(theirs)) > 80
-
-
-def test_directories_of_killed_scorers_are_removed_and_no_others(tmp_path, monkeypatch):
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    dead, lock = box._make_directory()
-    os.mkdir(os.path.join(dead, "work"))
-    os.close(lock)  # as when the scorer dies
-    alive, held = box._make_directory()
-    old, new = tmp_path / "golf-box-old", tmp_path / "golf-box-new"
-    old.mkdir()
-    new.mkdir()
-    os.utime(old, (time.time() - 3600,) * 2)
-    (tmp_path / "golf-other").mkdir()
-    os.symlink(tmp_path / "golf-other", tmp_path / "golf-box-link")
-    box.remove_stale()
-    left = {os.path.join(tmp_path, name) for name in os.listdir(tmp_path)}
-    assert left == {alive, str(new), str(tmp_path / "golf-other"), str(tmp_path / "golf-box-link")}
-    with pytest.raises(BlockingIOError):
-        again = os.open(os.path.join(alive, box.LOCK), os.O_RDWR)
-        fcntl.flock(again, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    os.close(held)
 
 
 def test_options_fit_one_argument():

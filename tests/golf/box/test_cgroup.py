@@ -14,7 +14,7 @@ def test_no_control_group_where_none_can_be_made(monkeypatch, tmp_path):
     assert cgroup.make("golf-box-a", 1, 1) is None  # not handed on: no subtree_control at all
     (tmp_path / "cgroup.subtree_control").write_text("cpu\n")
     assert cgroup.make("golf-box-a", 1, 1) is None and os.listdir(tmp_path) == ["cgroup.subtree_control"]
-    assert confine._join(None)[0] is False and confine._join(str(tmp_path / "missing"))[0] is False
+    assert confine.join(None)[0] is False and confine.join(str(tmp_path / "missing"))[0] is False
     old, new = tmp_path / "golf-box-old", tmp_path / "golf-box-new"
     for folder in (old, new, tmp_path / "other"):
         folder.mkdir()

@@ -18,7 +18,7 @@ from golf.box import box, calls, packages
 from scoring import passes
 from scoring import score as scoring_score
 from tests.support import box_prober as prober
-from tests.support import light_box
+from tests.support import light_box, warm
 from tests.support.box_walls import take_out
 
 pytestmark = [
@@ -205,14 +205,15 @@ def test_boxes_of_an_audit_never_run_beside_those_of_the_pass(world, monkeypatch
 
     parts = {}
     monkeypatch.setattr(passes, "Box", Counted)
-    scoring_score.score(
-        world.artifact(),
-        str(world.data),
-        "dev",
-        processes=2,
-        audit="quick",
-        on_phase=lambda name, total: parts.update({name: len(alive)}),
-    )
+    with warm.boxes():
+        scoring_score.score(
+            world.artifact(),
+            str(world.data),
+            "dev",
+            processes=2,
+            audit="quick",
+            on_phase=lambda name, total: parts.update({name: len(alive)}),
+        )
     assert parts["score"] == 2 and parts["interval"] == parts["again"] == parts["blind"] == 0
     assert most == [1, 2, 1, 1]
     assert not alive

@@ -1,16 +1,26 @@
 """golf ladder: its answers against the definition, its rows in the log, and simulations of adaptive search."""
 
+import contextlib
+import hashlib
 import json
 import math
+import os
+import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from golf import locks
+from golf.files import Failure, sha256_file
+from scoring import score
 from tools.claims import ladder
 from tools.runs import ledger
 from tools.runs.store import Ledger
 
 pytestmark = pytest.mark.slow
+
+NOTE = {"kind": "note", "run": "x", "hypothesis": "h", "verdict": "", "who": "human"}
 
 
 def test_standard_error_is_that_of_the_bootstrap():
@@ -92,15 +102,25 @@ def test_false_positive_rate_of_the_best_of_many():
 def root(tmp_path, monkeypatch):
     monkeypatch.setattr(ledger, "ROOT", tmp_path)
     monkeypatch.setattr(ladder, "ROOT", tmp_path)
+    (tmp_path / "runs/x").mkdir(parents=True)
     scores = {}
 
-    def score_file(artifact, data, split, out):
+    def score_in_memory(artifact, data, split):
         bpb = scores[artifact.name]
+        if isinstance(bpb, BaseException):
+            raise bpb
         rows = [{"id": str(i), "raw_bytes": 1000, "nats": 1000 * bpb * math.log(2)} for i in range(20)]
-        out.write_text(json.dumps({"bpb": bpb, "per_document": rows, "data": {"docs_sha256": "d", "split": split}}))
+        about = {"sha256": sha256_file(artifact)}
+        return {"bpb": bpb, "per_document": rows, "data": {"docs_sha256": "d", "split": split}, "artifact": about}
 
-    monkeypatch.setattr(ladder, "score_file", score_file)
-    (tmp_path / "runs/x").mkdir(parents=True)
+    def read_artifact(path):
+        if not os.path.exists(path):
+            raise Failure(f"{path}: no such file")
+        return None, None, {"sha256": sha256_file(Path(path))}
+
+    monkeypatch.setattr(ladder, "score_in_memory", score_in_memory)
+    monkeypatch.setattr(score, "read_artifact", read_artifact)
+    monkeypatch.setattr(score, "read_documents", lambda data, split: ([], {"docs_sha256": "d"}))
 
     def ask(name, bpb, *more):
         scores[name] = bpb
@@ -125,9 +145,144 @@ def test_every_question_is_a_row_and_the_same_artifact_gets_the_same_answer(root
         (pytest.approx(1.88), False, 3),
     ]
     assert [row["kind"] for row in ladder.questions(path)] == ["question"] * 4
-    assert Ledger(path / "runs").verify()[0] == 4
+    assert [row["kind"] for row in ladder.read_rows(path)] == ["asked", "question"] * 4
+    assert Ledger(path / "runs").verify()[0] == 8
     assert ladder.main(["show"]) == 0
     assert capsys.readouterr().out.count("\n") == 4
+    # Only what later questions are compared with is kept: the score of the others says what the ladder does not
+    best = {f"gate_{hashlib.sha256(name).hexdigest()}.json" for name in (b"a", b"c")}
+    assert {file.name for file in (path / "runs/questions").iterdir()} == best
+    assert not (path / "runs/ladder.lock").exists()
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt(), Failure("no score")])
+def test_what_was_asked_and_not_answered_counts_and_leaves_no_score(root, capsys, end):
+    """As a killed question does: it ends after "asked" was logged, and before there is an answer."""
+    path, ask = root
+    assert ask("a", 1.9) == 0
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt) if isinstance(end, KeyboardInterrupt) else contextlib.nullcontext():
+            assert ask("b", end) == 1
+    assert [row["kind"] for row in ladder.read_rows(path)] == ["asked", "question", "asked"]
+    assert len(list((path / "runs/questions").iterdir())) == 1
+    capsys.readouterr()
+    assert ladder.main(["show"]) == 0
+    assert (
+        capsys.readouterr().out.splitlines()[-1].endswith("asked, and not answered: it was stopped, or is being scored")
+    )
+    assert ask("c", 1.95) == 0 and ask("b", 1.8) == 0
+    rows = [json.loads(line)["questions"][0] for line in capsys.readouterr().out.splitlines() if line[0] == "{"]
+    assert [(row["before"], row["released"]) for row in rows] == [(2, pytest.approx(1.9)), (1, pytest.approx(1.8))]
+    assert ladder.unanswered(path) == []
+
+
+def kill_at(place: str) -> None:
+    """From now on this process kills itself at a place of a question."""
+
+    def kill(*_):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    append = Ledger.append
+    if place in ("asked", "question"):  # right before the row is on the log
+        Ledger.append = lambda book, rows: kill() if rows[0]["kind"] == place else append(book, rows)
+    elif place == "score":
+        ladder.score_in_memory = kill
+    elif place == "judge":  # with the score in memory
+        ladder.answer_to = kill
+    else:  # while the score of a new best is written
+        os.replace = kill
+
+
+@pytest.mark.parametrize("place", ["asked", "score", "judge", "write", "question"])
+def test_a_killed_question_is_on_the_log_and_its_score_nowhere(root, place):
+    """kill -9 at each step. What was judged and not told is gone with the next question, whatever that is about."""
+    path, ask = root
+    assert ask("a", 1.9) == 0
+    child = os.fork()
+    if not child:
+        kill_at(place)
+        ask("b", 1.234567)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    was_asked = place != "asked"
+    assert [row["kind"] for row in ladder.read_rows(path)] == ["asked", "question", "asked"][: 2 + was_asked]
+
+    def holds_score() -> bool:
+        return any(b"1.2345" in file.read_bytes() for file in path.rglob("*") if file.is_file())
+
+    assert holds_score() == (place in ("write", "question"))  # judged: it is a new best, whose score is kept
+    assert ask("c", 1.95) == 0 and not holds_score()
+    assert ask("b", 1.234567) == 0
+    assert [row["before"] for row in ladder.questions(path)] == ([0, 2, 1] if was_asked else [0, 1, 2])
+    assert [row["new_best"] for row in ladder.questions(path)] == [True, False, True]
+    assert {file.name for file in (path / "runs").iterdir()} == {"x", "questions", "ledger.jsonl", "ledger.sqlite"}
+    assert len(list((path / "runs/questions").iterdir())) == 2
+
+
+def test_while_it_scores_the_question_is_on_the_log_and_no_lock_but_its_own_is_held(root, monkeypatch):
+    """Whoever looks from outside sees the row and no score, can write into the log, and waits to ask."""
+    path, ask = root
+    real, seen = ladder.score_in_memory, []
+
+    def look(*arguments):
+        result = real(*arguments)
+        seen.append([row["kind"] for row in Ledger(path / "runs").append([NOTE]) + ladder.read_rows(path)])
+        assert not any(b"1.2345" in file.read_bytes() for file in path.rglob("*") if file.is_file())
+
+        def busy():
+            raise Failure("somebody else asks")
+
+        with pytest.raises(Failure, match="somebody else asks"), locks.held(path / "runs/ladder.lock", busy):
+            pass
+        return result
+
+    monkeypatch.setattr(ladder, "score_in_memory", look)
+    assert ask("a", 1.234567) == 0 and seen == [["note", "asked"]]
+    assert (path / "runs/questions").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_killed_question_does_not_make_the_same_on_other_documents_free(root, monkeypatch, capsys):
+    """Else each artifact, asked on any documents first and killed, would be the first to be asked on the true ones."""
+    path, ask = root
+    real = ladder.score_in_memory
+
+    def on(docs: str, score_in_memory) -> None:
+        monkeypatch.setattr(score, "read_documents", lambda data, split: ([], {"docs_sha256": docs}))
+        monkeypatch.setattr(ladder, "score_in_memory", score_in_memory)
+
+    def stop(*_):
+        raise Failure("stopped")
+
+    names = ["a", "b", "c"]
+    on("other", stop)
+    assert [ask(name, 1.9) for name in names] == [1, 1, 1]
+    on("d", stop)
+    assert [ask(name, 1.9) for name in names] == [1, 1, 1]
+    assert [row["docs"] for row in ladder.unanswered(path)] == ["other"] * 3 + ["d"] * 3
+    on("d", real)
+    assert ask("c", 1.9) == 0
+    assert [row["docs"] for row in ladder.unanswered(path)] == ["other"] * 3 + ["d"] * 2
+    [row] = ladder.questions(path)
+    assert (row["docs"], row["before"]) == ("d", 5)
+    on("other", real)  # an artifact has one answer, whatever else it is asked on
+    assert ask("c", 1.5) == 0 and ladder.questions(path) == [row]
+    assert ", asked before" in capsys.readouterr().out
+
+
+def test_answers_of_older_versions_go_on(root):
+    """They have no row "asked", and the kept score is that of every model."""
+    path, ask = root
+    assert ask("a", 1.9) == 0
+    book = path / "runs/ledger.jsonl"
+    [answer] = [row for row in ladder.read_rows(path) if row["kind"] == "question"]
+    for name in ("ledger.jsonl", "ledger.sqlite"):
+        (path / "runs" / name).unlink()
+    old = {key: value for key, value in answer.items() if key not in ("n", "time", "previous", "hash")}
+    Ledger(path / "runs").append([old])
+    assert book.read_text().count("\n") == 1
+    assert ask("a", 1.0) == 0 and book.read_text().count("\n") == 1
+    assert ask("b", 1.8) == 0
+    assert [(row["before"], row["new_best"]) for row in ladder.questions(path)] == [(0, True), (1, True)]
 
 
 def test_final_is_opened_once_and_the_documents_of_the_best_cannot_be_swapped(root, capsys):

@@ -6,6 +6,7 @@ Not covered: the statistics (test_proof.py).
 import hashlib
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,10 @@ import pytest
 import scipy.stats
 
 from golf import slices
-from tests.support import ROOT
+from tests.support import ROOT, additions
 from tests.support.claims import simulate
 from tools.claims import proof, prove
+from tools.records import additions as record_additions
 from tools.runs import ledger
 
 pytestmark = pytest.mark.slow
@@ -168,6 +170,18 @@ def test_rivals_of_the_log_are_paid_for(root, capsys):
     assert after["p_of_the_best"] == pytest.approx(min(1, after["rivals"] * after["p"]))
     assert after["luck_of_the_best"] == pytest.approx(proof.expected_maximum(after["rivals"]) * after["standard_error"])
     assert before["gain"] == after["gain"] and after["p_holm"] > before["p_holm"]
+
+
+def test_a_record_pays_for_the_variants_that_it_states(root, capsys):
+    """Whatever log lies here: 0004 states 20 variants, and is not proven over 0003."""
+    names = ("0004_case_operators", "0003_stack_and_scorer")
+    new, old = (prove.read_arm(str(ROOT / "records/pocket" / name)) for name in names)
+    claim, alone = (prove.compare(new, old, prove.MARGIN, root, given, details=False) for given in (None, 1))
+    assert claim["variants_tried"] == claim["rivals"] == new.variants == 20
+    assert claim["p_of_the_best"] == pytest.approx(20 * alone["p"])
+    assert [each["proven"] for each in prove.conclude([claim, alone], prove.ALPHA)] == [False, True]
+    prove.print_tests(claim)
+    assert "20, as record.json states" in capsys.readouterr().out
 
 
 @pytest.mark.slow
@@ -339,3 +353,45 @@ def test_another_processor_is_another_machine(root, capsys):
     records = [next(ROOT.glob(f"records/pocket/{number}_*")) for number in ("0001", "0002", "0004")]
     prove.main([*map(str, (records[1], records[0], records[2], records[0])), "--json"])
     assert [claim["same_machine"] for claim in claims(capsys)] == [True, False]
+
+
+def side(seeds, machines, par_kind):
+    """One side of a claim, as far as pairing looks at it."""
+    return prove.Arm("side", "pocket", seeds, machines, [], [], 1.0, par_kind, None)
+
+
+@pytest.mark.parametrize(
+    "new, old, paired, reason",
+    [
+        (([1, 2], ["x", "x"], None), ([2, 1], ["x", "x"], None), True, "on the same machine"),
+        (([1, 2], ["x", "x"], None), ([1, 3], ["x", "x"], None), False, "other seeds"),
+        (([1, 2], ["x", "x"], None), ([1, 2], ["y", "y"], None), False, "not both sides under par"),
+        (([1, 2], ["x", "x"], "amx"), ([1, 2], ["y", "y"], None), False, "not both sides under par"),
+        (([1, 2], ["x", "x"], "amx"), ([1, 2], ["y", "y"], "avx512"), False, "(amx and avx512)"),
+        (([1, 2], ["x", "x"], "amx"), ([2, 1], ["y", "z"], "amx"), True, "whenever they ran"),
+        (([1, 2], ["x", "x"], "amx"), ([2, 3], ["y", "z"], "amx"), False, "other seeds"),
+    ],
+)
+def test_equal_seeds_pair_on_one_machine_or_under_par_on_one_kind(new, old, paired, reason):
+    found, why = prove.pairing(side(*new), side(*old))
+    assert found is paired and reason in why and why.startswith("paired" if paired else "not paired")
+
+
+def test_a_record_tells_how_often_it_was_reproduced(tmp_path):
+    folder = additions.copy(tmp_path)
+    assert prove.reproductions(folder) == []
+    for changes in ({"bpb": 1.45}, {"bpb": 1.46}, {"kind": "scored", "train": None}):
+        record_additions.write(folder, additions.example(folder, **changes))
+    assert sorted(prove.reproductions(folder)) == [1.45, 1.46]
+    claim = {"reproduced": {"new": [1.45, 1.46], "old": []}, "new_bpb_by_seed": [1.44, 1.45]}
+    assert prove.trained_again(claim, "new") == "reproduced 2 times: mean bpb 1.4550 against the claim 1.4450"
+    assert prove.trained_again(claim, "old") == "not reproduced yet"
+
+
+def test_power_and_pairing_are_printed_with_the_claim(root, capsys):
+    new, old, size = simulate(np.random.default_rng(1), seeds=3, seed_sd=0.004, documents=50)
+    sides = [arm(root, "a", new, size, [1, 2, 3]), arm(root, "b", old, size, [4, 5, 6])]
+    assert prove.main([*sides, "--power"]) == prove.NOT_PROVEN
+    out = capsys.readouterr().out
+    assert "not paired: the sides have other seeds" in out and "seeds a side" in out
+    assert [line.split()[0] for line in out.splitlines() if re.match(r" *[0-9]+ +0\.[0-9]{4} ", line)] == list("34568")

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -14,11 +15,13 @@ import sentencepiece
 import zstandard
 
 from golf.__main__ import main as golf
+from golf.files import Failure
 from golf.shards import read_shard
 from golf.tokenizer import Tokenizer
 from tests.support import ROOT
 from tests.support.texts import prose
 from tools.data import build
+from tools.data import text as text_files
 from tools.data.embedded import Document
 
 
@@ -31,7 +34,7 @@ def run(capsys, *arguments) -> tuple[int, str, str]:
 
 
 def prose_text(seed: int) -> str:
-    return prose(seed, random.Random(seed).randint(60, 500)) + " \u2581 \0 é😀\r\n"
+    return prose(seed, random.Random(seed).randint(60, 500)) + " \u2581 \u2585 \0 é😀\r\n"
 
 
 @pytest.fixture(scope="module")
@@ -167,37 +170,139 @@ def test_an_interrupted_build_leaves_no_manifest(folder, tmp_path, monkeypatch, 
     assert written and not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("a.jsonl", b'{"text": "x"}\n{"title": "x"}\n', "a.jsonl:2: not a JSON object"),
-        ("a.jsonl", b'{"text": "x"}\n[1]\n', "a.jsonl:2"),
-        ("a.jsonl", b'{"text": "\\ud800"}\n', "a.jsonl:1"),
-        ("a.txt", b"caf\xe9", "not UTF-8 at byte 3"),
-        ("a.jsonl.zst", zstandard.compress(b'{"text": "x"}\n' * 999)[:-5], "cut short"),
-        ("a.jsonl.zst", b"plain", "not a zstd file"),
-        ("a.md", b"x", "no .txt, .jsonl, .jsonl.zst files"),
-        ("a.txt", b"One document only.", "too few"),
-    ],
-)
-def test_bad_input_ends_in_one_line(tmp_path, capsys, name, content, message):
-    (tmp_path / "in").mkdir()
-    (tmp_path / "in" / name).write_bytes(content)
-    status, _, stderr = run(capsys, "text", tmp_path / "in", "--out", tmp_path / "out")
-    lines = [line for line in stderr.splitlines() if line.startswith("golf data:")]
-    assert status == 1 and len(lines) == 1 and message in lines[0]
-    assert [path.name for path in tmp_path.iterdir()] == ["in"]
-
-
 def test_a_vocabulary_that_the_text_cannot_fill(folder, tmp_path, capsys):
     status, _, stderr = run(capsys, "text", folder, "--out", tmp_path / "out", "--variant", "sp60000")
     assert status == 1 and "cannot train a tokenizer of 60000 ids" in stderr.splitlines()[-1]
 
 
+def test_what_the_text_cannot_give_is_named_without_the_words_of_a_library(tmp_path, capsys):
+    """Characters without end, as Chinese has them, and digits, of which each is a piece of its own."""
+    source = random.Random(1)
+    chinese = ["".join(chr(0x4E00 + source.randrange(900)) for _ in range(300)) for _ in range(40)]
+    with pytest.raises(
+        Failure, match=r"^cannot train a tokenizer of 700 ids on 40 documents: .* take (\d+) ids"
+    ) as error:
+        build.train_tokenizer(chinese, 700)
+    needed = int(re.search(r"--variant sp(\d+) or larger$", str(error.value))[1])
+    assert 256 + 4 < needed - len(set("".join(chinese))) * 0.99 < 256 + 4 + 10
+    assert build.train_tokenizer(chinese, needed).vocab_size == needed
+    digits = [str(source.getrandbits(500)) for _ in range(40)]
+    with pytest.raises(Failure, match=r"they hold no more than 270 pieces: choose --variant sp270 or smaller"):
+        build.train_tokenizer(digits, 700)
+    assert build.train_tokenizer(digits, 270).vocab_size == 270
+    with pytest.raises(Failure, match="they hold nothing but characters that SentencePiece keeps for itself$"):
+        build.train_tokenizer(["\u2581"], 700)
+
+
+def test_a_folder_for_each_book_is_built_with_a_twentieth_in_each_held_out_split(tmp_path, capsys):
+    """Half of the books have a near-copy: the shares are of what is left. One book is larger than a split."""
+    texts = [prose(seed, 150) for seed in range(60)]
+    copies = [text.replace(" ", "  ", 1) + " copied" for text in texts[:30]]
+    for number, text in enumerate([*texts, *copies, " ".join(prose(seed, 150) for seed in range(60, 66))]):
+        (tmp_path / "in" / f"book{number}").mkdir(parents=True)
+        (tmp_path / "in" / f"book{number}" / "0.txt").write_text(text)
+    status, stdout, stderr = run(
+        capsys, "text", tmp_path / "in", "--out", tmp_path / "out", "--variant", "sp500", "--json"
+    )
+    assert status == 0, stderr
+    splits = json.loads(stdout.splitlines()[-1])["splits"]
+    total = sum(entry["raw_bytes"] for entry in splits.values())
+    for name in build.HELD_OUT:
+        assert splits[name]["raw_bytes"] / total == pytest.approx(0.05, rel=0.12)
+    assert sum(entry["documents"] for entry in splits.values()) == 61
+    lines = stderr.splitlines()
+    assert "documents dropped: 30 near-copies" in lines
+    [large] = [line for line in lines if line.startswith("1 documents are larger than a held-out split")]
+    assert large.endswith(f'(book90) "{" ".join(prose(60, 150).split()[:8])}"')
+
+
+def test_shares_that_whole_documents_cannot_have_are_named(tmp_path, capsys):
+    texts = [prose(seed, 300) for seed in range(8)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    assert run(capsys, "text", tmp_path, "--out", tmp_path.with_name("out8"), "--variant", "sp400")[0] == 0
+    splits = build.prepare([Document(text, "a") for text in texts], 10**6).splits
+    assert [len(splits[name]) for name in build.SPLITS] == [5, 1, 1, 1]
+    [line] = [line for line in build.prepare([Document(t, "a") for t in texts], 10**6).notes if "other shares" in line]
+    found = [float(share) for share in re.findall(r"(?:dev|gate|final) (\d+\.\d)%", line)]
+    sizes = [len(splits[name][0].text) for name in build.HELD_OUT]
+    assert found == [round(100 * size / sum(map(len, texts)), 1) for size in sizes]
+
+
+def test_a_split_that_shares_all_its_passages_is_named():
+    passage = prose(1, 100)
+    documents = [Document(f"{prose(seed, 60)} {passage} {prose(seed + 100, 60)}", "s") for seed in range(30)]
+    with pytest.raises(Failure, match=r"^all \d documents of the \w+ split share more than 20% of their passages"):
+        build.prepare(documents, 10**6)
+
+
 def test_a_folder_that_is_no_data_directory_is_not_replaced(folder, capsys):
     before = sorted(folder.rglob("*"))
-    status, _, stderr = run(capsys, "text", folder, "--out", folder)
+    status, _, stderr = run(capsys, "embedded", "--out", folder)
     assert status == 1 and "is no data directory" in stderr and sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ("in", "lies in"),
+        ("in/out", "lies in"),
+        (".", "holds"),
+        ("in/0.txt/out", "lies in"),
+        ("a file", "a file lies there"),
+        ("here", "you are in this folder"),
+        ("/proc", "a file system of its own"),
+        ("name" * 100, "File name too long"),
+        ("a file/out", "cannot write beside it"),
+        ("full", "is no data directory"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_named_before_anything_is_read(tmp_path, capsys, monkeypatch, out, message):
+    for name in ("in", "here", "full"):
+        (tmp_path / name).mkdir()
+    for name in ("in/0.txt", "full/thesis.txt", "a file"):
+        (tmp_path / name).write_text("mine")
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr(text_files, "read", None)
+    before = sorted(tmp_path.rglob("*"))
+    status, _, stderr = run(capsys, "text", tmp_path / "in", "--out", tmp_path / out)
+    assert status == 1 and message in stderr and stderr.count("\n") == 1, stderr
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_link_is_followed(folder, tmp_path, capsys):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "disk")
+    for variant in ("sp700", "sp500"):
+        assert run(capsys, "text", folder, "--out", tmp_path / "out", "--variant", variant)[0] == 0
+    assert (tmp_path / "out").is_symlink() and (tmp_path / "disk/manifest.json").is_file()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["disk", "out"]
+
+
+@pytest.mark.parametrize("name", ["notes/thesis.txt", "train_000007.bin", "link"])
+def test_a_data_directory_with_a_file_of_somebody_elses_is_not_replaced(folder, copy, capsys, monkeypatch, name):
+    (copy / "notes").mkdir()
+    (copy / name).symlink_to(folder) if name == "link" else (copy / name).write_text("mine")
+    monkeypatch.setattr(text_files, "read", None)
+    before = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
+    status, _, stderr = run(capsys, "text", folder, "--out", copy, "--variant", "sp500")
+    assert status == 1 and f"holds {name}, which is no part of the data set" in stderr.splitlines()[-1]
+    assert {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()} == before
+
+
+def test_two_builds_at_once_make_one_whole_directory(folder, built, tmp_path):
+    """The second waits for the first, and finds its work done."""
+    command = [sys.executable, "-m", "golf", "data", "text", str(folder), "--out", str(tmp_path / "own")]
+    both = [
+        subprocess.Popen([*command, "--variant", "sp700"], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    said = [process.communicate()[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert sum("reused" in text for text in said) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["own"]
+    assert {path.name: path.read_bytes() for path in (tmp_path / "own").iterdir()} == {
+        path.name: path.read_bytes() for path in built.iterdir()
+    }
 
 
 @pytest.mark.parametrize("size", ["sp260", "sp65537", "many", "1024", "sp1024_CASE"])

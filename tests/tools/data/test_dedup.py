@@ -1,5 +1,6 @@
 """Duplicates, shared passages and splits against naive references."""
 
+import hashlib
 import random
 import re
 
@@ -126,6 +127,91 @@ def test_a_split_fills_each_slice_in_proportion_and_keeps_groups_together():
     assert split(documents[::-1], total // 10) == splits
 
 
+def texts_of_sizes(sizes: list[int]) -> list[str]:
+    """Different texts of these many bytes."""
+    return [f"{index:06d}" + "x" * (size - 6) for index, size in enumerate(sizes)]
+
+
+def shares(splits: dict[str, list[Document]]) -> dict[str, float]:
+    sizes = {name: sum(len(document.text) for document in members) for name, members in splits.items()}
+    return {name: size / sum(sizes.values()) for name, size in sizes.items()}
+
+
+@settings(max_examples=30)
+@given(st.lists(st.tuples(st.integers(0, 30), st.integers(10, 50)), min_size=200, max_size=400))
+def test_held_out_shares_hold_overall_whatever_the_slices_are(drawn):
+    """Slices of one document, of some, of nearly all. No document is more than a tenth of a held-out split."""
+    texts = texts_of_sizes([size for _, size in drawn])
+    documents = [Document(text, f"s{slice}") for text, (slice, _) in zip(texts, drawn, strict=True)]
+    total = sum(map(len, texts))
+    splits = split(documents, total // 6)
+    assert sorted(document.text for members in splits.values() for document in members) == sorted(texts)
+    assert all(share == pytest.approx(1 / 6, rel=0.11) for name, share in shares(splits).items() if name != "train")
+    assert split(documents[::-1], total // 6) == splits
+
+
+def old_rule(documents: list[Document], held_out_bytes: int) -> dict[str, list[Document]]:
+    """How documents without groups were dealt when the records' data sets were made: by slices alone."""
+    splits: dict[str, list[Document]] = {name: [] for name in ("train", *HELD_OUT)}
+    total = sum(len(document.text) for document in documents)
+    for source in {document.source for document in documents}:
+        members = [document for document in documents if document.source == source]
+        share = held_out_bytes * sum(len(document.text) for document in members) / total
+        names, filled = [*HELD_OUT, "train"], 0
+        for document in sorted(members, key=lambda document: hashlib.sha256(document.text.encode()).digest()):
+            splits[names[0]].append(document)
+            filled += len(document.text)
+            if names[0] != "train" and filled >= share:
+                filled = 0
+                del names[0]
+    return {name: sorted(members, key=dedup.text_hash) for name, members in splits.items()}
+
+
+@pytest.mark.parametrize("slices", [1, 2, 5])
+def test_large_slices_are_dealt_as_they_always_were(slices):
+    """The data sets that records name by their hash come from this rule."""
+    source = random.Random(slices)
+    texts = texts_of_sizes([source.randint(20, 300) for _ in range(3000)])
+    documents = [Document(text, f"s{source.randrange(slices)}") for text in texts]
+    total = sum(map(len, texts))
+    assert split(documents, total // 20) == old_rule(documents, total // 20)
+
+
+@pytest.mark.parametrize("documents_in_a_folder", [1, 4])
+def test_a_folder_for_each_book_or_day_is_no_reason_to_hold_out_most(documents_in_a_folder):
+    documents = [
+        Document(text, f"folder{index // documents_in_a_folder}")
+        for index, text in enumerate(texts_of_sizes([800] * 120))
+    ]
+    found = shares(split(documents, 120 * 800 // 20))
+    assert found == {"train": pytest.approx(0.85), **dict.fromkeys(HELD_OUT, pytest.approx(0.05))}
+
+
+def test_a_document_that_is_larger_than_a_split_is_in_train_while_others_fit():
+    sizes = [500_000, *[100] * 4000]
+    splits = split([Document(text, "s") for text in texts_of_sizes(sizes)], 45_000)
+    assert max(len(document.text) for document in splits["train"]) == 500_000
+    assert all(share == pytest.approx(0.05, rel=0.1) for name, share in shares(splits).items() if name != "train")
+    # Letters, which would not fill a split, and books, of which none would fit: each split gets a quarter of
+    # the letters
+    letters = [Document(text, "letters") for text in texts_of_sizes([1000] * 40)]
+    books = [Document("book" + text, "books") for text in texts_of_sizes([500_000] * 3)]
+    splits = split(letters + books, 77_000)
+    assert {name: {d.source for d in members} for name, members in splits.items()} == {
+        "train": {"letters", "books"},
+        **dict.fromkeys(HELD_OUT, {"letters"}),
+    }
+    assert all(len(members) >= 10 for members in splits.values())
+
+
+def test_where_no_document_fits_each_held_out_split_has_the_smallest():
+    texts = texts_of_sizes([1010, 1020, 1030, *range(1040, 1110, 10)])
+    splits = split([Document(text, "s") for text in texts], sum(map(len, texts)) // 20)
+    assert {name: [document.text for document in splits[name]] for name in HELD_OUT} == {
+        name: [text] for name, text in zip(HELD_OUT, texts)
+    }
+
+
 def test_separate_leaves_no_shared_passage():
     texts = corpus(7, 120, low=60, high=120)
     names = ["train"] * 60 + ["dev"] * 20 + ["gate"] * 20 + ["final"] * 20
@@ -153,3 +239,28 @@ def test_separate_leaves_no_shared_passage():
 @given(st.lists(st.integers(0, 50)))
 def test_sorted_unique(values):
     assert sorted_unique(np.array(values, dtype=np.uint64)).tolist() == sorted(set(values))
+
+
+@pytest.mark.parametrize("first", [0x4E00, 0x3041, 0x0E01, 0x1780, 0xAC00])
+def test_near_copies_in_scripts_without_spaces(first):
+    """Chinese, Japanese, Thai, Khmer, and Korean with its spaces: each text four times, with one character changed."""
+    source = random.Random(2)
+    letters = [chr(first + index) for index in range(80 if first > 0x3000 else 40)]
+    join = " " if first == 0xAC00 else ""
+    documents = []
+    for _ in range(10):
+        body = source.choices(letters, k=600)
+        for letter in letters[:4]:
+            documents.append(Document(join.join([*body[:300], letter, *body[300:]]), "all"))
+    kept, dropped = deduplicate(documents)
+    assert len(kept) == 10 and dropped["exact"] + dropped["near"] == 30
+
+
+def test_passages_in_a_script_without_spaces_are_seen_between_splits():
+    source = random.Random(3)
+    text = "".join(chr(0x4E00 + source.randrange(400)) for _ in range(500))
+    other = "".join(chr(0x4E00 + source.randrange(400)) for _ in range(500))
+    splits = {name: [] for name in HELD_OUT} | {"train": [Document(text[:400] + other[:100], "all")]}
+    splits["dev"] = [Document(text, "all"), Document(other[200:], "all")]
+    kept, dropped = separate(splits)
+    assert dropped == 1 and [document.text for document in kept["dev"]] == [other[200:]]

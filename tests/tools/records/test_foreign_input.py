@@ -8,6 +8,7 @@ import pytest
 from tests.support import foreign_input
 from tests.support.mutations import mutations, places
 from tools.records import rules
+from tools.records.submission import Submission
 
 pytestmark = pytest.mark.slow
 
@@ -23,7 +24,7 @@ def place(tmp_path):
 
 def test_what_is_mutated_passes_as_it_is(place):
     """Else the mutants would all stop at the same fault."""
-    verdicts = rules.check(rules.Submission(place.child, scores=False))
+    verdicts = rules.check(Submission(place.child, scores=False, root=place.root))
     assert {name for name, verdict in verdicts.items() if verdict.status == "FAIL"} <= {"R14", "R15", "R18"}
     assert place.make() == 0 and place.prove() in (0, 3) and place.prove_runs() in (0, 3)
     assert not place.mark.exists()

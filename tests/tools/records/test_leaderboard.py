@@ -1,4 +1,5 @@
-"""golf board against hand-made record.json files: order, cells, staleness, and what it refuses."""
+"""golf board against hand-made record.json files: order, cells, staleness, what it refuses, and what is broken in one
+record and leaves the others alone."""
 
 import html
 import json
@@ -9,7 +10,9 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 
+from golf import schema
 from tests.support import ROOT
+from tests.support.own_cache import own_cache  # noqa: F401
 from tests.support.site_records import valid_record
 from tools.records import leaderboard
 
@@ -39,23 +42,83 @@ def test_table(root):
     add(root, "pocket", "0003", "middle", 1.7)
     add(root, "open", "0001", "odd", 2.0, artifact={"file": "odd.golf", "bytes": 16_000_000})
     assert leaderboard.main([]) == 0
-    header = "| rank | record | bpb | bytes | scope | seeds | date | what |\n|---:|---|---:|---:|---|---:|---|---|\n"
+    header = f"{leaderboard.HEADER}\n{leaderboard.RULER}\n"
+    by = "The parameter golf kit authors"
     assert (root / "README.md").read_text() == (
         "# Kit\n\nbefore\n<!-- leaderboard -->\n"
-        "**Track pocket**\n\n"
+        "**Track pocket**\n\nNo record yet under the present rules.\n"
+        "\n**Track pocket, under the wall clock, version 1 of the rules**\n\n"
         + header
-        + "| 1 | [0002_best](records/pocket/0002_best) | 1.6000 | 249,999 | stream | 1 | 2026-11-22 "
-        "| A \\| pipe and a bracket. |\n"
-        "| 2 | [0003_middle](records/pocket/0003_middle) | 1.7000 ± 0.0012 | 249,999 | document | 3 | 2026-11-22 "
-        "| Idea of middle. |\n"
-        "| 3 | [0001_baseline](records/pocket/0001_baseline) | 1.8734 ± 0.0012 | 249,999 | document | 3 | 2026-11-22 "
-        "| Idea of baseline. |\n"
-        "\n**Track open**\n\n"
+        + f"| 1 | [0002_best](records/pocket/0002_best) | {by} | 1.6000 (1) | 249,999 | stream | no | no | first "
+        "| x86_64, 2 threads | 2026-11-22 | A \\| pipe and a bracket. |\n"
+        f"| 2 | [0003_middle](records/pocket/0003_middle) | {by} | 1.7000 ± 0.0012 (3) | 249,999 | document | no | no "
+        "| not compared with 0001 | x86_64, 2 threads | 2026-11-22 | Idea of middle. |\n"
+        f"| 3 | [0001_baseline](records/pocket/0001_baseline) | {by} | 1.8734 ± 0.0012 (3) | 249,999 | document | no "
+        "| no | first | x86_64, 2 threads | 2026-11-22 | Idea of baseline. |\n"
+        "\n**Track open**\n\nNo record yet under the present rules.\n"
+        "\n**Track open, version 1 of the rules**\n\n"
         + header
-        + "| 1 | [0001_odd](records/open/0001_odd) | 2.0000 ± 0.0012 | 16,000,000 | document | 3 | 2026-11-22 "
-        "| Idea of odd. |\n"
+        + f"| 1 | [0001_odd](records/open/0001_odd) | {by} | 2.0000 ± 0.0012 (3) | 16,000,000 | document | no | no "
+        "| first | x86_64, 2 threads | 2026-11-22 | Idea of odd. |\n"
+        f"\n{leaderboard.LEGEND}\n"
         "<!-- /leaderboard -->\nafter\n"
     )
+
+
+PAR = {
+    "ratio": 1.834,
+    "low": 1.8,
+    "high": 1.86,
+    "rounds": 40,
+    "processor_class": "amx",
+    "processor": "Intel(R) Xeon(R) <b>",
+}
+PRESENT = {"format": 2, "rules": 2, "variants": 7, "ledger_head": None, "par": PAR, "hub": None, "files": {}}
+
+
+def present(root: Path, number: str, slug: str, mean: float, **changes) -> Path:
+    """A record under the present rules."""
+    path = add(root, "pocket", number, slug, mean, **PRESENT | changes)
+    record = json.loads(path.read_text())
+    seeds = [row | {"artifact_file": None, "artifact_sha256": "a" * 64} for row in record["seeds"]]
+    path.write_text(json.dumps(record | {"seeds": seeds}))
+    return path
+
+
+def test_the_present_rules_have_their_own_table_and_it_stands_first(root):
+    add(root, "pocket", "0001", "baseline", 1.5)
+    present(root, "0002", "par", 1.7)
+    assert leaderboard.main([]) == 0
+    text = (root / "README.md").read_text()
+    new, old = text.split("**Track pocket, under the wall clock, version 1 of the rules**")
+    assert new.index("**Track pocket**") < new.index("| 1 | [0002_par]") and "No record yet" not in text
+    assert "| 1 | [0001_baseline]" in old
+    assert "| first | 1.83, amx, Intel(R) Xeon(R) &lt;b&gt; |" in new  # no row before under these rules
+
+
+def test_leaderboard_json_is_what_its_schema_says(root):
+    add(root, "pocket", "0001", "baseline", 1.87344)
+    present(root, "0002", "par", 1.7)
+    present(root, "0003", "more", 1.6)
+    add(root, "pocket", "0004", "cut", 1.0).write_text("{")
+    assert leaderboard.main([]) == 1
+    board = json.loads((root / leaderboard.FILE).read_text())
+    assert schema.faults(board, "leaderboard") == []
+    assert [(row["record"], row["rules"], row["rank"]) for row in board["records"]] == [
+        ("pocket/0003_more", 2, 1),
+        ("pocket/0002_par", 2, 2),
+        ("pocket/0001_baseline", 1, 1),
+    ]
+    assert board["records"][0]["par"] == PAR
+    assert board["records"][0]["against"]["record"] == "pocket/0002_par"
+    assert [row["record"] for row in board["broken"]] == ["pocket/0004_cut"]
+    assert str(root) not in (root / leaderboard.FILE).read_text()
+
+
+def test_leaderboard_json_of_this_repository():
+    """That it is up to date, test_readme.py checks."""
+    board = json.loads((ROOT / leaderboard.FILE).read_text())
+    assert schema.faults(board, "leaderboard") == []
 
 
 def test_check_fails_until_written_and_changes_nothing(root, capsys):
@@ -63,11 +126,17 @@ def test_check_fails_until_written_and_changes_nothing(root, capsys):
     assert leaderboard.main(["--check", "--json"]) == 1
     captured = capsys.readouterr()
     assert (root / "README.md").read_text() == README
-    assert json.loads(captured.out.splitlines()[-1]) == {"format": 1, "records": 1, "stale": True, "written": False}
+    assert json.loads(captured.out.splitlines()[-1]) == {
+        "format": 1,
+        "records": 1,
+        "stale": True,
+        "problems": [],
+        "written": False,
+    }
     assert captured.err.count("\n") == 1
     assert leaderboard.main([]) == 0 and leaderboard.main(["--check"]) == 0
     record = json.loads(path.read_text())
-    path.write_text(json.dumps(record | {"bpb_mean": 1.90004}))  # no change in the four digits that are shown
+    path.write_text(json.dumps(record | {"bpb_mean": 1.9000004}))  # no change in the six digits that are shown
     assert leaderboard.main(["--check"]) == 0
     path.write_text(json.dumps(record | {"bpb_mean": 1.9001}))
     assert leaderboard.main(["--check"]) == 1
@@ -109,7 +178,9 @@ def test_no_idea_can_break_the_table(root, idea):
         readme = (root / "README.md").read_text()
         shutil.rmtree(root / "records")
         assert readme.count("<!-- leaderboard -->") == readme.count("<!-- /leaderboard -->") == 1
-        assert leaderboard.rewrite(readme, []).endswith("No records yet.\n<!-- /leaderboard -->\nafter\n")
+        assert leaderboard.rewrite(readme, leaderboard.read_records(root)).endswith(
+            "No records yet.\n<!-- /leaderboard -->\nafter\n"
+        )
         page = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(readme)
         return page.count("<"), re.findall(r"<td>(.*?)</td>", page)
 
@@ -124,7 +195,7 @@ def test_a_label_stands_for_the_idea(root):
     add(root, "pocket", "0001", "one", 1.9)
     add(root, "pocket", "0002", "two", 1.8)
     (root / "records/labels.toml").write_text("[pocket]\n0002_two = 'A | label'\n")
-    assert [r["label"] for r in leaderboard.read_records(root)] == ["Idea of one.", "A | label"]
+    assert [row["label"] for row in leaderboard.read_records(root).rows.values()] == ["Idea of one.", "A | label"]
     assert leaderboard.main([]) == 0
     assert "| A \\| label |\n" in (root / "README.md").read_text()
 
@@ -135,12 +206,13 @@ def test_the_labels_of_this_repository_fit_and_name_records():
 
 
 @pytest.mark.parametrize("idea", ["two\n\n# lines", "\x1b[2J", "| --- |\n| x |"])
-def test_an_idea_of_several_lines_or_with_escapes_is_refused(root, capsys, idea):
+def test_an_idea_of_several_lines_or_with_escapes_is_not_shown(root, capsys, idea):
     add(root, "pocket", "0001", "one", 1.9, idea=idea)
     assert leaderboard.main([]) == 1
     error = capsys.readouterr().err
     assert "0001_one/record.json: idea: " in error and error.count("\n") == 1 and "\x1b" not in error
-    assert (root / "README.md").read_text() == README
+    readme = (root / "README.md").read_text()
+    assert "Broken, and in no table" in readme and "\x1b" not in readme and "\n# lines" not in readme
 
 
 def test_hidden_folders_are_no_records(root):
@@ -148,7 +220,7 @@ def test_hidden_folders_are_no_records(root):
     add(root, "pocket", "0001", "baseline", 1.9)
     add(root, "pocket", ".0002", "made", 1.8)
     add(root, ".trash", "0003", "removed", 1.7)
-    assert [record["number"] for record in leaderboard.read_records(root)] == ["0001"]
+    assert list(leaderboard.read_records(root).rows) == ["pocket/0001_baseline"]
 
 
 @pytest.mark.parametrize(
@@ -157,6 +229,25 @@ def test_hidden_folders_are_no_records(root):
         (lambda root: (root / "README.md").write_text("no markers"), "expected one <!-- leaderboard -->"),
         (lambda root: (root / "README.md").write_text(README + README), "expected one <!-- leaderboard -->"),
         (lambda root: (root / "README.md").unlink(), "README.md: No such file"),
+        (lambda root: (root / "records/labels.toml").write_text("x"), "labels.toml: not TOML"),
+        (lambda root: (root / "records/labels.toml").write_text("pocket = 1"), "pocket: expected a table"),
+        (lambda root: (root / "records/labels.toml").write_text("[p]\na = '" + "w " * 13 + "'"), "p.a: expected"),
+    ],
+)
+def test_bad_input_is_one_line(root, capsys, damage, message):
+    add(root, "pocket", "0001", "baseline", 1.9)
+    damage(root)
+    before = (root / "README.md").read_text() if (root / "README.md").exists() else None
+    assert leaderboard.main([]) == 1
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert before == ((root / "README.md").read_text() if before is not None else None)
+    assert not (root / leaderboard.FILE).exists()
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
         (
             lambda root: add(root, "pocket", "0002", "cut", 1.0).write_text('{"track": '),
             "0002_cut/record.json: not JSON",
@@ -189,7 +280,7 @@ def test_hidden_folders_are_no_records(root):
         (lambda root: add(root, "pocket", "0002", "day", 1.0, date="2026-02-30"), "0002_day/record.json: date: day"),
         (
             lambda root: add(root, "pocket", "0002", "half", 1.0, idea="\ud800"),
-            "0002_half/record.json: a text holds half",
+            "0002_half/record.json: idea: \\ud800 does not match",
         ),
         (
             lambda root: add(root, "pocket", "0002", "deep", 1.0).write_text('{"track":' + "[" * 100_000),
@@ -198,16 +289,29 @@ def test_hidden_folders_are_no_records(root):
         (lambda root: add(root, "pocket", "0002", "line\n", 1.0), "0002_line\\n/record.json: "),
         (lambda root: add(root, "pocket", "0002", "moved", 1.0, number="0009"), "it calls itself pocket/0009_moved"),
         (lambda root: add(root, "mine", "0002", "x", 1.0), "'mine' is not one of"),
-        (lambda root: (root / "records/labels.toml").write_text("x"), "labels.toml: not TOML"),
-        (lambda root: (root / "records/labels.toml").write_text("pocket = 1"), "pocket: expected a table"),
-        (lambda root: (root / "records/labels.toml").write_text("[p]\na = '" + "w " * 13 + "'"), "p.a: expected"),
     ],
 )
-def test_bad_input_is_one_line(root, capsys, damage, message):
+def test_a_broken_record_is_one_line_and_the_others_are_shown(root, capsys, damage, message):
     add(root, "pocket", "0001", "baseline", 1.9)
     damage(root)
-    before = (root / "README.md").read_text() if (root / "README.md").exists() else None
     assert leaderboard.main([]) == 1
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
-    assert before == ((root / "README.md").read_text() if before is not None else None)
+    readme = (root / "README.md").read_text()
+    assert "| 1 | [0001_baseline]" in readme and readme.startswith("# Kit\n\nbefore\n<!-- leaderboard -->\n")
+    assert "Broken, and in no table:\n\n- " in readme and readme.endswith("<!-- /leaderboard -->\nafter\n")
+    assert leaderboard.main(["--check"]) == 1
+    assert capsys.readouterr().err == error
+
+
+def test_a_broken_addition_is_said_in_its_row(root, capsys):
+    folder = add(root, "pocket", "0001", "baseline", 1.9).parent
+    (folder / "additions").mkdir()
+    (folder / "additions/2026-11-29_scored_seed1_00000000.json").write_text("{")
+    assert leaderboard.main([]) == 1
+    error = capsys.readouterr().err
+    assert "0001_baseline/additions/2026-11-29_scored_seed1_00000000.json: not JSON" in error and error.count("\n") == 1
+    assert re.search(
+        r"\| 1 \| \[0001_baseline\].*; broken: records/pocket/0001.*not JSON", (root / "README.md").read_text()
+    )
+    assert schema.faults(json.loads((root / leaderboard.FILE).read_text()), "leaderboard") == []

@@ -6,6 +6,7 @@ import re
 import pytest
 
 from tests.support import ROOT
+from tests.support.own_cache import own_cache  # noqa: F401
 from tests.support.site_records import valid_record
 from tools.records import lineage
 
@@ -82,6 +83,23 @@ def test_each_statement_names_the_record_it_comes_from(root, capsys):
     assert origins["import math"] == "pocket/0001_a" == origins["def train(count):"]
     assert origins["for i in range(5):"] == "pocket/0002_b"
     assert origins["NEW = 1"] == "pocket/0003_c"
+
+
+def test_scripts_are_parsed_once_each_and_then_only_those_that_are_new(root, capsys, monkeypatch):
+    """The same tree comes of what is remembered. A record more costs its own script and its parent's."""
+    parsed = []
+    parse = lineage.parse
+    monkeypatch.setattr(lineage, "parse", lambda record: parsed.append(record.folder.name) or parse(record))
+    add(root, "0001_a", BASE + "ONCE = 1\n")
+    for number in range(2, 12):
+        add(root, f"{number:04d}_b", f"{CHANGED}ONCE = {number}\n", f"{number // 2:04d}_{'ab'[number > 3]}")
+    first = tree(capsys), tree(capsys, "--lines", "0011_b"), tree(capsys, "--invalid", "0002_b")
+    assert len(parsed) == 11 + 10
+    parsed.clear()
+    assert (tree(capsys), tree(capsys, "--lines", "0011_b"), tree(capsys, "--invalid", "0002_b")) == first
+    assert parsed == []
+    add(root, "0012_b", CHANGED, "0009_b")
+    assert len(tree(capsys)["records"]) == 12 and sorted(parsed) == ["0009_b", "0012_b"]
 
 
 def test_what_falls_with_an_ancestor(root, capsys):

@@ -18,8 +18,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.site_records import BASELINE, HOSTILE, add, family
-from tools.records import charts, leaderboard, lineage, pages
+from tests.support.additions import example
+from tests.support.own_cache import own_cache  # noqa: F401
+from tests.support.site_records import BASELINE, HOSTILE, add, build_site, family
+from tools.records import additions, charts, leaderboard, lineage, pages
 
 pytestmark = pytest.mark.slow
 
@@ -65,7 +67,7 @@ class Page(html.parser.HTMLParser):
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Path:
     root = family(tmp_path_factory.mktemp("family"))
-    assert pages.build(root, root / "site") == 6
+    assert build_site(root, root / "site") == 6
     return root / "site"
 
 
@@ -120,7 +122,7 @@ def test_hostile_text_is_shown_and_not_obeyed(site):
 
 def test_numbers_of_the_baseline_are_those_of_its_record(tmp_path):
     add(tmp_path, "pocket", "0001", "baseline")
-    pages.build(tmp_path, tmp_path / "site")
+    build_site(tmp_path, tmp_path / "site")
     page = Page(tmp_path / "site/pocket/0001_baseline.html")
     data = json.loads((BASELINE / "record.json").read_text())
     assert page.all("dd", **{"class": "big"}) == [f"{data['bpb_mean']:.4f} ± {data['bpb_sd']:.4f}"]
@@ -163,7 +165,7 @@ def test_what_a_record_lacks_is_said(site):
 
 def test_change_against_the_parent_is_that_of_lineage(site):
     record = lineage.find(lineage.read_tree(site.parent), "0002_wider")
-    claim = lineage.claim(record)
+    claim = lineage.gain(record)
     assert claim["gain"] > 0.03
     signed = "{:+.4f}".format
     for name in ("index.html", "pocket/0002_wider.html"):
@@ -197,12 +199,12 @@ def test_the_same_records_give_the_same_bytes_and_old_pages_go(tmp_path):
     add(tmp_path, "pocket", "0001", "baseline")
     second = add(tmp_path, "pocket", "0002", "gone", parent="0001_baseline")
     out = tmp_path / "site"
-    pages.build(tmp_path, out)
+    build_site(tmp_path, out)
     assert (out / "pocket/0002_gone.html").exists()
     shutil.rmtree(second)
-    pages.build(tmp_path, out)
+    build_site(tmp_path, out)
     files = {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    pages.build(tmp_path, out)
+    build_site(tmp_path, out)
     assert files == {path.relative_to(out): path.read_bytes() for path in out.rglob("*") if path.is_file()}
     assert not (out / "pocket/0002_gone.html").exists() and sorted(os.listdir(tmp_path)) == ["records", "site"]
     assert files[Path("pocket/0001_baseline/train_gpt.py")] == (BASELINE / "train_gpt.py").read_bytes()
@@ -212,7 +214,7 @@ def test_command_writes_table_and_site(root, capsys):
     add(root, "pocket", "0001", "baseline")
     assert leaderboard.main(["--site", "--json"]) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert result == {"format": 1, "records": 1, "stale": True, "written": True, "pages": 2}
+    assert result == {"format": 1, "records": 1, "stale": True, "problems": [], "written": True, "pages": 2}
     assert (root / "site/index.html").exists() and "0001_baseline" in (root / "README.md").read_text()
 
 
@@ -223,10 +225,6 @@ def edit(path: Path, **changes) -> None:
 @pytest.mark.parametrize(
     "damage, message",
     [
-        (
-            lambda root, r: (root / "site").mkdir() or (root / "site/mine.txt").write_text("x"),
-            "did not write: move them",
-        ),
         (lambda root, r: (r / "logs/passwd.log").symlink_to("/etc/passwd"), "passwd.log: a symbolic link"),
         (lambda root, r: edit(r / "record.json", bpb_mean=math.nan), "bpb_mean: nan is not a finite number"),
         (lambda root, r: edit(r / "record.json", bpb_mean=1e300), "is greater than the maximum of 1000"),
@@ -234,7 +232,10 @@ def edit(path: Path, **changes) -> None:
         (lambda root, r: edit(r / "record.json", authors=[]), "authors: "),
         (lambda root, r: edit(r / "record.json", artifact={"file": "../../x", "bytes": 1}), "artifact"),
         (lambda root, r: (r / "baseline.golf").write_bytes(b"GOLF"), "baseline.golf: file cut short"),
-        (lambda root, r: (r / "eval/seed482590693.json").write_text("{}"), "eval/seed482590693.json: no key 'bpb'"),
+        (
+            lambda root, r: (r / "eval/seed482590693.json").write_text("{}"),
+            "eval/seed482590693.json: 'artifact' is a required",
+        ),
         (lambda root, r: edit(r / "eval/seed482590693.json", slices=[1]), "not what the kit writes"),
         (
             lambda root, r: (r / "logs/seed482590693.metrics.jsonl").write_text(
@@ -249,14 +250,110 @@ def edit(path: Path, **changes) -> None:
         (lambda root, r: (r / "README.md").write_bytes(b"\xff"), "README.md: not UTF-8"),
     ],
 )
-def test_bad_input_is_one_line_and_leaves_the_site_alone(root, capsys, damage, message):
+def test_a_broken_record_is_one_line_and_the_others_have_their_pages(root, capsys, damage, message):
     record = add(root, "pocket", "0001", "baseline")
+    add(root, "pocket", "0002", "sound", 0.99)
     damage(root, record)
-    before = sorted(path for path in root.rglob("*") if "README" not in path.name)
     assert leaderboard.main(["--site"]) == 1
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
-    assert before == sorted(path for path in root.rglob("*") if "README" not in path.name)
+    assert Page(root / "site/pocket/0002_sound.html").all("h1")
+    index = Page(root / "site/index.html")
+    assert "pocket/0002_sound.html" in [attributes.get("href") for _, attributes, _ in index.elements]
+    said = [Page(path).source for path in (root / "site").rglob("*.html") if path.stem != "0002_sound"]
+    assert any(html.escape(message.split(": ")[-1], quote=False)[:20] in text.replace("&#39;", "'") for text in said)
+    assert not any(path.is_symlink() for path in (root / "site").rglob("*"))
+
+
+def test_a_page_is_made_again_only_if_something_in_it_changed(root, monkeypatch):
+    first = add(root, "pocket", "0001", "baseline")
+    add(root, "pocket", "0002", "second", 0.99, scope="none")
+    add(root, "pocket", "0003", "third", 0.98, scope="stream")
+    made = []
+    record_page = pages.record_page
+    monkeypatch.setattr(
+        pages, "record_page", lambda record, *rest: made.append(record.name) or record_page(record, *rest)
+    )
+    build_site(root, root / "site")
+    before = {path: path.read_bytes() for path in (root / "site").rglob("*") if path.is_file()}
+    assert sorted(made) == ["pocket/0001_baseline", "pocket/0002_second", "pocket/0003_third"]
+    build_site(root, root / "site")
+    assert len(made) == 3
+    assert before == {path: path.read_bytes() for path in (root / "site").rglob("*") if path.is_file()}
+
+    (first / "README.md").write_text("# Other words\n")
+    build_site(root, root / "site")
+    assert made[3:] == ["pocket/0001_baseline"]
+    assert "Other words" in (root / "site/pocket/0001_baseline.html").read_text()
+    (root / "site/pocket/0002_second.html").write_text("what somebody wrote")
+    build_site(root, root / "site")
+    assert made[4:] == ["pocket/0002_second"]
+    (root / "site/pages.json").write_text("[")
+    build_site(root, root / "site")
+    assert len(made) == 8
+
+
+def test_a_folder_of_somebody_elses_is_left_alone(root, capsys):
+    add(root, "pocket", "0001", "baseline")
+    (root / "site").mkdir()
+    (root / "site/mine.txt").write_text("x")
+    before = sorted(root.rglob("*"))
+    assert leaderboard.main(["--site"]) == 1
+    error = capsys.readouterr().err
+    assert "did not write: move them" in error and error.count("\n") == 1
+    assert before == sorted(root.rglob("*"))
+
+
+@pytest.mark.parametrize("name", ["CNAME", "pocket/0001_baseline/notes.txt"])
+def test_what_somebody_put_among_the_pages_stays(root, capsys, name):
+    add(root, "pocket", "0001", "baseline")
+    assert leaderboard.main(["--site"]) == 0
+    (root / "site" / name).write_text("x")
+    before = {path: path.read_bytes() for path in (root / "site").rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert leaderboard.main(["--site"]) == 1
+    assert capsys.readouterr().err.endswith(
+        f"site holds {name}, which is no part of the pages that would be replaced: move it away\n"
+    )
+    assert before == {path: path.read_bytes() for path in (root / "site").rglob("*") if path.is_file()}
+    assert not list(root.glob(".site*"))
+
+
+def test_every_file_of_a_record_is_linked_and_is_a_copy(root):
+    folder = add(root, "pocket", "0001", "baseline")
+    path = additions.write(folder, example(folder, seed=482590693))
+    assert leaderboard.main(["--site"]) == 0
+    page = Page(root / "site/pocket/0001_baseline.html")
+    linked = {attributes["href"] for tag, attributes, _ in page.elements if tag == "a" and "href" in attributes}
+    shown = [file for file in folder.rglob("*") if file.is_file() and file.name not in ("README.md", "curves.png")]
+    for file in shown:
+        name = file.relative_to(folder).as_posix()
+        if file.stat().st_size:
+            assert f"../pocket/0001_baseline/{name}" in linked, name
+            assert (root / "site/pocket/0001_baseline" / name).read_bytes() == file.read_bytes()
+    assert f"../pocket/0001_baseline/additions/{path.name}" in linked
+    assert "trained again" in " ".join(page.elements[0][2].split())
+
+
+def test_the_index_says_what_is_known_and_how_to_submit(site):
+    index = Page(site / "index.html")
+    rows = {
+        attributes["data-record"]: attributes
+        for tag, attributes, _ in index.elements
+        if tag == "tr" and "data-record" in attributes
+    }
+    assert rows["pocket/0003_adapts"]["data-marks"] == "stream"
+    assert {"document", "proven"} <= set(rows["pocket/0002_wider"]["data-marks"].split())
+    text = " ".join(index.elements[0][2].split())
+    for words in (
+        "How to submit",
+        "docs/guide.md",
+        "Version 2 of the rules No record yet.",
+        "Ann, Bob",
+        "over 0001 (paired",
+    ):
+        assert words in text
+    assert "Under the wall clock, version 1 of the rules" in text
 
 
 @pytest.mark.parametrize(

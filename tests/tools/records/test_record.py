@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -16,123 +17,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from golf.files import Failure
+from tests.support import ROOT, copy_record
+from tests.support.made_records import (
+    ENVIRONMENT,
+    MANIFEST,
+    PAR,
+    SCRIPT,
+    head,
+    make,
+    make_run,
+    make_runs,
+    repository,
+    rewrite,
+    upgrade,
+)
 from tools.records import record
-from tools.runs import curves
-
-SCRIPT = '''"""A stand-in for train_gpt.py."""
-from dataclasses import dataclass
-
-
-@dataclass(frozen=True)
-class Config:
-    width: int = 64
-    seed: int = 1337
-    run_dir: str = ""
-    preset: str = "16mb"
-    compile: bool = True
-
-
-PRESETS = {"16mb": {}, "pocket": {"width": 96}}
-'''
-ENVIRONMENT = {"python": "3.11", "torch": "2.13.0"}
+from tools.runs import curves, ledger
 
 
 @pytest.fixture
 def root(tmp_path, monkeypatch) -> Path:
     """A repository with one commit, which record.py takes for its own."""
-    for key, value in {
-        "GIT_AUTHOR_NAME": "a",
-        "GIT_AUTHOR_EMAIL": "a@b",
-        "GIT_COMMITTER_NAME": "a",
-        "GIT_COMMITTER_EMAIL": "a@b",
-        "GIT_CONFIG_GLOBAL": os.devnull,
-    }.items():
-        monkeypatch.setenv(key, value)
-    monkeypatch.setattr(record, "ROOT", tmp_path)
-    subprocess.run("git init -q && git commit -q --allow-empty -m first", shell=True, check=True, cwd=tmp_path)
-    return tmp_path
-
-
-def head(root: Path) -> str:
-    return subprocess.check_output(["git", "rev-parse", "HEAD"], cwd=root, text=True).strip()
-
-
-def make_run(folder: Path, seed: int, bpb: float, script: str = SCRIPT, artifact: bytes = b"", **changes) -> Path:
-    """A run's folder as training, packing and scoring leave it."""
-    folder.mkdir(parents=True)
-    artifact = artifact or f"GOLF{seed}".encode() * 100
-    (folder / "model.golf").write_bytes(artifact)
-    sha256 = hashlib.sha256(script.encode()).hexdigest()
-    (folder / "train.log").write_text(f"{script}\n# source_sha256 {sha256}\nconfig {{}}\nstep 1\n")
-    (folder / "metrics.jsonl").write_text(
-        "".join(json.dumps({"step": i, "elapsed": i * 0.5, "loss": 5 - i / 10}) + "\n" for i in range(20))
-    )
-    run = {
-        "track": "pocket",
-        "preset": "pocket",
-        "world_size": 1,
-        "seed": seed,
-        "environment": ENVIRONMENT,
-        "config": {"width": 96, "seed": seed, "run_dir": str(folder), "preset": "pocket", "compile": True},
-        "source_sha256": sha256,
-        "data": {"dir": "data/embedded", "manifest_sha256": "m"},
-        "training_seconds": 599.5,
-        "steps": 1000 + seed % 7,
-        "tokens": 8192 * 1000,
-    }
-    run["config"] |= changes.pop("config", {})
-    (folder / "run.json").write_text(json.dumps(run | changes))
-    (folder / "eval.json").write_text(
-        json.dumps(
-            {
-                "bpb": bpb,
-                "scope": "document",
-                "data": {"manifest_sha256": "m", "docs_sha256": "d", "split": "dev"},
-                "documents": 1,
-                "raw_bytes": 100,
-                "tokens": 40,
-                "clock": {"score": 1.0},
-                "per_document": [{"id": "0" * 16, "source": "news", "raw_bytes": 100, "tokens": 40, "nats": 133.0}],
-                "artifact": {
-                    "name": "model.golf",
-                    "bytes": len(artifact),
-                    "sha256": hashlib.sha256(artifact).hexdigest(),
-                },
-            }
-        )
-    )
-    return folder
-
-
-def make_runs(root: Path, count: int = 3, bpbs=(1.92, 1.90, 1.97), **changes) -> list[Path]:
-    seeds = record.draw_seeds(head(root), count)
-    return [make_run(root / "runs" / f"s{i}", seed, bpb, **changes) for i, (seed, bpb) in enumerate(zip(seeds, bpbs))]
-
-
-def make(root: Path, runs: list[Path], *more: str, number: str = "0001", slug: str = "baseline") -> int:
-    return record.main(
-        [
-            "make",
-            "--track",
-            "pocket",
-            "--number",
-            number,
-            "--slug",
-            slug,
-            "--title",
-            "The baseline",
-            "--idea",
-            "Start here.",
-            "--author",
-            "Ann",
-            "--agent-help",
-            "some",
-            "--seed-commit",
-            "HEAD",
-            *more,
-            *map(str, runs),
-        ]
-    )
+    return repository(tmp_path, monkeypatch)
 
 
 def test_seeds_are_the_documented_hash():
@@ -159,7 +65,7 @@ def test_record_folder(root, capsys):
     folder = root / "records/pocket/0001_baseline"
     seeds = record.draw_seeds(head(root), 3)
     made = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    assert made == {"README.md", "record.json", "train_gpt.py", "parent.diff", "curves.png", "baseline.golf"} | {
+    assert made == {"README.md", "record.json", "train_gpt.py", "parent.diff", "curves.png"} | {
         f"{where}{seed}{what}"
         for seed in seeds
         for where, what in (
@@ -167,6 +73,7 @@ def test_record_folder(root, capsys):
             ("logs/seed", ".metrics.jsonl"),
             ("logs/seed", ".run.json"),
             ("eval/seed", ".json"),
+            ("artifacts/seed", ".golf"),
         )
     }
     assert (folder / "train_gpt.py").read_text() == SCRIPT
@@ -176,16 +83,19 @@ def test_record_folder(root, capsys):
         assert (folder / f"logs/seed{seed}.run.json").read_bytes() == (run / "run.json").read_bytes()
         assert (folder / f"logs/seed{seed}.metrics.jsonl").read_bytes() == (run / "metrics.jsonl").read_bytes()
         assert (folder / f"eval/seed{seed}.json").read_bytes() == (run / "eval.json").read_bytes()
+        assert (folder / f"artifacts/seed{seed}.golf").read_bytes() == (run / "model.golf").read_bytes()
 
     written = json.loads((folder / "record.json").read_text())
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == written
     median = runs[0] / "model.golf"  # 1.90 < 1.92 < 1.97
-    assert (folder / "baseline.golf").read_bytes() == median.read_bytes()
     assert written.pop("bpb_mean") == pytest.approx(1.93)
     assert written.pop("bpb_sd") == pytest.approx(np.std([1.92, 1.90, 1.97], ddof=1))
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", written.pop("date"))
+    assert re.fullmatch("[0-9a-f]{64}", written["ledger_head"])
+    assert written.pop("ledger_head") == ledger.last_hash(root)
     assert written == {
-        "format": 1,
+        "format": 2,
+        "rules": 2,
         "track": "pocket",
         "number": "0001",
         "slug": "baseline",
@@ -197,14 +107,20 @@ def test_record_folder(root, capsys):
         "agent_help": "some",
         "script_sha256": hashlib.sha256(SCRIPT.encode()).hexdigest(),
         "artifact": {
-            "file": "baseline.golf",
+            "file": f"artifacts/seed{seeds[0]}.golf",
             "bytes": median.stat().st_size,
             "sha256": hashlib.sha256(median.read_bytes()).hexdigest(),
             "seed": seeds[0],
         },
-        "config": {"width": 96, "preset": "pocket", "compile": True},
+        "config": {
+            "width": 96,
+            "preset": "pocket",
+            "compile": True,
+            "max_seconds": 0.0,
+            "max_tokens": 8192000,
+        },
         "scope": "document",
-        "data": {"manifest_sha256": "m", "split": "dev", "docs_sha256": "d"},
+        "data": {"manifest_sha256": MANIFEST, "split": "dev", "docs_sha256": "d"},
         "seeds": [
             {
                 "seed": seed,
@@ -213,12 +129,16 @@ def test_record_folder(root, capsys):
                 "train_seconds": 599.5,
                 "steps": 1000 + seed % 7,
                 "tokens": 8192000,
+                "artifact_file": f"artifacts/seed{seed}.golf",
+                "artifact_sha256": hashlib.sha256((run / "model.golf").read_bytes()).hexdigest(),
             }
             for seed, bpb, run in zip(seeds, (1.92, 1.90, 1.97), runs)
         ],
         "seed_commit": head(root),
         "environment": ENVIRONMENT,
         "variants": 1,
+        "par": PAR,
+        "hub": None,
         "files": {
             path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
             for path in folder.rglob("*")
@@ -240,25 +160,35 @@ def test_record_readme_states_mean_spread_interval_and_the_command(root):
         f"python {name}/train_gpt.py --preset=pocket --width=128 --compile=False --seed={seed} "
         f"--run_dir=runs/0001_baseline_s{seed}\n"
     ) in text
-    assert f"python eval_heldout.py {name}/baseline.golf --data data/embedded --split dev\n" in text
+    assert f"python eval_heldout.py {name}/artifacts/seed{seed}.golf --data data/embedded --split dev\n" in text
+    assert f"golf reproduce {name}\n" in text
+    for each in record.draw_seeds(head(root), 3):
+        assert f"[artifacts/seed{each}.golf](artifacts/seed{each}.golf)" in text
+    assert "r = 1.040 times as fast as record 0001's (95% interval 1.020 to 1.060, 40 rounds" in text
+    assert "class avx512-bf16 (A Processor \\| of 2 cores)" in text and "allows 9,180,000 tokens" in text
 
 
 def test_one_seed_has_no_spread(root):
     assert make(root, make_runs(root, 1)) == 0
     folder = root / "records/pocket/0001_baseline"
     assert json.loads((folder / "record.json").read_text())["bpb_sd"] is None
-    assert "interval" not in (folder / "README.md").read_text()
+    assert "interval of the mean" not in (folder / "README.md").read_text()
 
 
-def test_large_artifact_is_named_by_hash_only(root):
+def test_large_artifacts_are_named_by_hash_and_kept_to_be_published(root, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(root / "home"))
     big = bytes(record.COMMITTED_BYTES + 1)
     runs = make_runs(root, artifact=big, track="open")
-    assert make(root, runs, "--track", "open") == 0
+    assert make(root, runs, track="open", par=None) == 0
+    assert "now run golf record publish records/open/0001_baseline --hub OWNER/NAME" in capsys.readouterr().out
     folder = root / "records/open/0001_baseline"
-    artifact = json.loads((folder / "record.json").read_text())["artifact"]
-    assert artifact["file"] is None and artifact["bytes"] == len(big) and not list(folder.glob("*.golf"))
-    assert artifact["sha256"] == hashlib.sha256(big).hexdigest()
-    assert artifact["sha256"] in (folder / "README.md").read_text()
+    written = json.loads((folder / "record.json").read_text())
+    sha256 = hashlib.sha256(big).hexdigest()
+    assert written["artifact"]["file"] is None and written["artifact"]["bytes"] == len(big) and written["hub"] is None
+    assert {(row["artifact_file"], row["artifact_sha256"]) for row in written["seeds"]} == {(None, sha256)}
+    assert not list(folder.rglob("*.golf")) and written["artifact"]["sha256"] == sha256
+    assert (folder / "README.md").read_text().count(sha256) == 3
+    assert (root / f"home/.cache/golf/artifacts/{sha256}.golf").read_bytes() == big
 
 
 @pytest.mark.parametrize(
@@ -299,12 +229,6 @@ def test_parent_diff_starts_from_the_parents_reference_where_that_is_nearer(root
     assert changed == ["+EXTRA = 1"]
 
 
-def rewrite(path: Path, change) -> None:
-    value = json.loads(path.read_text())
-    change(value)
-    path.write_text(json.dumps(value))
-
-
 REFUSED = {
     "no eval.json": lambda runs: (runs[1] / "eval.json").unlink(),
     "eval.json: not JSON": lambda runs: (runs[1] / "eval.json").write_text("{"),
@@ -313,13 +237,24 @@ REFUSED = {
     "trained and scored on different data": lambda runs: rewrite(
         runs[1] / "eval.json", lambda r: r["data"].update(manifest_sha256="x")
     ),
+    "none of the pocket track's, data/embedded and data/embedded_sp2048_case: build": lambda runs: [
+        rewrite(runs[1] / name, lambda r: r["data"].update(manifest_sha256="x")) for name in ("run.json", "eval.json")
+    ],
     "held-out data (split)": lambda runs: rewrite(runs[1] / "eval.json", lambda r: r["data"].update(split="gate")),
     "its head is not the script": lambda runs: (runs[1] / "train.log").write_text("# edited\n" + SCRIPT),
     "not the same config (width)": lambda runs: rewrite(runs[1] / "run.json", lambda r: r["config"].update(width=1)),
     "not the same world size": lambda runs: rewrite(runs[1] / "run.json", lambda r: r.update(world_size=2)),
     "not the same scope": lambda runs: rewrite(runs[1] / "eval.json", lambda r: r.update(scope="stream")),
     "trained for the 16mb track": lambda runs: rewrite(runs[1] / "run.json", lambda r: r.update(track="16mb")),
-    "the clock is 600 s": lambda runs: rewrite(runs[1] / "run.json", lambda r: r.update(training_seconds=600.5)),
+    "r = 1.02 (the lower end of `golf par`) allows 9,000,000 x r = 9,180,000: train with": lambda runs: rewrite(
+        runs[1] / "run.json", lambda r: r.update(tokens=9_180_001)
+    ),
+    "clock on the wall (max_seconds is 600.0)": lambda runs: rewrite(
+        runs[1] / "run.json", lambda r: r["config"].update(max_seconds=600.0)
+    ),
+    "clock on the wall (max_seconds is 0.0)": lambda runs: rewrite(
+        runs[1] / "run.json", lambda r: r["config"].update(max_tokens=0)
+    ),
     "two runs have the same seed": lambda runs: rewrite(
         runs[1] / "run.json", lambda r: r.update(seed=json.loads((runs[0] / "run.json").read_text())["seed"])
     ),
@@ -440,16 +375,109 @@ def test_the_readme_shows_words_as_they_are(root):
     assert make(root, make_runs(root), "--title", words, "--idea", words, "--author", words) == 0
     text = (root / "records/pocket/0001_baseline/README.md").read_text()
     html = MarkdownIt("commonmark").enable("table").render(text)
-    assert not re.search(r"<script|<a |<!--|<img (?!src=\"curves.png\")", html) and "<!--" not in text
+    assert (
+        not re.search(r"<script|<a (?!href=\"artifacts/seed\d+.golf\")|<!--|<img (?!src=\"curves.png\")", html)
+        and "<!--" not in text
+    )
     shown = html.replace("&#8203;", "").replace("\u200b", "")
     assert shown.count("&lt;script&gt;x&lt;/script&gt; [a](javascript:b) `c` |") == 3
 
 
 def test_words_for_the_shell_are_quoted(root):
-    runs = make_runs(root, data={"dir": "data/x; touch stolen", "manifest_sha256": "m"}, preset="pocket")
+    runs = make_runs(root, data={"dir": "data/x; touch stolen", "manifest_sha256": MANIFEST}, preset="pocket")
     assert make(root, runs) == 0
     text = (root / "records/pocket/0001_baseline/README.md").read_text()
     assert text.count("--data 'data/x; touch stolen' --split dev") == 2
+
+
+def test_a_run_to_the_last_token_that_par_allows(root):
+    assert make(root, make_runs(root, tokens=9_180_000)) == 0
+
+
+def test_a_run_that_ends_by_steps_as_record_0001s_script_does(root):
+    config = {"max_tokens": 0, "max_steps": 1000}
+    assert make(root, make_runs(root, config=config)) == 0
+
+
+def test_the_clock_of_a_track_without_par(root, capsys):
+    runs = make_runs(root, track="16mb", training_seconds=600.5, config={"max_seconds": 600.0})
+    assert make(root, runs, track="16mb", par=None) == 1
+    assert "trained for 600.5 s, the clock is 600 s" in capsys.readouterr().err
+    for run in runs:
+        rewrite(run / "run.json", lambda r: r.update(training_seconds=600.0))
+    assert make(root, runs, track="16mb", par=None) == 0
+    assert json.loads((root / "records/16mb/0001_baseline/record.json").read_text())["par"] is None
+
+
+WRONG_PAR = {
+    "": "its last line is not JSON",
+    "[" * 100_000: "not JSON",
+    "[1]": "no JSON object",
+    json.dumps({key: value for key, value in PAR.items() if key != "low"}): "'low' is a required property",
+    json.dumps(PAR | {"low": 1.05}): "ratio 1.04 is not between low 1.05 and high 1.06",
+    json.dumps(PAR | {"low": "1"}): "low: '1' is not of type 'number'",
+    json.dumps(PAR | {"ratio": -1}): "ratio: -1 is less than",
+    json.dumps(PAR | {"processor": "\x1b[31m"}): "processor: ",
+    json.dumps(PAR | {"processor": "half \ud800"}): "processor: ",
+    json.dumps(PAR | {"processor_class": "mine"}): "processor_class: 'mine' is not one of",
+    json.dumps(PAR | {"more": 1}): "'more' was unexpected",
+    '{"ratio": NaN}': "nan is not a finite number",
+}
+
+
+@pytest.mark.parametrize("text", WRONG_PAR, ids=WRONG_PAR.get)
+def test_a_file_that_golf_par_did_not_write(root, capsys, text):
+    (root / "given.json").write_text(f"progress\n{text}\n" if text else "")
+    assert make(root, make_runs(root), "--par", str(root / "given.json"), par=None) == 1
+    error = capsys.readouterr().err
+    assert "given.json: " in error and WRONG_PAR[text] in error
+    assert error.count("\n") == 1 and len(error) < 600 and error[:-1].isprintable()
+    assert not list((root / "records").rglob("*"))
+
+
+def test_par_is_asked_for_where_it_rules_and_refused_elsewhere(root, capsys):
+    runs = make_runs(root)
+    assert make(root, runs, par=None) == 1
+    assert "--par FILE: the pocket track needs it: golf par train_gpt.py --json > par.json" in capsys.readouterr().err
+    assert make(root, runs, par=None, track="open") == 1
+    assert "trained for the pocket track" in capsys.readouterr().err
+    assert make(root, runs, track="open") == 1
+    assert "the open track has no par" in capsys.readouterr().err
+
+
+def test_the_first_record_under_these_rules_may_have_no_parent_or_an_older_one(root, capsys):
+    old = root / "records/pocket/0001_baseline"
+    copy_record(ROOT / "records/pocket/0001_baseline", old)
+    runs = make_runs(root)
+    assert make(root, runs, number="0005", slug="first") == 0
+    shutil.rmtree(root / "records/pocket/0005_first")
+    assert make(root, runs, "--parent", str(old), number="0005", slug="first") == 0
+
+    assert make(root, runs, number="0006", slug="next") == 1
+    assert "--parent: name the record that it builds on, such as records/pocket/0005_first" in (capsys.readouterr().err)
+    assert make(root, runs, "--parent", str(old), number="0006", slug="next") == 1
+    assert "made under version 1 of the rules, with another clock" in capsys.readouterr().err
+    assert make(root, runs, "--parent", str(old.with_name("0005_first")), number="0006", slug="next") == 0
+    assert json.loads((root / "records/pocket/0006_next/record.json").read_text())["parent"] == "0005_first"
+    assert make(root, runs, "--parent", str(root / "runs"), number="0007", slug="last") == 1
+    assert "not a record's folder" in capsys.readouterr().err
+
+
+def test_a_log_that_was_edited_makes_no_record(root, capsys):
+    runs = make_runs(root)
+    ledger.sync(root)
+    path = root / "runs/ledger.jsonl"
+    path.write_text(path.read_text().replace('"steps":1', '"steps":2', 1))
+    assert make(root, runs) == 1
+    assert "ledger.jsonl" in capsys.readouterr().err and not list((root / "records").rglob("record.json"))
+
+
+def test_an_upgraded_record_is_valid(tmp_path):
+    folder = tmp_path / "0001_baseline"
+    copy_record(ROOT / "records/pocket/0001_baseline", folder)
+    data = upgrade(folder)
+    assert record.schema_errors(data) == []
+    assert record.schema_errors(data | {"format": 1}) != []
 
 
 def test_other_script_is_refused(root, capsys):

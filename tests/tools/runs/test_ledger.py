@@ -16,6 +16,7 @@ import pytest
 from tests.support import ROOT as REPOSITORY
 from tests.support.logged_runs import SCRIPT, kinds, pack, score, train
 from tools.runs import ledger
+from tools.runs.folder import QUIET_SECONDS
 from tools.runs.store import Ledger, check_chain, row_hash
 
 
@@ -53,7 +54,7 @@ def test_crash_is_a_row_once_the_log_is_quiet_or_the_process_gone(root):
     folder = train(root, "a")
     (folder / "run.json").unlink()
     assert ledger.sync(root) == []  # may still be training
-    old = time.time() - ledger.QUIET_SECONDS - 5
+    old = time.time() - QUIET_SECONDS - 5
     os.utime(folder / "train.log", (old, old))
     [row] = ledger.sync(root)
     assert (row["kind"], row["last_line"], row["seed"]) == ("crash", "step 1", 1)

@@ -1,8 +1,11 @@
 """golf run in a small tree whose stages are stubs: order, arguments, reuse, failures, table and last lines.
 
-The stages themselves are not run here; tests/train/test_tiny.py runs the real ones.
+The stages are programs of their own; the command is one where a test is about its process. Not covered: the stages
+themselves (tests/train/test_tiny.py runs the real ones).
 """
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -15,7 +18,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import ROOT
+from golf.__main__ import main
+from tests.support import HALF_WRITTEN, ROOT
+from tools.runs import pipeline
 
 COMMON = """
 import json, os, sys
@@ -39,7 +44,7 @@ rows = [{"step": i, "elapsed": i, "loss": 5 - i / 50} for i in range(99)]
 if os.environ.get("WAIT"):
     import signal, time
     def interrupted(*_):
-        time.sleep(1)  # long enough for a caller that does not wait to be gone
+        time.sleep(0.5)  # long enough for a caller that does not wait to be gone
         (run / "saved").touch()
         sys.exit(130)
     signal.signal(signal.SIGINT, interrupted)
@@ -54,6 +59,10 @@ PACK = """
 if sys.argv[1] == "size":
     print("a table for people")
     print(json.dumps({"sections": {"CODE": 1000, "WGTS": 2000}}))
+elif sys.argv[1] == "code":
+    if os.environ.get("NO_CODE"):
+        sys.exit("golf code: the training script cannot be minified: line 7: too deep")
+    print(json.dumps({"code_bytes": 1000}))
 else:
     call()
     (Path(sys.argv[2]) / "model.golf").write_bytes(bytes(3000))
@@ -81,9 +90,9 @@ def main(argv):
 
 @pytest.fixture
 def tree(tmp_path) -> Path:
-    """A copy of golf run and what it imports, with stubs for the five stages."""
+    """A copy of golf run and what it imports, with stubs for the five stages. Byte code goes along, for speed."""
     for package in ("golf", "tools"):
-        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=HALF_WRITTEN)
     (tmp_path / "compress").mkdir()
     (tmp_path / "compress/__init__.py").touch()
     stubs = {
@@ -98,12 +107,28 @@ def tree(tmp_path) -> Path:
 
 
 def run(tree: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    """What `golf run` in this process ends with. What the stages print is not in it."""
+    printed, errors = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "ROOT", tree)
+        patch.chdir(tree)
+        for name, value in ({"COLUMNS": "160"} | environment).items():
+            patch.setenv(name, value)
+        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(errors):
+            try:
+                code = main(["run", "--budget", "20", *arguments])
+            except SystemExit as stop:  # argparse
+                code = stop.code
+    return subprocess.CompletedProcess(arguments, code, printed.getvalue(), errors.getvalue())
+
+
+def as_program(tree: Path, *arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, "-m", "golf", "run", "--budget", "20", *arguments],
         cwd=tree,
         capture_output=True,
         text=True,
-        env=os.environ | {"COLUMNS": "160"} | environment,
+        env=os.environ | {"COLUMNS": "160"},
     )
 
 
@@ -121,7 +146,7 @@ def run_folder(tree: Path) -> Path:
 
 
 def test_stages_in_order_then_table_and_last_lines(tree):
-    done = run(tree, "--json")
+    done = as_program(tree, "--json")
     assert done.returncode == 0, done.stderr
     folder = run_folder(tree)
     assert re.fullmatch(r"pocket-20s-[0-9a-f]{8}", folder.name)
@@ -253,6 +278,13 @@ def test_failing_stage_is_named_and_later_ones_do_not_run(tree, script, stage):
     assert calls(tree)[-1][0] == script and "val_bpb" not in done.stdout
 
 
+def test_a_script_that_cannot_be_packed_is_not_trained(tree):
+    command = [sys.executable, "-m", "golf", "run"]  # a program: the packer's is found from the root of its sources
+    done = subprocess.run(command, cwd=tree, env=os.environ | {"NO_CODE": "1"}, text=True, capture_output=True)
+    assert done.returncode == 1 and done.stderr.splitlines()[-1].endswith("cannot be minified: line 7: too deep")
+    assert [call[0] for call in calls(tree)] == ["data"] and "Traceback" not in done.stderr
+
+
 def test_interrupt_waits_for_the_stage_and_is_one_line(tree):
     process = subprocess.Popen(
         [sys.executable, "-m", "golf", "run"],
@@ -271,6 +303,61 @@ def test_interrupt_waits_for_the_stage_and_is_one_line(tree):
     assert (run_folder(tree) / "saved").exists()
     error = process.stderr.read()
     assert process.returncode == 130 and error.startswith("golf run: interrupted") and error.count("\n") == 1
+
+
+def test_a_run_goes_on_when_its_reader_has_gone(tree):
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "golf", "run", "--budget", "20"]
+    done = subprocess.run(command, cwd=tree, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert done.returncode == 0 and "Traceback" not in done.stderr and "Broken pipe" not in done.stderr
+    assert [call[0] for call in calls(tree)] == ["data", "train_gpt.py", "__main__.py", "eval_heldout.py"]
+
+
+def test_sigterm_to_golf_run_alone_ends_its_stage_too(tree):
+    command = [sys.executable, "-m", "golf", "run", "--budget", "20"]
+    process = subprocess.Popen(command, cwd=tree, env=os.environ | {"WAIT": "1"}, stderr=subprocess.PIPE, text=True)
+    while not (tree / "waiting").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    [child] = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    process.terminate()
+    assert process.communicate()[1].startswith("golf run: interrupted") and process.returncode == 130
+    assert not Path("/proc", child).exists()
+
+
+def test_a_stage_ends_with_the_golf_run_that_was_killed(tree):
+    command = [sys.executable, "-m", "golf", "run", "--budget", "20"]
+    process = subprocess.Popen(command, cwd=tree, env=os.environ | {"WAIT": "1"}, stdout=subprocess.DEVNULL)
+    while not (tree / "waiting").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    [child] = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    process.kill()
+    process.wait()
+    while Path("/proc", child).exists() and "(zombie)" not in Path("/proc", child, "status").read_text():
+        time.sleep(0.05)
+    assert not (run_folder(tree) / "saved").exists()
+    assert run(tree).returncode == 0 and not list((tree / "runs").glob(".*"))
+
+
+def test_two_at_once_make_the_run_once(tree):
+    assert run(tree).returncode == 0
+    shutil.rmtree(tree / "runs")
+    calls(tree)
+    command = [sys.executable, "-m", "golf", "run", "--budget", "20"]
+    both = [
+        subprocess.Popen(command, cwd=tree, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(2)
+    ]
+    said = [process.communicate() for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert sorted(name for name, *_ in calls(tree)) == [
+        "__main__.py",
+        "eval_heldout.py",
+        "train_gpt.py",
+    ]
+    assert not list((tree / "runs").glob(".*"))
 
 
 def test_unknown_peak_rate_is_said_so(tree):

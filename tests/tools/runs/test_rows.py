@@ -13,7 +13,7 @@ import pytest
 from golf.files import Failure
 from tests.support.logged_runs import SCRIPT, kinds, pack, score, train
 from tools.claims import ladder
-from tools.runs import ledger, store
+from tools.runs import export, ledger, store
 from tools.runs.store import Ledger, row_hash
 
 BIG = 99999999999999999999
@@ -244,3 +244,20 @@ def test_what_is_wrong_with_the_index_has_its_own_words(root):
     path.mkdir()
     with pytest.raises(Failure, match="not a regular file"):
         ledger.sync(root)
+
+
+@pytest.mark.parametrize("columns", ["80", "72"])
+def test_numbers_are_whole_where_the_terminal_is_narrow(capsys, monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    numbers = {"bpb": 1.446949, "bytes": 249_891, "seed": 1_849_963_394, "seconds": 617.3}
+    words = {
+        "run": "pocket-20261129-183120-s1849963394",
+        "status": "tokens",
+        "verdict": "discard",
+        "who": "maintainers",
+    }
+    export.print_runs([numbers | words | {"hypothesis": "a wider MLP at the same number of bytes is worth its time"}])
+    shown = capsys.readouterr().out
+    for number in ("1.4469", "249,891", "1849963394", "617.3"):
+        assert number in shown
+    assert max(map(len, shown.splitlines())) <= int(columns)

@@ -1,5 +1,6 @@
 """golf watch on hand-made folders that grow, break and go away while it looks; its curve against a plain one."""
 
+import fcntl
 import io
 import json
 import os
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from tools.runs import watch
+from tools.runs.folder import QUIET_SECONDS
 
 CONFIG = {"max_seconds": 100.0, "max_steps": 0, "seed": 1}
 
@@ -91,12 +93,25 @@ def test_steps_instead_of_a_clock(tmp_path, capsys):
     assert run["fraction"] == 0.25 and run["eta_seconds"] == pytest.approx(60)
 
 
+def test_a_quiet_run_whose_log_is_locked_still_runs(tmp_path, capsys):
+    """It compiles, or its machine is slow."""
+    folder = begin(tmp_path, "a")
+    log(folder, row(1))
+    old = time.time() - QUIET_SECONDS - 5
+    for path in folder.iterdir():
+        os.utime(path, (old, old))
+    with open(folder / "train.log", "ab") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert look(tmp_path, capsys)[0]["a"]["state"] == "training"
+    assert look(tmp_path, capsys)[1]["a"]["state"] == "crashed"
+
+
 def test_a_quiet_run_is_crashed_until_it_writes_again(tmp_path, capsys):
     folder = begin(tmp_path, "a")
     log(folder, row(1))
     watcher = watch.Watch(tmp_path)
     assert len(watcher.look()[0]) == 1
-    old = time.time() - watch.QUIET_SECONDS - 5
+    old = time.time() - QUIET_SECONDS - 5
     for path in folder.iterdir():
         os.utime(path, (old, old))
     assert look(tmp_path, capsys)[1]["a"]["state"] == "crashed"

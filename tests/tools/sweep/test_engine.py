@@ -21,7 +21,7 @@ from golf.files import Failure
 from tests.support import ROOT, sweep_tree
 from tools.sweep import engine
 from tools.sweep import spec as spec_module
-from tools.sweep.spec import TYPES, Grid, Script, Study, arguments, check_fields, check_range, read_spec
+from tools.sweep.spec import TYPES, Grid, Script, Study, arguments, check_fields, check_range, check_seeds, read_spec
 
 DEFAULTS = {
     "lr": 0.04,
@@ -48,7 +48,8 @@ def statuses(result: dict) -> dict:
 def test_a_grid_runs_once_is_ranked_and_is_on_the_log(tree):
     spec = dict(seeds=[1, 2], parallel=2, space={"lr": [0.08, 0.04], "width": [64, 50]})
     shown = sweep_tree.end(sweep_tree.start(tree, "--dry-run", **spec))
-    assert "4 trials" not in shown["text"] and "8 trials, 4 of them" in shown["text"]  # a width of 50 is refused
+    assert "4 trials" not in shown["text"] and "8 trials, 4 of them refused" in shown["text"]
+    assert "refused  --lr=0.08 --width=50: --width must be a multiple of 32" in shown["text"]
     assert not list((tree / "runs").glob("test-*")) and sweep_tree.calls(tree) == []
 
     result = sweep_tree.end(sweep_tree.start(tree, **spec))
@@ -115,8 +116,8 @@ def test_a_loser_is_stopped_and_its_other_seeds_are_skipped(tree):
         seeds=[1, 2],
         objective="dev_estimate",
         space={"lr": [0.04, 0.64]},
-        fixed={"preset": "pocket", "max_steps": 200, "step_seconds": 0.5},
-    )  # 100 s for the second, to its end
+        fixed={"preset": "pocket", "max_steps": 200, "step_seconds": 0.2},
+    )  # 40 s for the second, to its end
     result = sweep_tree.end(sweep_tree.start(tree, **spec))
     assert [run["status"] for run in result["runs"].values()] == ["done", "done", "stopped", "skipped"]
     [loser] = [run for run in result["runs"].values() if run["status"] == "stopped"]
@@ -269,6 +270,12 @@ def test_fraction_is_by_clock_or_steps_whichever_is_further():
         ({"split": "dev"}, "dev only"),
         ({"fixed": {"preset": "pocket", "data_dir": "data/gate"}}, "dev only"),
         ({"space": {"data_dir": ["data/embedded", "x/final_docs"]}}, "dev only"),
+        ({"space": {"data_dir": ["a\0b"]}}, "a character that cannot be shown"),
+        ({"space": {"lr": [2**70]}}, "space.lr.0: an integer of 2^64 or more"),
+        ({"space": {"lr": [0.1] * 400, "width": [64] * 300}}, "120,000 configurations and their seeds: at most"),
+        ({"search": "random", "trials": 2**63}, "at most 100,000 runs"),
+        ({"parallel": 2**40}, "at most 1,000"),
+        ({"slurm": {"setup": ["touch x"]}}, "no setting of a sweep file may run a command"),
     ],
 )
 def test_a_bad_spec_is_one_clear_failure(tmp_path, changes, found):
@@ -313,21 +320,26 @@ def test_words_that_only_look_like_splits_are_fine(tmp_path):
     assert read_spec(path).space == {"act": ["gated", "finale"]}
 
 
-@pytest.mark.parametrize("text", ["name = ", "\xff", None])
+def test_a_byte_order_mark_is_no_part_of_a_spec(tmp_path):
+    path = sweep_tree.write_spec(tmp_path / "s.toml", space={"act": ["gated"]})
+    plain = read_spec(path)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert read_spec(path) == plain
+
+
+@pytest.mark.parametrize(
+    "text", ["name = ", "\xff", None, "trials = " + "9" * 5000, "x = " + "[" * 100_000, "x" * 2**20 + " = 1", "\0"]
+)
 def test_an_unreadable_spec_is_one_line(tmp_path, capsys, monkeypatch, text):
     path = tmp_path / "s.toml"
     if text is not None:
         path.write_text(text, encoding="latin-1")
     monkeypatch.chdir(ROOT)
-    handler = signal.getsignal(signal.SIGTERM)
-    try:
-        assert golf(["sweep", str(path)]) == 1
-    finally:
-        signal.signal(signal.SIGTERM, handler)
+    assert golf(["sweep", str(path)]) == 1
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_the_real_script_answers_what_its_own_parser_does(monkeypatch):
+def test_the_real_script_answers_what_its_own_parser_does(monkeypatch, tmp_path):
     monkeypatch.setattr(
         os,
         "environ",
@@ -346,6 +358,34 @@ def test_the_real_script_answers_what_its_own_parser_does(monkeypatch):
         assert script.resolve(values) == dataclasses.asdict(train_gpt.parse_config(argv, {}))
         with pytest.raises(Failure, match="even multiple of --num_heads"):
             script.resolve({"preset": "tiny", "num_heads": 3})
+        with pytest.raises(Failure, match="--num_heads=0: write a whole number from 1 to"):
+            script.resolve({"preset": "tiny", "num_heads": 0})
+        spec = read_spec(
+            sweep_tree.write_spec(tmp_path / "spec.toml", seeds=[0, 2**31 - 1], space={"matrix_lr": [0.1]})
+        )
+        check_seeds(spec, script)
+        for seed in (-1, 2**31):
+            with pytest.raises(Failure, match=f"seeds: --seed={seed}: write a whole number from 0 to 2,147,483,647"):
+                check_seeds(dataclasses.replace(spec, seeds=[1, seed]), script)
+    finally:
+        script.close()
+
+
+def test_a_point_that_breaks_the_scripts_parser_ends_no_sweep(tmp_path):
+    (tmp_path / "train_gpt.py").write_text(
+        "import dataclasses, sys\n@dataclasses.dataclass\nclass Config:\n    heads: int = 2\n"
+        "class RunError(Exception): pass\n"
+        "def parse_config(argv, environment):\n"
+        "    heads = int(argv[0].partition('=')[2])\n"
+        "    if heads < 0: sys.exit('two\\nlines')\n"
+        "    return Config(4 // heads)\n"
+    )
+    script = Script(tmp_path / "train_gpt.py", tmp_path)
+    try:
+        for heads, found in ((0, "^parse_config: ZeroDivisionError: "), (-1, "^parse_config: SystemExit: two lines$")):
+            with pytest.raises(Failure, match=found):
+                script.resolve({"heads": heads})
+        assert script.resolve({"heads": 2}) == {"heads": 2}
     finally:
         script.close()
 

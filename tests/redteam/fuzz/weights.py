@@ -1,4 +1,4 @@
-"""`python -m tests.redteam.fuzz_inspect FILE [--count N]`: odd artifacts through the reader behind `compress inspect`.
+"""`python -m tests.redteam.fuzz.weights FILE [--count N]`: odd artifacts through the reader behind `compress inspect`.
 
 Each one has a right checksum and random edits in its weights. The reader runs in a child with the limits of
 compress/bounded.py and must end with a result or with one line that can be printed.
@@ -83,7 +83,7 @@ def read_and_exit(path: Path, output: Path) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.redteam.fuzz_inspect", description="Odd artifacts.")
+    parser = argparse.ArgumentParser(prog="python -m tests.redteam.fuzz.weights", description="Odd artifacts.")
     parser.add_argument("file", type=Path, help="a sound .golf file")
     parser.add_argument("--count", type=int, default=500, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0)

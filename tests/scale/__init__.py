@@ -1,0 +1,1 @@
+"""Sizes that the kit must bear: some hundred records, some hundred thousand documents, a document of megabytes."""
