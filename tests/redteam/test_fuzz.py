@@ -18,7 +18,7 @@ FILES, COMMANDS = 400, 10
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("kind", [kind.name for kind in KINDS])
+@pytest.mark.parametrize("kind", list(KINDS))
 def test_mutated_files_are_read_or_refused_in_one_line(kind):
     command = [sys.executable, "-m", "tests.redteam.fuzz", "--json"]
     command += ["--kind", kind, "--files", str(FILES), "--commands", str(COMMANDS)]
