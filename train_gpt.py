@@ -980,14 +980,14 @@ class Optimizers:
     def state(self) -> dict:
         """A copy of all that a step changes on this rank."""
         lists = [[x.detach() for x in each] for each in (self.params, self.ema, self.muon.momentum)]
-        return copy.deepcopy({"lists": lists, "adam": self.adam.state_dict()})
+        return copy.deepcopy({"lists": lists, "adam": self.adam.state_dict()["state"]})
 
     @torch.no_grad()
     def load(self, state: dict):
         """Goes back to what state() gave."""
         for own, saved in zip((self.params, self.ema, self.muon.momentum), state["lists"]):
             torch._foreach_copy_(list(own), saved)
-        self.adam.load_state_dict(state["adam"])
+        self.adam.load_state_dict(self.adam.state_dict() | {"state": state["adam"]})
 
     @contextlib.contextmanager
     def averaged(self):

@@ -4,6 +4,7 @@ The format is docs/format.md. The command line is `python -m compress`. Nothing 
 what does, to measure the coder, is in compress/lab, which only the command line starts.
 
 The modules in the order of the work, of which each imports none that stands after it:
-checkpoint, codes, trellis, decode -> gptq, allocate, quantise -> entropy, rates, sizes -> reflection, minify, verify,
-same, pack; beside them report (what is shown), bounded (a child with limits) and decode_in_box (a program for the box).
+checkpoint, codes, trellis, decode -> gptq, allocate, quantise -> entropy, rates, sizes -> reach, reflection, minify,
+verify, same, pack; beside them report (what is shown), bounded (a child with limits) and decode_in_box (a program for
+the box).
 """

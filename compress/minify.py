@@ -1,7 +1,7 @@
 """Python source -> shorter source that does the same: what the artifact counts and what the scorer runs.
 
-Comments, docstrings and annotations go; names that nobody outside a function sees become short. The work is done by
-python-minifier; this module decides what it may touch:
+What an artifact never reaches goes (compress/reach.py), and so do comments, docstrings and annotations; names that
+nobody outside a function sees become short. The work is done by python-minifier; this module decides what it may touch:
 - what the module may read of itself stays (compress/reflection.py says what that is);
 - functions under a decorator that is not known to ignore annotations (triton.jit, custom_op, ...) keep theirs, and no
   name they use is renamed anywhere: Triton reads `tl.constexpr` from the annotation and compiles the names;
@@ -10,7 +10,7 @@ python-minifier; this module decides what it may touch:
 - names of modules, classes, attributes and keyword arguments stay; `locals`, `vars`, `eval`, `exec` stop all renaming;
 - the output parses on Python 3.11 even if made on a newer one (no f-string reuses the quotes around it).
 
-Not covered: code that reads its own source text or the wording of errors; removing unused functions.
+Not covered: code that reads its own source text or the wording of errors.
 """
 
 import ast
@@ -25,6 +25,7 @@ import python_minifier
 from python_minifier.expression_printer import ExpressionPrinter
 from python_minifier.f_string import OuterFString
 
+from compress.reach import leave_out_unreached
 from compress.reflection import ANNOTATIONS, DOCSTRINGS, MODULE_DOCSTRING, NAMES, read_in
 from golf import container
 from golf.files import read_text
@@ -61,6 +62,8 @@ def _minify(source: str) -> str:
     _check_integers(tree)
     kept, inner = read_in(tree)
     _Strip(kept).visit(tree)
+    if not kept:
+        leave_out_unreached(tree)
     compiled = [node for node in ast.walk(tree) if _is_function(node) and _reads_annotations(node)]
     if ANNOTATIONS in kept:  # they are read by the name of the argument
         inner |= {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg) and node.annotation}

@@ -1,8 +1,7 @@
 """What a script may read of itself at run time: docstrings, annotations, names. The minifier keeps what is read.
 
-Judged is the code that an artifact can reach: what an import runs, and from there every function and class whose name
-is mentioned, starting with what the scorer uses. (A training script's command line is not reached, so what it reads
-keeps nothing.) In reachable code
+Judged is the code that an artifact can reach (compress/reach.py). A training script's command line is not reached, so
+what it reads keeps nothing. In reachable code
 - a name that reads one thing (`__doc__`, `get_type_hints`, `locals`) keeps that thing, wherever it stands: a name, an
   attribute, an import, a pattern, a string;
 - what may read anything keeps everything: `globals`, `getattr` with a computed name, frames, a metaclass, and every
@@ -17,11 +16,10 @@ import ast
 import re
 from collections.abc import Iterator
 
+from compress.reach import FUNCTIONS, Function, Reached, last_name, methods, run_by_call
+
 DOCSTRINGS, MODULE_DOCSTRING, ANNOTATIONS, NAMES = "docstrings", "module docstring", "annotations", "names"
 EVERYTHING = frozenset({DOCSTRINGS, MODULE_DOCSTRING, ANNOTATIONS, NAMES})
-
-# What the scorer takes of a training script; of other modules anything may be taken
-ENTRIES = frozenset({"Config", "build_model", "Scorer"})
 
 # What is read by built-in functions: these are names, never attributes (`model.eval()` is torch's)
 BUILT_IN = {
@@ -55,14 +53,11 @@ LEAVE_ALONE = frozenset(
     " warnings weakref zipfile zlib zstandard".split()
 )
 WORD = re.compile(r"\b(?:__\w+__|f_locals|f_globals)\b")
-FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
-Function = ast.FunctionDef | ast.AsyncFunctionDef
-Definition = Function | ast.ClassDef
 
 
 def read_in(tree: ast.Module) -> tuple[set[str], set[str]]:
     """(what of EVERYTHING a module may read of itself, names inside functions that must stay)."""
-    reached = Reached(tree)
+    reached = Reached(tree, walk=_walk, annotations=False)
     harmless = {id(node.func) for node in reached.nodes if isinstance(node, ast.Call) and _is_harmless(node)}
     kept: set[str] = set()
     for node in reached.nodes:
@@ -77,84 +72,6 @@ def read_in(tree: ast.Module) -> tuple[set[str], set[str]]:
     return kept, stay | _keywords_of_first_arguments(tree)
 
 
-class Reached:
-    """The code of a module that may run: `imported` by its import, `functions` by calls, `nodes` of both."""
-
-    def __init__(self, tree: ast.Module):
-        self.functions: list[Function] = []
-        self.imported: list[ast.AST] = []
-        self.nodes: list[ast.AST] = []
-        self._owners: dict[str, list[Definition]] = {}  # name -> functions and classes
-        self._body(tree.body)
-        if "build_model" in self._owners:
-            waiting = list(ENTRIES)
-        else:
-            waiting = list(self._owners)
-        waiting += self._take(self.imported)
-        seen: set[str] = set()
-        while waiting:
-            name = waiting.pop()
-            if name not in seen:
-                seen.add(name)
-                for owner in self._owners.get(name, ()):
-                    functions = [owner] if isinstance(owner, FUNCTIONS) else list(_methods(owner))
-                    self.functions += functions
-                    waiting += self._take(part for function in functions for part in _run_by_call(function))
-
-    def _body(self, statements: list[ast.stmt]) -> None:
-        """Follows what an import runs, and notes what it defines."""
-        for statement in statements:
-            if isinstance(statement, ast.If) and _is_main(statement.test):
-                self._body(statement.orelse)
-            elif isinstance(statement, (*FUNCTIONS, ast.ClassDef)):
-                self._owners.setdefault(statement.name, []).append(statement)
-                self.imported += _run_by_definition(statement)
-                if isinstance(statement, ast.ClassDef):
-                    self._body([part for part in statement.body if not isinstance(part, FUNCTIONS)])
-            elif blocks := list(_blocks(statement)):
-                self.imported += _heads(statement)
-                for block in blocks:
-                    self._body(block)
-            else:
-                self.imported.append(statement)
-
-    def _take(self, parts) -> list[str]:
-        """The names that these pieces of code mention."""
-        mentioned = []
-        for part in parts:
-            for node in _walk(part):
-                self.nodes.append(node)
-                mentioned += _mentions(node)
-        return mentioned
-
-
-def _methods(owner: ast.AST) -> Iterator[Function]:
-    """The functions of a class, at any depth of classes and conditions, but not those inside functions."""
-    for child in ast.iter_child_nodes(owner):
-        if isinstance(child, FUNCTIONS):
-            yield child
-        elif not isinstance(child, ast.expr):
-            yield from _methods(child)
-
-
-def _run_by_definition(node: Definition) -> list[ast.AST]:
-    """What of a definition runs where it stands: decorators, defaults, bases; of a class, its methods' too."""
-    parts: list[ast.AST | None] = [*node.decorator_list]
-    if isinstance(node, ast.ClassDef):
-        parts += [*node.bases, *node.keywords]
-        for method in _methods(node):
-            parts += _run_by_definition(method)
-    else:
-        parts += [*node.args.defaults, *node.args.kw_defaults]
-    return [part for part in parts if part is not None]
-
-
-def _run_by_call(function: Definition) -> list[ast.stmt]:
-    """The body, without the docstring."""
-    body = function.body
-    return body[1:] if ast.get_docstring(function, clean=False) is not None else body
-
-
 def _walk(node: ast.AST) -> Iterator[ast.AST]:
     """Like ast.walk, without docstrings and annotations: the ones decide nothing, the others are what is decided."""
     waiting = [node]
@@ -166,47 +83,14 @@ def _walk(node: ast.AST) -> Iterator[ast.AST]:
                 continue
             values = value if isinstance(value, list) else [value]
             if field == "body" and isinstance(node, (*FUNCTIONS, ast.ClassDef)):
-                values = _run_by_call(node)
+                values = run_by_call(node)
             waiting += [item for item in values if isinstance(item, ast.AST)]
-
-
-def _blocks(statement: ast.stmt) -> Iterator[list]:
-    """The lists of statements inside a compound statement."""
-    for child in (statement, *getattr(statement, "handlers", ()), *getattr(statement, "cases", ())):
-        for field in ("body", "orelse", "finalbody"):
-            if isinstance(block := getattr(child, field, None), list) and block:
-                yield block
-
-
-def _heads(statement: ast.stmt) -> Iterator[ast.AST]:
-    """The rest of a compound statement: tests, iterators, patterns, types of exceptions."""
-    for child in ast.iter_child_nodes(statement):
-        if isinstance(child, (ast.ExceptHandler, ast.match_case)):
-            yield from (part for part in ast.iter_child_nodes(child) if not isinstance(part, ast.stmt))
-        elif not isinstance(child, ast.stmt):
-            yield child
-
-
-def _is_main(test: ast.expr) -> bool:
-    """Whether it is `__name__ == "__main__"`, which is not true of a module that is imported."""
-    match test:
-        case ast.Compare(left=ast.Name(id="__name__"), ops=[ast.Eq()], comparators=[ast.Constant("__main__")]):
-            return True
-    return False
-
-
-def _mentions(node: ast.AST) -> list[str]:
-    """The functions and classes of the module that a node may name."""
-    match node:
-        case ast.Name(id=name) | ast.Constant(value=str(name)):
-            return [name]
-    return []
 
 
 def _is_harmless(call: ast.Call) -> bool:
     """Whether a call with a reader's name is none: `model.modules()`, or getattr and its like with a constant name that
     is looked at as such."""
-    name = _last(call.func)
+    name = last_name(call.func)
     place = BY_NAME.get(name)
     if place is None:
         return name == "modules"
@@ -228,7 +112,7 @@ def _reads(node: ast.AST) -> set[str]:
             found = [_of_module(alias.name) for alias in names]
         case ast.ImportFrom(module=module, names=names):
             found = [_of_module(module or ""), *(BUILT_IN.get(one.name) or READERS.get(one.name) for one in names)]
-        case ast.Call(func=function, args=[ast.Constant(value=str(module)), *_]) if "import" in _last(function):
+        case ast.Call(func=function, args=[ast.Constant(value=str(module)), *_]) if "import" in last_name(function):
             found = [_of_module(module)]
         case _:
             return set()
@@ -246,12 +130,7 @@ def _of_module(name: str) -> frozenset[str]:
 def _has_metaclass(node: ast.ClassDef) -> bool:
     """Whether a class is one, or has one that may read what the class holds."""
     own = [word.value for word in node.keywords if word.arg == "metaclass"]
-    return any(_last(one) not in METACLASSES for one in own) or any(_last(one) == "type" for one in node.bases)
-
-
-def _last(node: ast.expr) -> str:
-    """C of C and a.b.C."""
-    return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
+    return any(last_name(one) not in METACLASSES for one in own) or any(last_name(one) == "type" for one in node.bases)
 
 
 def _inner_names(function: Function) -> set[str]:
@@ -270,6 +149,6 @@ def _keywords_of_first_arguments(tree: ast.Module) -> set[str]:
     first = set()
     for owner in ast.walk(tree):
         if isinstance(owner, ast.ClassDef):
-            for function in _methods(owner):
+            for function in methods(owner):
                 first |= {argument.arg for argument in function.args.args[:1]}
     return first & keywords

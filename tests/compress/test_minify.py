@@ -377,9 +377,9 @@ def test_minifying_is_repeatable_and_pays():
             assert len(brotli.compress(short.encode())) < 0.8 * len(brotli.compress(source.encode()))
 
 
-def test_the_script_and_the_decoder_cost_less_than_a_thirteenth_of_the_pocket_cap():
+def test_the_script_and_the_decoder_cost_less_than_three_hundredths_of_the_pocket_cap():
     script, decoder = (minify((ROOT / name).read_text()) for name in ("train_gpt.py", "compress/decode.py"))
-    assert len(container.code_pack(script, decoder)) < TRACKS["pocket"].cap_bytes / 13
+    assert len(container.code_pack(script, decoder)) < 0.03 * TRACKS["pocket"].cap_bytes
 
 
 def test_the_training_script_still_builds_its_model():
@@ -393,7 +393,7 @@ def test_the_training_script_still_builds_its_model():
     logits = []
     for module in modules:
         torch.manual_seed(0)
-        config = module.Config(**module.PRESETS["tiny"])
+        config = module.Config(**modules[0].PRESETS["tiny"])
         model = module.build_model(config)
         tokens = torch.arange(40).reshape(2, 20) % config.vocab_size
         logits.append(model(tokens))
@@ -551,13 +551,14 @@ def test_scripts_that_python_runs_are_packed_or_named_by_line():
         minified_script("x = 1\ny = (\n")
 
 
-def test_what_the_packer_makes_of_the_scripts_in_records_stays():
-    """Byte by byte: a record's CODE is made again when it is checked."""
+def test_what_the_packer_makes_of_the_scripts_in_records_is_known():
+    """Byte by byte: a change of the packer that nobody meant shows here. (A record is held against the packer of its
+    seed commit.)"""
     for name, digest in (
-        ("0001_baseline", "2d9353467a5b297d"),
-        ("0002_trellis_coded", "5ae10bbe18de54fe"),
-        ("0003_stack_and_scorer", "d558338a795857d4"),
-        ("0004_case_operators", "f0f1e2da58c2c717"),
+        ("0001_baseline", "267110df890d59cd"),
+        ("0002_trellis_coded", "267110df890d59cd"),
+        ("0003_stack_and_scorer", "2176947a6558a6ef"),
+        ("0004_case_operators", "5f4ef2fbd0bc5073"),
     ):
         script = (ROOT / "records/pocket" / name / "train_gpt.py").read_text(encoding="utf-8")
         assert hashlib.sha256(minify(script).encode()).hexdigest()[:16] == digest, name

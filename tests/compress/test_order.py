@@ -9,7 +9,7 @@ import compress
 from tests.support import ROOT
 
 STAGES = "checkpoint codes trellis decode gptq allocate quantise entropy rates sizes".split()
-STAGES += "reflection minify verify same pack".split()
+STAGES += "reach reflection minify verify same pack".split()
 LAB = "spread inspection measure peers bench plot".split()
 ORDER = [f"compress.{name}" for name in ("decode_in_box", "report", "bounded", *STAGES)]
 ORDER += [f"compress.lab.{name}" for name in ("measure_in_box", *LAB)]

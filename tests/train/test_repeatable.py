@@ -19,7 +19,7 @@ from tests.support.small_models import ALL
 from tests.support.small_runs import ENVIRONMENT, write_shard
 
 pytestmark = [pytest.mark.long, pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two cores")]
-STEPS, BATCH = 25, 4096
+STEPS, BATCH = 12, 4096
 SHAPE = [
     "--preset=pocket", "--vocab_size=2048", "--max_seconds=0", f"--max_tokens={STEPS * BATCH}", "--seq_len=256",
     "--stages=0.5:128:4096", "--calibration_tokens=4096", "--dev_tokens=8192", "--dev_evals=1", "--seed=5",
@@ -70,5 +70,5 @@ def test_a_seed_gives_the_same_bits(data, tmp_path, fields):
     """The preset of pocket, and every technique of the 16mb preset at its size."""
     first = train(data, tmp_path / "first", fields, tmp_path / "cache")
     assert train(data, tmp_path / "second", fields, tmp_path / "cache") == first
-    with busy_processes(2):
+    with busy_processes(1):
         assert train(data, tmp_path / "disturbed", fields, tmp_path / "cache") == first

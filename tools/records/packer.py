@@ -24,6 +24,7 @@ SOURCES = (
     "compress/__init__.py",
     "compress/decode.py",
     "compress/minify.py",
+    "compress/reach.py",
     "compress/reflection.py",
     "golf/__init__.py",
     "golf/container.py",
