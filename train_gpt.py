@@ -2288,7 +2288,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         source = Path(__file__).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        say(f"train_gpt.py: the script is not UTF-8 at byte {error.start}: save it as UTF-8", sys.stderr)
+        line = error.object.count(b"\n", 0, error.start) + 1
+        say(f"train_gpt.py: the script is not UTF-8 in line {line}: save it as UTF-8", sys.stderr)
         return 1
     if "--help" in argv or "-h" in argv:
         say(help_text(source), sys.stdout)

@@ -89,10 +89,16 @@ def read_bytes(path: Path, limit: int = MAX_BYTES) -> bytes:
 
 def read_text(path: Path, limit: int = MAX_TEXT_BYTES) -> str:
     """As read_bytes; the file must be UTF-8."""
+    return decoded(path, read_bytes(path, limit))
+
+
+def decoded(path: Path, data: bytes) -> str:
+    """The text of a file's bytes. Raises Failure, with the line, if they are not UTF-8."""
     try:
-        return read_bytes(path, limit).decode()
+        return data.decode()
     except UnicodeDecodeError as error:
-        raise Failure(f"{path}: not UTF-8: {error.reason} at byte {error.start:,}") from None
+        line = data.count(b"\n", 0, error.start) + 1
+        raise Failure(f"{path}: not UTF-8 in line {line:,} (byte {error.start:,}): {error.reason}") from None
 
 
 def check_plain(folder: Path) -> None:

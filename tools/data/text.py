@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 import zstandard
 
-from golf.files import Failure
+from golf.files import Failure, decoded
 from tools.data.embedded import Document
 
 SUFFIXES = (".txt", ".jsonl", ".jsonl.zst")
@@ -67,11 +67,7 @@ def read(path: Path) -> Iterator[Document]:
     """The documents of one file, empty ones too, which a .jsonl file may also have as null. Raises Failure with file
     and line for what is not UTF-8, not JSON or has no "text"."""
     if path.name.lower().endswith(".txt"):
-        try:
-            text = path.read_bytes().decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise Failure(f"{path}: not UTF-8 at byte {error.start}") from None
-        yield Document(text, slice_name(path.parent))
+        yield Document(decoded(path, path.read_bytes()), slice_name(path.parent))
         return
     source = shown_name(path.name[: path.name.lower().index(".jsonl")] or path.name)
     for number, line in enumerate(_lines(path), start=1):

@@ -34,6 +34,7 @@ from golf.files import (
     ROOT,
     Failure,
     check_plain,
+    decoded,
     explain,
     parse_json,
     read_bytes,
@@ -221,10 +222,7 @@ def overrides(source: bytes, run: dict) -> list[str]:
 
 def source_lines(path: Path, source: bytes) -> list[str]:
     """The lines of a script, with their ends. Failure if it is not UTF-8, or so long that comparing takes minutes."""
-    try:
-        lines = source.decode().splitlines(keepends=True)
-    except UnicodeDecodeError as error:
-        raise Failure(f"{path}: not UTF-8: {error.reason} at byte {error.start:,}") from None
+    lines = decoded(path, source).splitlines(keepends=True)
     if len(lines) > DIFF_LINES:
         raise Failure(f"{path}: {len(lines):,} lines: at most {DIFF_LINES:,} are compared with the parent")
     return lines

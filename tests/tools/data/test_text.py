@@ -26,7 +26,7 @@ def run(capsys, *arguments) -> tuple[int, str, str]:
         ("a.jsonl", b'{"text": "x"}\n[1]\n', "a.jsonl:2"),
         ("a.jsonl", b'{"text": "\\ud800"}\n', "a.jsonl:1"),
         ("a.jsonl", b'{"text": "x", "more": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n", "a.jsonl:1"),
-        ("a.txt", b"caf\xe9", "not UTF-8 at byte 3"),
+        ("a.txt", b"first\ncaf\xe9", "not UTF-8 in line 2 (byte 9)"),
         ("a.jsonl.zst", zstandard.compress(b'{"text": "x"}\n' * 999)[:-5], "cut short"),
         ("a.jsonl.zst", b"plain", "not a zstd file"),
         ("a.md", b"x", "no .txt, .jsonl, .jsonl.zst files"),
