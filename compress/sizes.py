@@ -13,7 +13,8 @@ def size_report(sections: dict[str, bytes], track: str) -> dict:
     """Bytes by section, cap and headroom; and the count by the public challenge's rule.
 
     That rule adds up code and compressed weights. CONF counts as code there (it is part of the script); the tokenizer
-    and the container count for nothing.
+    and the container count for nothing. The part of a script that only trains counts there too, and is not in an
+    artifact: the count is too low by that.
     """
     lengths = {tag: len(payload) for tag, payload in sections.items()} | {"overhead": OVERHEAD_BYTES}
     code, weights = lengths["CODE"] + lengths["CONF"], lengths["WGTS"]
