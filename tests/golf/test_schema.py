@@ -84,6 +84,8 @@ def changed(value: object, path: tuple, new: object) -> object:
             parent[key]
         except (IndexError, KeyError, TypeError):  # an earlier change took it away
             return value
+    if not isinstance(parent, (dict, list)):  # an earlier change put a text there, whose characters have places too
+        return value
     if new == "drop":
         del parent[key]
         return whole[0] if whole else None

@@ -14,7 +14,7 @@ from tests.redteam.fuzz.engine import MEMORY_BYTES
 from tests.redteam.fuzz.kinds import KINDS
 from tests.support import ROOT
 
-FILES, COMMANDS = 100, 5
+FILES, COMMANDS = 40, 4
 
 
 @pytest.mark.long

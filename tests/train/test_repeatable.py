@@ -62,12 +62,12 @@ def busy_processes(count):
             process.wait()
 
 
-ALL_FIELDS = ["--compile=false", f"--max_tokens={6 * BATCH}", *(f"--{key}={value}" for key, value in ALL.items())]
+ALL_FIELDS = ["--compile=false", f"--max_tokens={3 * BATCH}", *(f"--{key}={value}" for key, value in ALL.items())]
 
 
-@pytest.mark.parametrize("fields", [[], ALL_FIELDS], ids=["pocket", "all"])
+@pytest.mark.parametrize("fields", [["--num_layers=2"], ALL_FIELDS], ids=["pocket", "all"])
 def test_a_seed_gives_the_same_bits(data, tmp_path, fields):
-    """The preset of pocket, and every technique of the 16mb preset at its size."""
+    """The preset of pocket with half its layers, which are all alike, and every technique of the 16mb preset."""
     first = train(data, tmp_path / "first", fields, tmp_path / "cache")
     assert train(data, tmp_path / "second", fields, tmp_path / "cache") == first
     with busy_processes(1):
