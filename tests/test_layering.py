@@ -201,6 +201,7 @@ def test_the_check_finds_what_it_should(path, source, found):
     assert wrong_imports(path, source) == found
 
 
+@pytest.mark.slow
 def test_no_test_imports_another():
     """Helpers that several tests share live in tests/support."""
     wrong = []

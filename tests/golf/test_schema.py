@@ -98,6 +98,7 @@ def changed(value: object, path: tuple, new: object) -> object:
     return whole[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["eval", "run"])
 def test_each_limit_of_the_schema_is_seen_by_both(name):
     """At every place a quarter of the odd values, each at every fourth place: the two agree, but where an enum has the

@@ -126,6 +126,7 @@ def naive_loss(weights, c, tokens, targets):
     return total / targets.numel()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
 def test_loss_and_gradients_equal_a_naive_model(name):
     config = replace(SMALL, **VARIANTS[name])

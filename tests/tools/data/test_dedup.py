@@ -137,6 +137,7 @@ def shares(splits: dict[str, list[Document]]) -> dict[str, float]:
     return {name: size / sum(sizes.values()) for name, size in sizes.items()}
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(10, 50)), min_size=200, max_size=400))
 def test_held_out_shares_hold_overall_whatever_the_slices_are(drawn):

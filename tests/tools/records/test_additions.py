@@ -131,6 +131,7 @@ def test_every_change_is_named(folder, change, message):
         additions.read(folder)
 
 
+@pytest.mark.slow
 @given(
     dates=st.lists(st.dates(datetime.date(1000, 1, 1)), min_size=1, max_size=4),
     by=st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=1, max_size=30).filter(str.strip),

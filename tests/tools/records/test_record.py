@@ -547,6 +547,7 @@ def test_smoothing_is_a_centred_mean(values):
     assert np.allclose(curves.smooth(values), np.nanmean(windows, axis=1))
 
 
+@pytest.mark.slow
 def test_curve_shows_the_rows(tmp_path):
     from matplotlib.image import imread
 
