@@ -25,7 +25,7 @@ import python_minifier
 from python_minifier.expression_printer import ExpressionPrinter
 from python_minifier.f_string import OuterFString
 
-from compress.reach import leave_out_unreached
+from compress.reach import FUNCTIONS, HARMLESS, last_name, leave_out_unreached
 from compress.reflection import ANNOTATIONS, DOCSTRINGS, MODULE_DOCSTRING, NAMES, read_in
 from golf import container
 from golf.files import read_text
@@ -33,11 +33,6 @@ from golf.script import MAX_BYTES
 
 DECODER = Path(__file__).with_name("decode.py")
 
-# Decorators that read no annotations. Any other one may, so annotations under it stay.
-HARMLESS = set(
-    "property setter staticmethod classmethod abstractmethod cache lru_cache cached_property wraps contextmanager"
-    " no_grad inference_mode enable_grad compile".split()
-)
 # A type is named by these; anything else in an annotation may do something when it is evaluated
 NAMING = (
     ast.Name, ast.Attribute, ast.Subscript, ast.Constant, ast.Tuple, ast.List, ast.BinOp, ast.UnaryOp, ast.operator,
@@ -64,7 +59,7 @@ def _minify(source: str) -> str:
     _Strip(kept).visit(tree)
     if not kept:
         leave_out_unreached(tree)
-    compiled = [node for node in ast.walk(tree) if _is_function(node) and _reads_annotations(node)]
+    compiled = [node for node in ast.walk(tree) if isinstance(node, FUNCTIONS) and _reads_annotations(node)]
     if ANNOTATIONS in kept:  # they are read by the name of the argument
         inner |= {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg) and node.annotation}
     preserved = sorted(inner.union(*map(_variables, compiled)))
@@ -159,19 +154,9 @@ class _Strip(ast.NodeTransformer):
         return ast.copy_location(ast.Assign([node.target], node.value), node)
 
 
-def _is_function(node: ast.AST) -> bool:
-    return isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
-
-
 def _reads_annotations(function: ast.FunctionDef) -> bool:
-    return not all(_last_name(item) in HARMLESS for item in function.decorator_list)
-
-
-def _last_name(decorator: ast.expr) -> str:
-    """jit of @triton.jit, @jit and @triton.jit(...)."""
-    if isinstance(decorator, ast.Call):
-        decorator = decorator.func
-    return decorator.attr if isinstance(decorator, ast.Attribute) else getattr(decorator, "id", "")
+    """Whether a decorator may read the annotations under it: it does if it is not known to read none."""
+    return not all(last_name(item) in HARMLESS for item in function.decorator_list)
 
 
 def _only_names(annotation: ast.expr | None) -> bool:

@@ -20,11 +20,13 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 Definition = Function | ast.ClassDef
 Walk = Callable[[ast.AST], Iterable[ast.AST]]
 
-# Decorators that hand on what they decorate and tell nobody else of it; any other one may put it into a table
-PRIVATE = frozenset(
+# Decorators that read no annotations (compress/minify.py), and tell nobody of what they decorate
+HARMLESS = frozenset(
     "property setter staticmethod classmethod abstractmethod cache lru_cache cached_property wraps contextmanager"
-    " no_grad inference_mode enable_grad compile disable jit autotune dataclass total_ordering final override".split()
+    " no_grad inference_mode enable_grad compile".split()
 )
+# Those that tell nobody of it; any other one may put it into a table
+PRIVATE = HARMLESS | set("disable jit autotune dataclass total_ordering final override".split())
 # Built-in functions without an effect, as a constant is computed with them
 PURE = frozenset("abs bool dict float frozenset int len list max min range set sorted str sum tuple".split())
 PURE_NODES = (
@@ -176,7 +178,7 @@ def only_defines(statement: ast.stmt, own: set[str]) -> bool:
     match statement:
         case ast.Import(names=aliases):
             return all(alias.name in SILENT for alias in aliases)
-        case ast.ImportFrom(module=str(module), names=aliases):
+        case ast.ImportFrom(module=str(module), names=aliases, level=0):
             package = module.partition(".")[0]
             return package in SILENT and all(alias.name != "*" for alias in aliases)
         case ast.Assign(targets=targets, value=value):
@@ -217,14 +219,17 @@ def _body_is_quiet(node: ast.ClassDef, own: set[str]) -> bool:
             case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
                 if not _defines_quietly(statement, own):
                     return False
+            case ast.AnnAssign(annotation=annotation, value=ast.Call() as call) if last_name(call) == "field":
+                settings = [annotation, *call.args, *(word.value for word in call.keywords)]
+                if not all(_is_pure(part, own) for part in settings):
+                    return False
+            case ast.Assign() | ast.AnnAssign():
+                if not only_defines(statement, own):
+                    return False
             case ast.Pass():
                 pass
             case _:
-                value = getattr(statement, "value", None)
-                if isinstance(value, ast.Call) and last_name(value.func) == "field":
-                    statement = ast.Assign([ast.Name("field")], ast.Constant(None))
-                if not isinstance(statement, (ast.Assign, ast.AnnAssign)) or not only_defines(statement, own):
-                    return False
+                return False
     return True
 
 

@@ -1,5 +1,5 @@
-"""One seed gives the same weights and statistics bit for bit: on two threads, alone or beside processes that take its
-cores away; the pocket preset compiled, all techniques uncompiled (compiling them takes minutes). Reference: the first
+"""One seed gives the same weights and statistics bit for bit: on two threads, alone or beside a process that takes a
+core away; the pocket preset compiled, all techniques uncompiled (compiling them takes minutes). Reference: the first
 run.
 
 The models are wide enough for the products and gathers to be split among threads. Not covered: GPUs, where the clock on
