@@ -348,6 +348,4 @@ def _mentions(node: ast.AST) -> list[str]:
     match node:
         case ast.Name(id=name) | ast.Constant(value=str(name)):
             return [name]
-        case ast.Global(names=names):
-            return names
     return []
