@@ -146,10 +146,18 @@ def test_an_old_folder_that_was_being_deleted_is_not_put_back(target):
     assert os.listdir(target.parent) == []
 
 
-def test_writers_take_turns(target, capsys):
-    """Whoever comes second sees what the first one made."""
+def test_writers_take_turns(target, capsys, monkeypatch):
+    """Whoever comes second says that it waits, and then sees what the first one made."""
     inside = threading.Event()
+    waits = threading.Event()
     seen = []
+
+    def told(target):
+        say = say_that_we_wait_for(target)
+        return lambda: (say(), waits.set())
+
+    say_that_we_wait_for = folders.say_that_we_wait_for
+    monkeypatch.setattr(folders, "say_that_we_wait_for", told)
 
     def second():
         inside.wait()
@@ -161,9 +169,10 @@ def test_writers_take_turns(target, capsys):
     with folders.only_writer(target) as path, folders.replaced(path, nothing) as folder:
         write(folder, NEW)
         inside.set()
-        while "waiting for another process" not in capsys.readouterr().err:
-            assert thread.is_alive()
+        # Not by polling capsys: what another thread prints while it is being read is lost
+        assert waits.wait(60)
     thread.join()
+    assert "waiting for another process" in capsys.readouterr().err
     assert seen == [NEW] and os.listdir(target.parent) == ["set"]
 
 
