@@ -228,7 +228,7 @@ def fresh_clone(tmp_path_factory):
         ("watch --once", "running"),
         ("ladder show", "questions"),
         ("board", None),
-        ("lineage", None),
+        pytest.param("lineage", None, marks=pytest.mark.long),
     ],
 )
 def test_a_fresh_clone_gets_an_empty_answer(arguments, empty, fresh_clone):

@@ -61,6 +61,7 @@ def test_honest_adaptive_scorer_equals_counting_and_passes_and_is_told_apart(wor
     assert rows["twice"]["tolerance_nats"] == 1e-3  # exact on a CPU
 
 
+@pytest.mark.long
 def test_a_records_script_that_peeks_one_token_ahead_fails(world, monkeypatch, tmp_path):
     """The artifact of a record, scored here on a little text: as it is it passes; with one line of its script changed,
     so that attention sees one more token, it fails, though these weights do not even gain by it."""

@@ -335,7 +335,7 @@ def test_0004_is_not_proven_over_0003_with_its_20_variants():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="one platform is enough for the real scorer")
-@pytest.mark.slow
+@pytest.mark.long
 def test_scoring_again_for_real(tmp_path):
     """The committed artifact on six documents of its own: its real score passes, a better claim does not."""
     data = small_data(tmp_path / "data")
