@@ -144,11 +144,11 @@ def code(options) -> int:
 def size_of(sections: dict[str, bytes], track: str | None) -> dict:
     if track is not None:
         return size_report(sections, track)
-    for name in sorted(CAP_BYTES, key=CAP_BYTES.get):
+    for name in sorted(CAP_BYTES, key=lambda track: CAP_BYTES[track]):
         result = size_report(sections, name)
         if result["headroom_bytes"] >= 0:
             return result
-    return size_report(sections, max(CAP_BYTES, key=CAP_BYTES.get))
+    return size_report(sections, max(CAP_BYTES, key=lambda track: CAP_BYTES[track]))
 
 
 def inspect(options) -> int:
