@@ -1301,8 +1301,10 @@ def keep_freed_memory():
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether there was no memory left, of a GPU or of the host, for what torch wanted."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    """Whether a GPU or the host had no memory left; torch, its compiler, cuBLAS and Triton each say it in their way."""
+    cause = getattr(error, "inner_exception", error)
+    words = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(cause, torch.OutOfMemoryError) or any(word in str(cause) for word in words)
 
 
 def check_cache() -> str:
@@ -2049,9 +2051,9 @@ class Run:
         try:
             self.try_stages()
         except (torch._dynamo.exc.BackendCompilerFailed, OSError) as error:
+            if is_out_of_memory(error):
+                raise
             cause = getattr(error, "inner_exception", error)
-            if is_out_of_memory(cause):
-                raise cause from None
             return f"{type(cause).__name__}: {cause}".splitlines()[0][:200]
         return ""
 

@@ -128,8 +128,12 @@ def test_a_lack_of_memory_while_compiling_is_one(monkeypatch):
         raise Failed
 
     run = SimpleNamespace(machine=SimpleNamespace(has_compiler=True), try_stages=fail)
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(Failed) as caught:
         t.Run.try_compiler(run)
+    assert t.is_out_of_memory(caught.value)
+    for words in ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling", "Triton Error [CUDA]: out of memory"):
+        assert t.is_out_of_memory(RuntimeError(words))
+    assert not t.is_out_of_memory(RuntimeError("out of resource: shared memory"))
 
 
 @pytest.mark.slow
