@@ -1,6 +1,7 @@
 """Train the best language model that fits in a fixed number of bytes within a fixed time.
 
     torchrun --standalone --nproc_per_node=8 train_gpt.py            # 16mb track: 600 s on 8xH100
+    torchrun --standalone --nproc_per_node=1 train_gpt.py --preset=2mb    # 2mb track: 600 s on one H100
     python train_gpt.py --preset=pocket                              # pocket track: about 600 s on two CPUs
     torchrun --standalone --nproc_per_node=2 train_gpt.py --preset=tiny   # two ranks, on any machine
     python train_gpt.py --help                                       # every field, its meaning and unit
@@ -143,7 +144,7 @@ class Config(ModelConfig):
 
     # Batch
     batch_tokens: Tokens = 786_432  # tokens of a step, over all ranks
-    micro_batch_tokens: Tokens = 98_304  # most tokens of one forward on one rank
+    micro_batch_tokens: Tokens = 98_304  # most tokens of one forward on one rank; halved where memory is short
 
     # Clock
     max_seconds: Annotated[float, 0.0, 1e9] = 600.0  # of training and calibration; 0 means no limit of time
@@ -155,7 +156,7 @@ class Config(ModelConfig):
     dev_evals: Annotated[int, 0, 1000] = 4  # such estimates in a run, the one at its end included
 
     # The run
-    preset: str = "16mb"  # which preset the other fields start from: 16mb, pocket or tiny
+    preset: str = "16mb"  # which preset the other fields start from: 16mb, 2mb, pocket or tiny
     track: str = "16mb"  # the track that the artifact is meant for: it has a cap on bytes
     seed: Annotated[int, 0, 2**31 - 1] = 1337  # of the initialisation, the order of rows and the sampled labels
     data_dir: str = "data/fineweb_sp8192"  # folder of shards, tokenizer and manifest
@@ -163,6 +164,13 @@ class Config(ModelConfig):
     compile: bool = True  # torch.compile the model and the loader
 
 
+# docs/techniques.md has the reasons for this shape
+TWO_MB = dict(
+    track="2mb", data_dir="data/fineweb_sp4096", vocab_size=4096,
+    num_layers=6, model_dim=256, num_heads=4, num_kv_heads=2, mlp_mult=3.0,
+    parallel_start=4, loop_first=1, loop_last=3,
+    batch_tokens=262_144, micro_batch_tokens=131_072,
+)  # fmt: skip
 # What the small presets share
 SMALL = dict(
     track="pocket", num_heads=2, num_kv_heads=1, rope_dims=0, ln_scale=False, attn_gate=0,
@@ -184,8 +192,8 @@ TINY = SMALL | dict(
     num_layers=2, model_dim=64, mlp_mult=2.0, batch_tokens=2048, micro_batch_tokens=1024, max_seconds=20.0,
     calibration_tokens=8192, dev_tokens=16_384, dev_evals=1,
 )  # fmt: skip
-PRESETS = {"16mb": {}, "pocket": POCKET, "tiny": TINY}
-TRACKS = ("16mb", "pocket", "open")  # whose caps packing knows
+PRESETS = {"16mb": {}, "2mb": TWO_MB, "pocket": POCKET, "tiny": TINY}
+TRACKS = ("16mb", "2mb", "pocket", "open")  # whose caps packing knows
 MAX_LOGITS = 2**27  # that the scorer takes from one call: tokens of a chunk times --vocab_size
 
 
@@ -309,6 +317,17 @@ class Stage:
     rows: int  # rows of seq_len tokens in one forward on one rank
     accumulate: int  # forwards of a step on one rank
     tokens: int  # of a step, over all ranks
+
+    def within(self, most: int) -> "Stage":
+        """The same step in forwards of at most `most` rows: of as many as divide it, so that its tokens stay."""
+        rows = self.rows * self.accumulate
+        fewer = largest_divisor(rows, min(most, self.rows))
+        return replace(self, rows=fewer, accumulate=rows // fewer)
+
+
+def largest_divisor(number: int, most: int) -> int:
+    """The largest divisor of a number that is at most `most`."""
+    return max(d for d in range(1, most + 1) if number % d == 0)
 
 
 def stages(c: Config, world: int) -> list[Stage]:
@@ -1281,6 +1300,13 @@ def keep_freed_memory():
         mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a GPU or the host had no memory left; torch, its compiler, cuBLAS and Triton each say it in their way."""
+    cause = getattr(error, "inner_exception", error)
+    words = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(cause, torch.OutOfMemoryError) or any(word in str(cause) for word in words)
+
+
 def check_cache() -> str:
     """Chooses another folder for what torch compiles if nothing can be written to the one that the environment names:
     importing the compiler fails then. Returns what to say of it."""
@@ -1324,8 +1350,6 @@ class Machine:
         dense_bf16 = {"H100": 989.5e12, "H200": 989.5e12, "B200": 2250e12, "A100": 312e12}
         known = [flops for key, flops in dense_bf16.items() if key in self.name]
         self.peak_flops = known[0] if known else None
-        # 6 per weight and token, as measured from PR #1530 on
-        self.expected_flops = 200e12 if "H100" in self.name else None
         self.dtype = torch.bfloat16
         self.why = f"bfloat16 on {self.name}, data sheet's dense peak"
 
@@ -1334,7 +1358,6 @@ class Machine:
         self.device = torch.device("cpu")
         self.name = platform.processor() or platform.machine()
         self.has_compiler = has_compiler()
-        self.expected_flops = None
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         torch.set_num_threads(max(1, cores // local_world))
         # A seed then gives the same weights, bit for bit, whatever else the machine does: gradients of gathered rows
@@ -1358,6 +1381,16 @@ class Machine:
         self.peak_flops = rates[self.dtype]
         float32, bfloat16 = (rate / 1e9 for rate in rates.values())
         self.why = f"measured matrix GFLOP/s: float32 {float32:.0f}, bfloat16 {bfloat16:.0f}"
+
+    @contextlib.contextmanager
+    def spare_memory(self):
+        """Inside, a part of a GPU's memory is held: for what is not tried before, as optimisers and messages."""
+        held = None
+        if self.on_gpu:
+            total = torch.cuda.get_device_properties(self.device).total_memory
+            held = torch.empty(total // 20, dtype=torch.uint8, device=self.device)
+        yield
+        del held
 
     def largest(self, value: float | Tensor, operation=dist.ReduceOp.MAX) -> float:
         """The largest value of all ranks, or another reduction."""
@@ -1589,6 +1622,9 @@ def calibrate(model: nn.Module, next_tokens, limit: float, config: Config, machi
 
 
 # ---- Run: what it needs of the machine ----------------------------------------------------------
+SMALLER_MODEL = "lower --num_layers, --model_dim, --mlp_mult"
+
+
 def check_model(config: Config, machine: Machine):
     """Raises RunError for a model that could not be trained or saved, or that this machine's memory cannot hold: what
     is sure is counted, and it may still need more. Nothing has been written by then."""
@@ -1604,11 +1640,12 @@ def check_model(config: Config, machine: Machine):
         memory = torch.cuda.get_device_properties(machine.device).total_memory
     else:
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    rows = max(stage.rows for stage in stages(config, machine.world))
+    # On a GPU the rows of a forward are halved until it fits; a host ends processes that take too much
+    rows = 1 if machine.on_gpu else max(stage.rows for stage in stages(config, machine.world))
     # In float32 weights, gradients, averages, and warming up's copy of the first and the last; in bfloat16 logits
     need = 20 * params + 2 * rows * config.seq_len * config.vocab_size
     if need > memory:
-        why = "lower --num_layers, --model_dim, --mlp_mult or --micro_batch_tokens"
+        why = SMALLER_MODEL if machine.on_gpu else f"{SMALLER_MODEL} or --micro_batch_tokens"
         raise RunError(f"a step takes more than {need / 1e9:.0f} GB of memory, of {memory / 1e9:.0f} here: {why}")
 
 
@@ -1789,17 +1826,38 @@ def like(value, own) -> bool:
     return type(value) is type(own)
 
 
-def speed_lines(machine: Machine, attention: str, step_seconds: float, step_flops: float) -> list[str]:
-    """What to say before the clock starts of a step's time, against step_flops on each GPU."""
+# Milliseconds on an H100 of a TFLOP in matrices, of one in attention (torch's own; FlashAttention), of a TB that
+# elementwise kernels move, and of a step beside these: golf plan's fit to public logs
+H100_MS = dict(matrices=1.263, own=4.297, flash=2.121, elementwise=752.3, step=4.07)
+# How many times as fast other GPUs are: two public logs of H200s; for a B200 the ratio of the data sheets' FLOP/s
+SPEED_TO_H100 = {"H100": 1.0, "H200": 1.07, "B200": 2.27}
+
+
+def expected_seconds(gpu: str, attention: str, model: GPT, config: Config, stage: Stage, world: int) -> float | None:
+    """What golf plan expects of a step, where it knows the GPU; tools/plan/step_time.py has the reasons."""
+    speeds = [speed for key, speed in SPEED_TO_H100.items() if key in gpu]
+    if not speeds:
+        return None
+    tera_tokens = stage.tokens / world / 1e12
+    layers, width = len(model.order()), config.model_dim
+    attended = stage.length * (0.63 if config.document_mask else 1.0)
+    kernel = "flash" if attention.startswith("FA") else "own"
+    moved = 2 * layers * width * (42 + 5 * config.mlp_mult) + 8 * config.vocab_size  # bytes of a token
+    work = H100_MS["matrices"] * 6 * multiplied_weights(model)
+    work += H100_MS[kernel] * 6 * layers * attended * width
+    work += H100_MS["elementwise"] * moved
+    return (work * tera_tokens + H100_MS["step"]) / speeds[0] / 1e3
+
+
+def speed_lines(gpu: str, attention: str, seconds: float, expected: float | None, flops: float) -> list[str]:
+    """What to say before the clock starts of a step's time, against what was expected; flops: of a step on each GPU."""
     loss = "Triton" if triton else "torch"
-    line = f"{machine.name}, {attention}, loss by {loss}: a step of the last stage takes {step_seconds * 1e3:.1f} ms"
-    if not machine.expected_flops:
+    line = f"{gpu}, {attention}, loss by {loss}: a step of the last stage takes {seconds * 1e3:.1f} ms"
+    if not expected:
         return [line]
-    rate = machine.expected_flops * (1.1 if attention.startswith("FA") else 1.0)
-    expected = step_flops / rate
-    lines = [line + f", expected {expected * 1e3:.1f} ms at {rate / 1e12:.0f} TFLOP/s per GPU"]
-    if step_seconds > 1.2 * expected:
-        lines.append(f"WARNING: {step_seconds / expected - 1:.0%} slower than planned: try another machine")
+    lines = [line + f", expected {expected * 1e3:.1f} ms at {flops / expected / 1e12:.0f} TFLOP/s per GPU"]
+    if seconds > 1.2 * expected:
+        lines.append(f"WARNING: {seconds / expected - 1:.0%} slower than planned: try another machine")
     return lines
 
 
@@ -1817,6 +1875,8 @@ def progress_line(row: dict, left: float, config: Config) -> str:
 
 
 # ---- Run -----------------------------------------------------------------------------------------
+DOCUMENT_BYTES = 3022  # of a document, on average: FineWeb's validation set has 50,000 in 151,078,222 bytes
+DOCUMENT_SPREAD = 1.1  # standard deviation of the logarithms of documents' lengths, as golf plan has it
 START_OVER = "remove it to train from the start, or give --run_dir another name"
 
 
@@ -1949,9 +2009,17 @@ class Run:
     # ---- Warm up: all that is compiled or timed before the clock starts, on synthetic tokens -----
 
     def synthetic(self) -> tuple[Tensor, Tensor]:
-        """Random tokens, strided like the loader's: another layout would compile again."""
-        shape = (self.loader.rows, self.config.seq_len + 1)
-        window = torch.randint(0, self.config.vocab_size, shape, dtype=torch.int32, device=self.machine.device)
+        """Random tokens in documents of FineWeb's lengths, since attention takes as long as these make it; strided like
+        the loader's: another layout would compile again."""
+        config, device = self.config, self.machine.device
+        shape = (self.loader.rows, config.seq_len + 1)
+        window = torch.randint(0, config.vocab_size, shape, dtype=torch.int32, device=device)
+        window[window == BOS] = 0
+        mean = DOCUMENT_BYTES / self.dev.bytes_per_token
+        lengths = torch.empty(2 * math.ceil(window.numel() / mean) + 8, device=device)
+        lengths.log_normal_(math.log(mean) - DOCUMENT_SPREAD**2 / 2, DOCUMENT_SPREAD)
+        starts = lengths.cumsum(0).long().clamp(max=window.numel() - 1)
+        window.view(-1)[starts] = min(BOS, config.vocab_size - 1)
         return tuple(part.reshape(-1, self.loader.piece) for part in (window[:, :-1], window[:, 1:]))
 
     def idle_step(self):
@@ -1960,10 +2028,9 @@ class Run:
 
     def compile(self):
         """Compiles whatever a schedule will switch to. Where that does not work, a CPU trains without."""
-        wrong = "no C++ compiler (g++ or clang++)"
         if self.machine.has_compiler:
             self.log("compiling: 20-60 s on a CPU the first time, not timed ...")
-            wrong = self.try_compiler()
+        wrong = self.fit(self.try_compiler)
         # Ranks that differ would wait for each other
         if not self.machine.largest(float(bool(wrong))):
             return
@@ -1978,20 +2045,69 @@ class Run:
         self.attention = choose_attention(self.config, self.machine.device)
 
     def try_compiler(self) -> str:
-        """Runs all that is compiled, of this rank alone; returns what is wrong with the compiler or its cache."""
+        """try_stages(), compiled; returns what is wrong with the compiler or its cache."""
+        if not self.machine.has_compiler:
+            return "no C++ compiler (g++ or clang++)"
         try:
-            for stage in self.stages:
-                self.enter(stage)
-                self.loader.warm_up()
-                self.loss(*self.synthetic()).backward()
-                with torch.no_grad():
-                    self.loss(self.dev.x[: self.dev.rows], self.dev.y[: self.dev.rows])
+            self.try_stages()
         except (torch._dynamo.exc.BackendCompilerFailed, OSError) as error:
+            if is_out_of_memory(error):
+                raise
             cause = getattr(error, "inner_exception", error)
             return f"{type(cause).__name__}: {cause}".splitlines()[0][:200]
+        return ""
+
+    def try_stages(self):
+        """The forwards and backwards of all stages, and the forward on dev, of this rank alone."""
+        try:
+            for stage in reversed(self.stages):  # the last has the most passes, and so takes the most memory
+                self.enter(stage)
+                self.loader.warm_up()
+                for _ in range(min(2, stage.accumulate)):  # gradients of the first lie beside the second
+                    self.loss(*self.synthetic()).backward()
+                with torch.no_grad():
+                    self.loss(self.dev.x[: self.dev.rows], self.dev.y[: self.dev.rows])
         finally:
             self.model.zero_grad(set_to_none=True)
-        return ""
+
+    def fit(self, trial) -> str | None:
+        """What trial() gives, in forwards of half as many rows until the memory of every rank holds them. It waits for
+        no other rank: one without memory would keep the others waiting. Raises RunError if no memory holds one row."""
+        self.machine.largest(0.0)  # what ranks need to talk is in memory from now on
+        while True:
+            outcome = None
+            short = 0.0
+            try:
+                with self.machine.spare_memory():
+                    outcome = trial()
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                short = 1.0
+            if self.machine.on_gpu:
+                torch.cuda.empty_cache()  # others than torch may have it now
+            if not self.machine.largest(short):
+                return outcome
+            self.halve_forwards()
+
+    def halve_forwards(self):
+        """From here on a forward has half as many rows, and a step more forwards: as many tokens as before."""
+        rows = max(stage.rows for stage in self.stages)
+        if rows == 1:
+            what = f"not even one row of {self.config.seq_len:,} tokens fits in the memory of {self.machine.name}"
+            raise RunError(f"{what}: {SMALLER_MODEL} or --seq_len")
+        self.stages = [stage.within(rows // 2) for stage in self.stages]
+        self.dev.rows = largest_divisor(self.dev.rows, rows // 2)
+        if self.config.compile:
+            torch._dynamo.reset()  # graphs of the rows before would count against its limit
+        less = f"{self.forward_tokens:,} tokens in a forward instead of {rows * self.config.seq_len:,}"
+        work = f"{self.stages[-1].accumulate} forwards in a step of {self.stages[-1].tokens:,} tokens, as before"
+        self.log(f"short of memory: {less}, {work}")
+
+    @property
+    def forward_tokens(self) -> int:
+        """The most tokens that a forward has on this rank: --micro_batch_tokens, or less where memory is short."""
+        return max(stage.rows for stage in self.stages) * self.config.seq_len
 
     def warm_up(self):
         """Compiles what a run needs, times it, and undoes what that changed."""
@@ -1999,6 +2115,8 @@ class Run:
             initial = self.optimizers.state()
             if self.config.compile:
                 self.compile()
+            if not self.config.compile:
+                self.fit(self.try_stages)
             for stage in self.stages:
                 self.enter(stage)
                 self.loader.warm_up()
@@ -2038,7 +2156,8 @@ class Run:
         timed += [seconds(self.idle_step) for _ in range(repeat)]
         median = machine.largest(sorted(timed)[len(timed) // 2])
         flops = 6 * multiplied_weights(self.model) * self.stage.tokens / machine.world
-        for line in speed_lines(machine, self.attention, median, flops):
+        expected = expected_seconds(machine.name, self.attention, self.model, self.config, self.stage, machine.world)
+        for line in speed_lines(machine.name, self.attention, median, expected, flops):
             self.log(line)
 
     def time_calibration(self):
@@ -2226,7 +2345,7 @@ class Run:
             training_seconds=round(ledger["train"] + ledger.get("calibrate", 0.0), 3),
             steps=progress.step, tokens=progress.tokens, tokens_per_second=round(rate),
             mfu=self.machine.mfu(rate, progress.flops / progress.tokens), params=self.params,
-            flops_per_token=progress.flops // progress.tokens,
+            flops_per_token=progress.flops // progress.tokens, micro_batch_tokens=self.forward_tokens,
             train_loss=self.row["loss"], dev_bpb=self.row.get("dev_bpb"), stopped=self.stopped, files=files,
         )  # fmt: skip
 
@@ -2314,7 +2433,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         why, code = "interrupted, nothing was saved", 130
     except RuntimeError as error:
-        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+        if not is_out_of_memory(error):
             raise
         half = max(config.seq_len, config.micro_batch_tokens // 2)
         why, code = f"out of memory: try --micro_batch_tokens={half}, or a smaller model", 1

@@ -142,10 +142,13 @@ def code(options) -> int:
 
 
 def size_of(sections: dict[str, bytes], track: str | None) -> dict:
-    if track is None:
-        pocket = size_report(sections, "pocket")
-        return pocket if pocket["headroom_bytes"] >= 0 else size_report(sections, "16mb")
-    return size_report(sections, track)
+    if track is not None:
+        return size_report(sections, track)
+    for name in sorted(CAP_BYTES, key=lambda track: CAP_BYTES[track]):
+        result = size_report(sections, name)
+        if result["headroom_bytes"] >= 0:
+            return result
+    return size_report(sections, max(CAP_BYTES, key=lambda track: CAP_BYTES[track]))
 
 
 def inspect(options) -> int:

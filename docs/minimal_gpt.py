@@ -90,7 +90,7 @@ def parse_config(arguments: list[str]) -> Config:
     bounds = {field.name: getattr(field.type, "__metadata__", ()) for field in fields(Config)}
     for name, (least, largest) in {name: pair for name, pair in bounds.items() if pair}.items():
         require(least <= getattr(config, name) <= largest, f"--{name} must be from {least:,} to {largest:,}")
-    require(config.track in ("pocket", "16mb", "open"), "--track must be pocket, 16mb or open")
+    require(config.track in ("pocket", "2mb", "16mb", "open"), "--track must be pocket, 2mb, 16mb or open")
     weights = config.model_dim * (12 * config.num_layers * config.model_dim + config.vocab_size + config.seq_len)
     why = "at most 2^30 weights, and logits of a step: lower --model_dim or --batch_tokens"
     require(max(weights, config.batch_tokens * config.vocab_size) <= 2**30, why)

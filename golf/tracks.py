@@ -19,7 +19,8 @@ class Track:
     par_tokens: what a record may train on is this many tokens times its speed ratio to record 0001 (RULES.md, R4); None
     where the clock on the wall rules.
     scoring_seconds: the scoring clock, decoding included.
-    machine: what both clocks run on. data: what the model is trained and scored on. description: one sentence.
+    machine: what both clocks run on. gpus: the most that a run may train on; 0 where it trains on a CPU.
+    data: what the model is trained and scored on. description: one sentence.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Track:
     par_tokens: int | None
     scoring_seconds: int
     machine: str
+    gpus: int
     data: str
     description: str
 
@@ -43,9 +45,21 @@ POCKET = Track(
     par_tokens=9_000_000,
     scoring_seconds=600,
     machine="2 CPU cores",
+    gpus=0,
     data="English prose from PyPI packages",
     description="At most 250,000 bytes; 9,000,000 tokens of training times the speed ratio to record 0001, about 600 s "
     "on 2 CPU cores; 600 s of scoring; English prose from PyPI packages.",
+)
+TWO_MB = Track(
+    name="2mb",
+    cap_bytes=2_000_000,
+    training_seconds=600,
+    par_tokens=None,
+    scoring_seconds=600,
+    machine="1xH100",
+    gpus=1,
+    data="FineWeb",
+    description="At most 2,000,000 bytes; 600 s of training and 600 s of scoring on 1xH100; FineWeb.",
 )
 SIXTEEN_MB = Track(
     name="16mb",
@@ -54,21 +68,23 @@ SIXTEEN_MB = Track(
     par_tokens=None,
     scoring_seconds=600,
     machine="8xH100",
+    gpus=8,
     data="FineWeb",
     description="At most 16,000,000 bytes; 600 s of training and 600 s of scoring on 8xH100; FineWeb.",
 )
 OPEN = Track(
     name="open",
-    cap_bytes=16_000_000,  # the larger of the two caps: a record of this track may keep to either
+    cap_bytes=16_000_000,  # the largest of the caps: a record of this track may keep to any
     training_seconds=None,
     par_tokens=None,
     scoring_seconds=600,
-    machine="the machine of either track",
-    data="the data of either track",
-    description="Either cap and no training clock: for ideas that are not fast yet.",
+    machine="the machine of another track",
+    gpus=8,
+    data="the data of another track",
+    description="Any of the caps and no training clock: for ideas that are not fast yet.",
 )
 
-TRACKS = {track.name: track for track in (POCKET, SIXTEEN_MB, OPEN)}
+TRACKS = {track.name: track for track in (POCKET, TWO_MB, SIXTEEN_MB, OPEN)}
 
 # SHA-256 of manifest.json of the data sets that records may train on: what `golf data` builds, to the byte. Whoever
 # makes a record with a new tokenizer adds its set here, with the variant that builds it again.

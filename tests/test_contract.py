@@ -381,7 +381,7 @@ def test_any_number_in_any_field_is_refused_in_a_line_or_a_run_starts(name, text
         ("--seed=2147483648", "--seed must be from 0 to 2,147,483,647"),
         ("--model_dim=16384", "at most 2^30 weights"),
         ("--batch_tokens=1073741824", "and logits of a step"),
-        ("--track=moon", "--track must be pocket, 16mb or open"),
+        ("--track=moon", "--track must be pocket, 2mb, 16mb or open"),
         ("--model_dim=65", "multiple of --num_heads"),
         ("--batch_tokens=100", "multiple of --seq_len"),
         ("--max_tokens=1", "at least --batch_tokens"),

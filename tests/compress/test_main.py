@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 
+from compress.__main__ import size_of
 from compress.decode import decode_weights, read_codes
 from compress.rates import entropy_bits
 from golf import container
@@ -105,6 +106,12 @@ def test_size_over_the_cap_exits_1(tmp_path):
     container.write(tmp_path / "big.golf", sections)
     one_line(compress_cli("size", tmp_path / "big.golf", "--track", "pocket"), "over the cap of 250,000 (pocket)")
     assert compress_cli("size", tmp_path / "big.golf").returncode == 0
+
+
+@pytest.mark.parametrize("size, track", [(249_000, "pocket"), (250_000, "2mb"), (2_000_000, "16mb"), (2**24, "16mb")])
+def test_size_goes_by_the_smallest_track_whose_cap_holds_the_file(size, track):
+    assert size_of({"CODE": b"", "CONF": b"", "WGTS": bytes(size)}, None)["track"] == track
+    assert size_of({"CODE": b"", "CONF": b"", "WGTS": b""}, "open")["track"] == "open"
 
 
 def test_the_module_runs_and_size_needs_no_torch(packed):

@@ -73,7 +73,7 @@ def test_the_file_fills_its_cap(packed, tmp_path, monkeypatch, room):
     """Between 99.9% and 100% of what the other sections leave."""
     run, report = packed
     rest = report["artifact_bytes"] - report["sections"]["WGTS"]
-    monkeypatch.setattr("compress.sizes.CAP_BYTES", {"pocket": rest + room, "16mb": 1, "open": 1})
+    monkeypatch.setattr("compress.sizes.CAP_BYTES", {"pocket": rest + room, "2mb": 1, "16mb": 1, "open": 1})
     lines = []
     filled = pack_run(run, tmp_path / "m.golf", announce=lines.append)
     assert 0 <= filled["headroom_bytes"] <= 0.001 * room and filled["warnings"] == []
@@ -235,7 +235,7 @@ def test_over_the_cap_writes_nothing_and_says_by_how_much(packed, tmp_path, monk
     """Even the coarsest steps need names, shapes and tables."""
     run, report = packed
     rest = report["artifact_bytes"] - report["sections"]["WGTS"]
-    monkeypatch.setattr("compress.sizes.CAP_BYTES", {"pocket": rest + 300, "16mb": 1, "open": 1})
+    monkeypatch.setattr("compress.sizes.CAP_BYTES", {"pocket": rest + 300, "2mb": 1, "16mb": 1, "open": 1})
     with pytest.raises(OverCap, match=r"\d over the cap of [\d,]+ \(pocket\): train a model with about"):
         pack_run(run, tmp_path / "out.golf")
     assert os.listdir(tmp_path) == []

@@ -54,10 +54,17 @@ def load(script: Path):
 
 
 def watch_losses(script, compiled: bool) -> list[float]:
-    """A list that every loss of a training step goes into, those of the warm-up too, rounded nowhere."""
+    """A list that every loss of a training step goes into, rounded nowhere; the warm-up is undone, and not compared."""
     import torch
 
     losses = []
+    loop = script.Run.loop
+
+    def loop_alone(run):
+        losses.clear()
+        loop(run)
+
+    script.Run.loop = loop_alone
 
     def watched(function):
         def call(*values):

@@ -489,7 +489,7 @@ def test_warm_up_is_undone_exactly():
         assert torch.equal(p, q)
 
 
-@pytest.mark.parametrize("preset", ["plain", "16mb", "pocket", "tiny"])
+@pytest.mark.parametrize("preset", ["plain", "16mb", "2mb", "pocket", "tiny"])
 def test_parameter_counts_and_flops_by_formula(preset):
     c = replace(t.Config(), **PLAIN) if preset == "plain" else t.parse_config([f"--preset={preset}"], {})
     with torch.device("meta"):

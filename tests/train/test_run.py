@@ -78,7 +78,7 @@ def test_overrides_are_typed_and_mistakes_are_named():
         (["--matrix_lr=-1"], {}, "--matrix_lr=-1.0: write a number from 0 to"),
         (["--stages=nan:256:4096"], {}, "--stages must be like"),
         (["--preset=pocket", "--stages=0.5:256:99999999999"], {}, "at most 268,435,456 tokens a step"),
-        (["--track=moon"], {}, "--track=moon: write one of 16mb, pocket, open"),
+        (["--track=moon"], {}, "--track=moon: write one of 16mb, 2mb, pocket, open"),
         (["--ema_decay=1"], {}, "--ema_decay=1.0: write a number from 0 to 0.999999"),
         (["--logit_softcap=0"], {}, "--logit_softcap=0.0: write a number from 1 to 38"),
         (["--preset=16mb", "--score_chunk=16385"], {}, "set --score_chunk to 1 to 16,384"),

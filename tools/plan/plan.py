@@ -9,7 +9,7 @@ All arguments but the tool's own go to `train_gpt.py --dry-run`, whose numbers i
 step_time.py, fitted on logs of the public challenge; CPU times from the newest run of the same script and shape in
 runs/ on this machine, else from five seconds of training.
 
-Not covered: bpb; speed of a GPU that is no H100.
+Not covered: bpb; GPUs that step_time.py does not list.
 """
 
 import argparse
@@ -35,11 +35,11 @@ from golf.tracks import TRACKS
 from tools.plan import step_time
 from tools.plan.dry_run import code_bytes, dry_run
 
-GPU_BYTES = 80e9
+SPARE_MEMORY = 0.05  # of a GPU, which the script keeps free when it tries what fits
 MAX_ERROR = 0.08  # of the step-time model, over records left out
 # Seconds of the clock per token of calibration: 3.4 to 4.7 s for the Hessians of PR #1626 to #1855, 12 to 22 s for
 # 131,072 tokens in records 0003 and 0004
-CALIBRATION = {"pocket": 1.5e-4, "16mb": 2e-5, "open": 2e-5}
+CALIBRATION = {"pocket": 1.5e-4, "2mb": 2e-5, "16mb": 2e-5, "open": 2e-5}
 # Beside the clock: start, compiling, warm-up, packing, scoring. A guess: nobody has run this script on GPUs yet.
 OTHER_SECONDS = (300, 1800)
 # docs/coder.md, "Measured": weights of two models, and bytes of their files at four losses (KL, bits per byte)
@@ -146,13 +146,26 @@ def fitted() -> tuple:
     return points, time, step_time.validate(points)["spread"], memory, step_time.memory_spread(points)
 
 
-def plan_gpus(config: dict, stages: list[dict], traced_bytes: int) -> dict:
-    """Memory, step time by stage, steps and tokens on H100s, for either attention kernel."""
+def fitting_rows(stages: list[dict], bytes_per_row: float, room: float) -> int:
+    """Rows of the largest forward once the script has halved them until they fit into `room` bytes; 0 if none fits.
+
+    It takes the most rows that divide those of a step (Stage.within in train_gpt.py).
+    """
+    largest = max(stages, key=lambda stage: stage["rows"])
+    total, rows = largest["rows"] * largest["accumulate"], largest["rows"]
+    while rows and rows * bytes_per_row > room:
+        rows = max((n for n in range(1, rows // 2 + 1) if total % n == 0), default=0)
+    return rows
+
+
+def plan_gpus(config: dict, stages: list[dict], traced_bytes: int, kind: str = "H100") -> dict:
+    """Memory, step time by stage, steps and tokens on GPUs of a kind, for either attention kernel."""
     points, coefficients, factor, memory_coefficients, memory_factor = fitted()
+    gpu = step_time.GPUS[kind]
     speeds = {}
     for attention in ("sdpa", "fa3"):
         steps = [gpu_step(config, stage, attention) for stage in stages]
-        ms = [step_time.predict(coefficients, step) for step in steps]
+        ms = [step_time.predict(coefficients, step) / gpu.speed for step in steps]
         low, planned, high = (counts(config, stages, [f * m / 1e3 for m in ms]) for f in (factor, 1.0, 1 / factor))
         speeds[attention] = {
             "step_ms": [round(m, 2) for m in ms],
@@ -163,10 +176,19 @@ def plan_gpus(config: dict, stages: list[dict], traced_bytes: int) -> dict:
             "tokens_interval": [low["tokens"], high["tokens"]],
         }
     mib = max(float(step_time.memory_features(step) @ memory_coefficients) for step in steps)
-    memory = [round(mib * 2**20 * f) for f in (1 / memory_factor, 1.0, memory_factor)]
+    most_rows = max(stage["rows"] for stage in stages)
+    rows = fitting_rows(stages, mib * 2**20 * memory_factor / most_rows, (1 - SPARE_MEMORY) * gpu.memory_bytes)
+    memory = [round(mib * 2**20 * f * rows / most_rows) for f in (1 / memory_factor, 1.0, memory_factor)]
     warnings = []
-    if memory[2] > GPU_BYTES:
-        warnings.append(f"may need more than the {GPU_BYTES / 1e9:.0f} GB of an H100: lower --micro_batch_tokens")
+    if not rows:
+        warnings.append(f"not even one row may fit in {gpu.memory_bytes / 1e9:.0f} GB: make the model smaller")
+    elif rows < most_rows:
+        warnings.append(
+            f"forwards of {most_rows * config['seq_len']:,} tokens may not fit in {gpu.memory_bytes / 1e9:.0f} GB: "
+            f"the run will then halve --micro_batch_tokens by itself, here to {rows * config['seq_len']:,}"
+        )
+    if kind != "H100":
+        warnings.append(f"{gpu.speed:g} times the speed of an H100 by {gpu.basis}")
     widths = {p.step.model_dim for p in points}
     if config["model_dim"] not in widths:
         warnings.append(
@@ -174,6 +196,8 @@ def plan_gpus(config: dict, stages: list[dict], traced_bytes: int) -> dict:
         )
     return {
         "gpus": round(stages[-1]["tokens"] / steps[-1].tokens),
+        "gpu_kind": kind,
+        "micro_batch_tokens": rows * config["seq_len"],
         "stages": [stage | {"layers": step.layers} for stage, step in zip(stages, steps)],
         "memory_bytes": memory[1],
         "memory_interval": [memory[0], memory[2]],
@@ -265,8 +289,8 @@ def plan_cpu(arguments: list[str], config: dict, stages: list[dict]) -> dict:
 # The command
 
 
-def make_plan(arguments: list[str], gpus: int | None, dollars_per_hour: float | None) -> dict:
-    """Everything that print_plan() shows. Raises Failure."""
+def make_plan(arguments: list[str], gpus: int | None, dollars_per_hour: float | None, kind: str | None = None) -> dict:
+    """Everything that print_plan() shows; kind: of the GPUs. Raises Failure."""
     with Progress() as progress:
         progress.phase("tracing a step of the configuration")
         numbers, config, stages = dry_run(arguments, gpus)
@@ -285,10 +309,10 @@ def make_plan(arguments: list[str], gpus: int | None, dollars_per_hour: float | 
         raise Failure(
             f"{plan['params']:,} weights do not fit under {plan['cap_bytes']:,} bytes: make the model smaller"
         )
-    if config["track"] == "pocket" and gpus is None:
+    if config["track"] == "pocket" and gpus is None and kind is None:
         plan["cpu"] = plan_cpu(arguments, config, stages)
     else:
-        plan |= plan_gpus(config, stages, numbers["memory_per_gpu_bytes"])
+        plan |= plan_gpus(config, stages, numbers["memory_per_gpu_bytes"], kind or "H100")
     if plan["packing_loss_bpb"][1] < LOSSES[0]:
         fit = int(plan["params"] * plan["bits_per_weight"] / statistics.fmean(bits_at(0.008)))
         plan["warnings"].append(f"small for the cap, which holds about {fit:,} weights at a packing loss of 0.008 bpb")
@@ -336,6 +360,7 @@ def print_plan(plan: dict, console: Console) -> None:
             f"logs, {share}",
             "{:.1f}",
         )
+        row("  tokens in a forward", plan["micro_batch_tokens"], basis="what fits")
         row("  traced, not fused", plan["memory_traced_bytes"] / 1e9, basis="dry run: upper bound", form="{:.1f}")
         for attention, name in (("sdpa", "torch's own attention"), ("fa3", "FlashAttention 3")):
             speed = plan["speed"][attention]
@@ -356,8 +381,8 @@ def print_plan(plan: dict, console: Console) -> None:
     console.print(table)
     if "speed" in plan:
         console.print(
-            f"On {plan['gpus']:d} H100s. Times are a prediction from other people's scripts of these shapes: "
-            "nobody has run this one there yet.",
+            f"On {plan['gpus']:d} {plan['gpu_kind']}. Times are a prediction from other people's scripts of these "
+            "shapes: nobody has run this one there yet.",
             soft_wrap=True,
         )
     for warning in plan["warnings"]:
@@ -403,7 +428,10 @@ def main(argv: list[str] | None = None) -> int:
         epilog="Every other --field=value goes to train_gpt.py: --preset, --num_layers, ...",
     )
     parser.add_argument(
-        "--gpus", type=int, help="H100s (default: 8; without it the pocket track is planned for this CPU)"
+        "--gpus", type=int, help="how many (default: the track's; without it the pocket track is planned for this CPU)"
+    )
+    parser.add_argument(
+        "--gpu-kind", "--gpu_kind", choices=tuple(step_time.GPUS), help="what GPUs they are (default: H100)"
     )
     parser.add_argument(
         "--dollars-per-hour", "--dollars_per_hour", type=float, metavar="X", help="of the whole machine: adds the price"
@@ -413,7 +441,7 @@ def main(argv: list[str] | None = None) -> int:
     options, arguments = parser.parse_known_args(argv)
     for argument in arguments:
         near = difflib.get_close_matches(
-            argument.split("=")[0], ("--gpus", "--dollars-per-hour", "--validate", "--json"), cutoff=0.8
+            argument.split("=")[0], ("--gpus", "--gpu-kind", "--dollars-per-hour", "--validate", "--json"), cutoff=0.8
         )
         if near:
             parser.error(f"unknown argument {argument!r}: did you mean {near[0]}?")
@@ -432,7 +460,7 @@ def main(argv: list[str] | None = None) -> int:
         if result["median_error"] >= MAX_ERROR:
             raise Failure(f"median error {result['median_error']:.1%} is not under {MAX_ERROR:.0%}")
         return 0
-    plan = make_plan(arguments, options.gpus, options.dollars_per_hour)
+    plan = make_plan(arguments, options.gpus, options.dollars_per_hour, options.gpu_kind)
     if options.json:
         print(json.dumps(plan))
     else:

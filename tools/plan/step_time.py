@@ -11,7 +11,9 @@ Time of a step on one GPU, coefficients positive and below what the data sheet a
 
     ms = matrix FLOPs / rate + attention FLOPs / rate of the kernel + elementwise bytes / bandwidth + constant
 
-Not covered: GPUs other than the H100, more than one node, fp8, what a kernel of ours gains or loses against the
+Other GPUs take a fixed share of that time: see GPUS.
+
+Not covered: more than one node, fp8, what a kernel of ours gains or loses against the
 public scripts'. At one width matrix FLOPs and bytes are almost proportional, and all but one of the records are 512
 wide: trust sums, not single terms.
 """
@@ -30,6 +32,24 @@ TERMS = ("matrices", "sdpa", "fa3", "elementwise", "constant")
 PEAK_TFLOPS, PEAK_TB = 989.5, 3.35  # H100 SXM, dense bf16 and memory, data sheet
 REACHABLE = 0.8  # of the matrix peak, in long products; without it the fit would run into the peak
 COVERAGE = 0.8
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A kind of GPU. speed: how many times as fast as an H100 its steps are; basis: why."""
+
+    memory_bytes: float
+    speed: float
+    basis: str
+
+
+# Memory is the data sheet's. The logs of 8 H200s: 2026-03-18_LowerLR, 41.6 ms, and 2026-03-19_10L_MixedPrecision,
+# 45.8 ms, which the fit puts at 44.5 and 49.0 ms on H100s: their faster memory (4.8 for 3.35 TB/s) helps that little.
+GPUS = {
+    "H100": Gpu(80e9, 1.0, "public logs"),
+    "H200": Gpu(141e9, 1.07, "two public logs"),
+    "B200": Gpu(180e9, 2.27, "data sheets alone: 2,250 for 989.5 TFLOP/s"),
+}
 # Elementwise kernels read and write, for a token and a layer, 16 + 2m vectors of the model's width forward (two norms,
 # QK norm and RoPE, two residual sums, the mix with x0; m: MLP multiple, its activation) and 26 + 3m backward, in bf16.
 WIDTHS, WIDTHS_PER_MULTIPLE = 42, 5

@@ -77,6 +77,9 @@ def wall_clock(s: Submission) -> Verdict:
     if s.record.get("par"):
         return failed("it states a par", "none: this track has a clock on the wall", ANEW)
     cap = TRACKS[s.record["track"]].training_seconds or math.inf
+    gpus = TRACKS[s.record["track"]].gpus
+    if gpus and s.runs[0]["world_size"] > gpus:
+        return failed(f"trained on {s.runs[0]['world_size']} GPUs", f"at most {gpus}", f"train on {gpus}")
     longest = max(run["training_seconds"] for run in s.runs)
     return judge(longest <= cap, f"{longest:.1f} s", f"{cap:g} s", "train for less")
 

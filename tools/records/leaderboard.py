@@ -26,7 +26,7 @@ from tools.records import cells, pages, standing
 from tools.records.standing import LABEL_WORDS, Survey
 
 BEGIN, END = "<!-- leaderboard -->", "<!-- /leaderboard -->"
-ORDER = ("16mb", "pocket", "open")  # of the tracks in README.md
+ORDER = ("16mb", "2mb", "pocket", "open")  # of the tracks in README.md
 FILE = "records/leaderboard.json"
 HEADER = "| rank | record | by | bpb (seeds) | bytes | scope | audited | reproduced | p | r, machine | date | what |"
 RULER = "|---:|---|---|---|---:|---|---|---|---|---|---|---|"

@@ -166,6 +166,8 @@ def check_runs(runs: list[Run], track: str, seed_commit: str, par: dict | None) 
             raise Failure(
                 f"{run.folder}: trained for {run.run['training_seconds']} s, the clock is {limits.training_seconds} s"
             )
+        if limits.gpus and run.run["world_size"] > limits.gpus:
+            raise Failure(f"{run.folder}: trained on {run.run['world_size']} GPUs, the track has {limits.gpus}")
         check_data(run, track)
     check_same(runs, "script", [run.run["source_sha256"] for run in runs])
     check_same(runs, "config", [run.config for run in runs])

@@ -12,6 +12,8 @@ import platform
 import subprocess
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import train_gpt
 from compress.__main__ import main as compress
@@ -19,6 +21,7 @@ from compress.minify import minify
 from golf import container
 from golf.__main__ import main as golf
 from golf.files import Failure, sha256_file
+from golf.tracks import TRACKS
 from tools.plan import dry_run, plan, step_time
 
 CONFIG = {
@@ -42,12 +45,12 @@ def stage(until=1.0, loops=0, length=2048, rows=48, accumulate=1, gpus=8):
 
 @pytest.fixture
 def planned(monkeypatch):
-    """planned(config, stages, gpus, dollars): the plan, with the dry run and the packer's count made up."""
+    """planned(config, stages, gpus, dollars, kind): the plan, with the dry run and the packer's count made up."""
 
-    def make(config, stages=None, gpus=None, dollars=None):
+    def make(config, stages=None, gpus=None, dollars=None, kind=None):
         monkeypatch.setattr(plan, "dry_run", lambda arguments, gpus: (NUMBERS, config, stages or [stage()]))
         monkeypatch.setattr(plan, "code_bytes", lambda: 15_000)
-        return plan.make_plan([], gpus, dollars)
+        return plan.make_plan([], gpus, dollars, kind)
 
     return make
 
@@ -120,9 +123,38 @@ def test_a_model_beyond_the_cap_is_refused(planned):
         planned(CONFIG | {"track": "pocket"})
 
 
+def test_other_gpus_take_a_share_of_the_time(planned):
+    """The logs of 8 H200s (step_time.GPUS) are not in the fit: it puts their shapes within 1% by the factor alone."""
+    coefficients = step_time.fit(step_time.read_points())
+    for layers, ms in ((9, 41.6), (10, 45.793)):
+        shape = step_time.Step(65_536, 65_536, layers, 512, 0.5, 2.0, 1024, 512, 1024, "sdpa")
+        assert step_time.predict(coefficients, shape) / step_time.GPUS["H200"].speed == pytest.approx(ms, rel=0.01)
+    speeds = {kind: planned(LOOPED, kind=kind)["speed"]["fa3"] for kind in step_time.GPUS}
+    for kind, gpu in step_time.GPUS.items():
+        assert speeds[kind]["step_ms"][0] == pytest.approx(speeds["H100"]["step_ms"][0] / gpu.speed, rel=1e-3)
+    assert speeds["H100"]["steps"] < speeds["H200"]["steps"] < speeds["B200"]["steps"]
+    assert "2.27 times the speed of an H100 by data sheets alone" in planned(LOOPED, kind="B200")["warnings"][-1]
+    assert {kind: gpu.speed for kind, gpu in step_time.GPUS.items()} == train_gpt.SPEED_TO_H100
+
+
+@given(st.integers(1, 64), st.integers(1, 8), st.integers(1, 100))
+def test_forwards_that_fit_are_those_that_the_script_comes_to(rows, accumulate, room):
+    """Walked through with the script's own halving, of the largest stage, while a row takes a byte."""
+    now = train_gpt.Stage(1.0, 0, 1, rows, accumulate, rows * accumulate)
+    while now.rows > room:
+        now = now.within(now.rows // 2)
+    assert plan.fitting_rows([{"rows": rows, "accumulate": accumulate}], 1.0, room) == now.rows
+    assert plan.fitting_rows([{"rows": rows, "accumulate": accumulate}], 1.0, 0.5) == 0
+
+
 def test_what_a_user_should_look_at_is_warned_of(planned, monkeypatch):
-    warnings = " ".join(planned(CONFIG | {"model_dim": 1024}, [stage(rows=96)])["warnings"])
-    assert "1024 wide" in warnings and "--micro_batch_tokens" in warnings
+    result = planned(CONFIG | {"model_dim": 1024}, [stage(rows=96)])
+    warnings = " ".join(result["warnings"])
+    assert "1024 wide" in warnings and "halve --micro_batch_tokens by itself, here to 98,304" in warnings
+    assert result["micro_batch_tokens"] == 98_304 and result["memory_interval"][1] < 0.95 * 80e9
+    assert planned(CONFIG | {"model_dim": 1024}, [stage(rows=96)], kind="B200")["micro_batch_tokens"] == 196_608
+    huge = planned(CONFIG | {"model_dim": 65_536, "num_layers": 1000}, [stage(rows=2)])
+    assert "not even one row may fit in 80 GB" in " ".join(huge["warnings"])
     assert planned(LOOPED)["warnings"] == []
     monkeypatch.setitem(NUMBERS, "params", 17_059_912)  # the baseline's, at 7.5 bits each
     [warning] = planned(CONFIG)["warnings"]
@@ -147,6 +179,20 @@ def test_dry_run_prints_what_the_plan_reads(monkeypatch):
         done.stdout = broken
         with pytest.raises(Failure, match="does not print"):
             dry_run.dry_run([], None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("track", ["2mb", "16mb"])
+def test_the_presets_of_gpu_tracks_are_planned_from_start_to_end(track, capsys):
+    """As many weights as the cap holds at the loss of packing of the public records, and forwards that fit."""
+    assert golf(["plan", f"--preset={track}", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert result["track"] == track and result["gpus"] == TRACKS[track].gpus
+    assert result["artifact_bytes"] == TRACKS[track].cap_bytes
+    assert 0.008 < result["packing_loss_bpb"][0] < result["packing_loss_bpb"][1] < 0.018
+    config = train_gpt.parse_config([f"--preset={track}"], {})
+    assert result["micro_batch_tokens"] == config.micro_batch_tokens
+    assert [s["tokens"] for s in result["stages"]] == [config.batch_tokens] * 2
 
 
 def write_run(root, name, tokens_per_second, age, **changes):
@@ -206,6 +252,7 @@ def test_unknown_field_gives_the_nearest_match(capsys):
     [
         (["--dollar_per_hour=3"], "did you mean --dollars-per-hour"),
         (["--gpu=4"], "did you mean --gpus"),
+        (["--gpu_kind=V100"], "invalid choice: 'V100'"),
         (["--gpus=0"], "at least 1"),
         (["--dollars_per_hour=nan"], "must be a price"),
         (["--validate", "--num_layers=3"], "takes no other argument: --num_layers=3"),

@@ -404,7 +404,11 @@ def test_the_clock_of_a_track_without_par(root, capsys):
     assert make(root, runs, track="16mb", par=None) == 1
     assert "trained for 600.5 s, the clock is 600 s" in capsys.readouterr().err
     for run in runs:
-        rewrite(run / "run.json", lambda r: r.update(training_seconds=600.0))
+        rewrite(run / "run.json", lambda r: r.update(training_seconds=600.0, world_size=9))
+    assert make(root, runs, track="16mb", par=None) == 1
+    assert "trained on 9 GPUs, the track has 8" in capsys.readouterr().err
+    for run in runs:
+        rewrite(run / "run.json", lambda r: r.update(world_size=8))
     assert make(root, runs, track="16mb", par=None) == 0
     assert json.loads((root / "records/16mb/0001_baseline/record.json").read_text())["par"] is None
 

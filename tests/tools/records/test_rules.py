@@ -441,6 +441,16 @@ def test_a_new_table_may_begin_with_an_old_script(clone):
     assert not claim_rules.may_share_script(s, first(clone), other)
 
 
+@pytest.mark.parametrize(
+    "track, gpus, seconds, status", [("2mb", 1, 600.0, PASS), ("2mb", 2, 600.0, FAIL), ("16mb", 8, 600.0, PASS),
+                                     ("16mb", 16, 600.0, FAIL), ("2mb", 1, 600.5, FAIL)]
+)  # fmt: skip
+def test_r4_seconds_and_gpus_where_the_wall_rules(track, gpus, seconds, status):
+    run = {"world_size": gpus, "training_seconds": seconds}
+    record = {"track": track, "par": None}
+    assert clock_rules.wall_clock(types.SimpleNamespace(record=record, runs=[run])).status == status
+
+
 # ---- R4 without a clock
 
 
