@@ -14,8 +14,10 @@ Not covered: data preparation, packing, scoring (the dev bpb printed below is an
 """
 
 import os
+import warnings
 
 if __name__ == "__main__":
+    warnings.filterwarnings("ignore", "CUDA initialization")  # check_devices says it, in a line
     # OpenMP reads these when torch loads it, so they come first. Its threads spin while they wait: endless spinning
     # makes a step 15 to 24x slower beside a busy process, and no spinning makes it 1.2x slower on a quiet machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -1971,7 +1973,7 @@ class Run:
         self.log(f"{self.params:,} parameters, {len(self.loader.data):,} training tokens on rank 0")
         self.compiled_loss = self.model.loss
         if config.compile:
-            # Each stage compiles the loss anew, to train and to estimate; torch's own limit is 8 in all
+            # Each stage compiles the loss anew, estimates do once more; torch's own limit is 8 in all
             if hasattr(torch._dynamo.config, "recompile_limit"):
                 torch._dynamo.config.recompile_limit = max(64, 4 * len(self.stages))
             self.compiled_loss = torch.compile(self.model.loss, dynamic=False, fullgraph=True)

@@ -59,6 +59,19 @@ def test_a_run_goes_on_without_its_console(data, tmp_path, uncompiled):
     assert heads[0] == heads[1] and "stopped: steps" in lines(tmp_path / "run")
 
 
+def test_a_schedule_may_have_more_stages_than_torch_compiles_by_itself(data, tmp_path):
+    """Each shape is another graph. (Traced only: what a graph becomes is not the question.)"""
+    traced = (
+        "import torch, train_gpt\nreal = torch.compile\n"
+        "torch.compile = lambda function, **options: real(function, backend='eager', **options)\n"
+    )
+    stages = "0.1:32:512,0.2:16:512,0.3:8:512,0.4:4:512,0.5:2:512,0.6:64:128,0.7:32:128,0.8:16:128,0.9:8:128"
+    more = (*STEPS, "--compile=true", f"--stages={stages}", "--num_layers=1", "--parallel_start=0")
+    result = python(traced + MAIN, *arguments(data, tmp_path / "run", *more))
+    assert result.returncode == 0 and result.stderr == ""
+    assert json.loads((tmp_path / "run/run.json").read_text())["environment"]["compiled"] is True
+
+
 @pytest.mark.parametrize("build, devices, ranks, words", [
     ("13.0", 0, 1, "this machine has a GPU and CUDA does not start: The NVIDIA driver on your system is too old "
      r"\(found version 12020\) \(torch .* is built for CUDA 13.0\): update the driver, .* CUDA_VISIBLE_DEVICES= "),
