@@ -181,6 +181,22 @@ def test_a_box_to_train_in_loads_the_driver_too(folder, named, tmp_path):
     assert process.returncode == 0 and (writable / "done").exists(), error
 
 
+def test_flash_attention_3_may_be_imported_where_it_is_installed(monkeypatch, tmp_path):
+    """By the layout of its wheel: a module, and a package with the kernels."""
+    about = tmp_path / "flash_attn_3-3.0.0.dist-info"
+    for path in (about / "METADATA", about / "RECORD", tmp_path / "flash_attn_3/_C.abi3.so"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("")
+    (tmp_path / "flash_attn_interface.py").write_text("")
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: flash-attn-3\nVersion: 3.0.0\nRequires-Dist: torch\n")
+    (about / "RECORD").write_text("flash_attn_3/_C.abi3.so,,\nflash_attn_interface.py,,\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(packages, "importable", packages.importable.__wrapped__)
+    found = packages.importable()
+    assert {"flash_attn_interface", "flash_attn_3", "torch"} <= set(found["names"])
+    assert {str(tmp_path / "flash_attn_interface.py"), str(tmp_path / "flash_attn_3")} <= set(packages.readable(True))
+
+
 def test_devices_are_those_of_gpus(monkeypatch):
     """Whole GPUs, parts of them in a folder, and WSL's; a folder is none."""
     here = {"/dev/nvidia*": ["/dev/nvidia0", "/dev/nvidiactl", "/dev"], "/dev/dxg": ["/dev/dxg"]}
