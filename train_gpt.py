@@ -32,7 +32,6 @@ import errno
 import fcntl
 import glob
 import hashlib
-import inspect
 import io
 import json
 import math
@@ -504,7 +503,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, documents: Tensor | None) -> Tensor:
     # The kernels take the tokens of all rows in one line, and no type wider than 16 bits
     flat = [x.transpose(1, 2).flatten(0, 1).bfloat16() for x in (q, k, v)]
     # Before torch 2.13 groups of heads went without saying
-    groups = {"enable_gqa": True} if "enable_gqa" in inspect.signature(varlen_attn).parameters else {}
+    groups = {"enable_gqa": True} if "enable_gqa" in varlen_attn.__kwdefaults__ else {}
     y = varlen_attn(*flat, documents, documents, T, T, window_size=(-1, 0), **groups)
     return y.view(B, T, H, K).transpose(1, 2).to(q.dtype)
 
