@@ -7,7 +7,8 @@ The artifact's code runs in a box and only turns tokens into logits; text, softm
 says why; 2 usage. The cap on the artifact's size is not checked here: `python -m compress size MODEL.golf` does that.
 
 `--audit` samples what the pass does not show by construction; `--fresh` compares with a second split; `--certify`
-insists on every layer of the box. docs/audits.md says what each can and cannot find.
+insists on every layer of the box and on the torch that records are scored with. docs/audits.md says what each can and
+cannot find.
 
 NOT covered: whether one score is better than another (golf prove); whether the held-out text was in the training data;
 who ran the scorer, and where.
@@ -24,6 +25,7 @@ from golf.console import guarded
 from golf.files import Failure, explain, write_durable
 from golf.foreign import terminal
 from golf.progress import Progress
+from golf.versions import require_torch, torch_of_records
 from scoring import report
 from scoring.positions import LEVELS
 from scoring.score import read_artifact, read_documents, score, tokenise
@@ -63,7 +65,14 @@ def parse(arguments):
         "--fresh", choices=("dev", "gate", "final"), metavar="SPLIT", help="score this split too, and compare"
     )
     parser.add_argument(
-        "--certify", action="store_true", help="no score unless every layer of the box is active on this machine"
+        "--certify",
+        action="store_true",
+        help="no score unless every layer of the box is active on this machine, and torch has the version of --torch",
+    )
+    parser.add_argument(
+        "--torch",
+        metavar="V",
+        help="with --certify, the version of torch that is asked for (default: the one in constraints.txt)",
     )
     parser.add_argument("--out", metavar="F", help="where to write the result (default: eval.json beside the artifact)")
     parser.add_argument(
@@ -125,6 +134,8 @@ def main_score(options):
     if os.path.exists(options.artifact) and (os.path.isdir(path) or not os.access(folder, os.W_OK)):
         # Said now, not after minutes of scoring.
         raise Failure(f"cannot write {path}; name another file with --out")
+    if options.certify:
+        require_torch(options.torch or torch_of_records(), "not certified")
     with Progress() as progress:
         result = score(
             options.artifact,

@@ -15,8 +15,10 @@ Not covered: data preparation, packing, scoring (the dev bpb printed below is an
 """
 
 import os
+import warnings
 
 if __name__ == "__main__":
+    warnings.filterwarnings("ignore", "CUDA initialization")  # check_devices says it, in a line
     # OpenMP reads these when torch loads it, so they come first. Its threads spin while they wait: endless spinning
     # makes a step 15 to 24x slower beside a busy process, and no spinning makes it 1.2x slower on a quiet machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -29,6 +31,7 @@ import ctypes
 import difflib
 import errno
 import fcntl
+import glob
 import hashlib
 import io
 import json
@@ -518,7 +521,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, documents: Tensor | None) -> Tensor:
     B, H, T, K = q.shape
     # The kernels take the tokens of all rows in one line, and no type wider than 16 bits
     flat = [x.transpose(1, 2).flatten(0, 1).bfloat16() for x in (q, k, v)]
-    y = varlen_attn(*flat, documents, documents, T, T, window_size=(-1, 0), enable_gqa=True)
+    # Before torch 2.13 groups of heads went without saying
+    groups = {"enable_gqa": True} if "enable_gqa" in varlen_attn.__kwdefaults__ else {}
+    y = varlen_attn(*flat, documents, documents, T, T, window_size=(-1, 0), **groups)
     return y.view(B, T, H, K).transpose(1, 2).to(q.dtype)
 
 
@@ -561,7 +566,8 @@ def attend_in_blocks(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def choose_attention(config: Config, device: torch.device) -> str:
-    """Activates the first FlashAttention that runs here, forward and backward: its name, or why it is torch's own."""
+    """Activates the first FlashAttention that runs here, forward and backward: its name, or why it is torch's own.
+    Raises RunError where documents must be kept apart, and torch's own does not do that either."""
     if device.type == "cpu":
         blocks = takes_blocks(config.seq_len, config.compile, config.document_mask)
         return "attend_in_blocks" if blocks else "scaled_dot_product_attention"
@@ -569,17 +575,27 @@ def choose_attention(config: Config, device: torch.device) -> str:
     result = "torch's own attention"
     shape = (1, H + 2 * G, T, config.model_dim // H)
     qkv = torch.randn(*shape, device=device, dtype=torch.bfloat16, requires_grad=True)
+
+    def try_documents():
+        documents = torch.tensor([0, 50, T], device=device, dtype=torch.int32)
+        attend(*qkv.split((H, G, G), 1), documents).sum().backward()
+
     for name in ("FA3", "FA4"):  # made for Hopper; in beta, for Hopper and Blackwell
         try:
             torch.nn.attention.activate_flash_attention_impl(name)
-            documents = torch.tensor([0, 50, T], device=device, dtype=torch.int32)
-            attend(*qkv.split((H, G, G), 1), documents).sum().backward()
+            try_documents()
             # Where rows are not cut, torch might prefer cuDNN's
             torch.backends.cuda.enable_cudnn_sdp(False)
             return name
         except Exception as error:  # importing or running other people's kernels raises anything
             result += f", no {name}: {error!r:.60}"
     torch.nn.attention.restore_flash_attention_impl(False)
+    if config.document_mask:
+        try:
+            try_documents()
+        except Exception as error:
+            why = f"{error!r:.200}".replace("\n", " ")
+            raise RunError(f"{result}, which fails: {why}: give --document_mask=false, or install FA3") from None
     return result
 
 
@@ -1323,9 +1339,51 @@ def check_cache() -> str:
         return f"cannot write TORCHINDUCTOR_CACHE_DIR {name} ({error.strerror}): what is compiled is not kept"
 
 
+def available_cores() -> int:
+    """Number of CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
 def has_compiler() -> bool:
     """Whether torch.compile finds what it needs on a CPU."""
     return any(shutil.which(name) for name in ("g++", "clang++", "c++"))
+
+
+def check_devices(argv: list[str], environment: dict[str, str]):
+    """Raises RunError where a run would be another than it looks: CUDA does not start on a machine with a GPU, more
+    ranks than devices, several ranks without a GPU and a preset's name. Who has a torch for CPUs, or sets
+    CUDA_VISIBLE_DEVICES to nothing, wants CPUs."""
+    ranks = int(environment.get("LOCAL_WORLD_SIZE") or environment.get("WORLD_SIZE") or 1)
+    if torch.cuda.is_available():
+        count = torch.cuda.device_count()
+        if ranks > count:
+            why = f"{ranks} ranks here and {count} GPUs: give torchrun --nproc_per_node={count}"
+            raise RunError(f"{why}, or name more in CUDA_VISIBLE_DEVICES")
+        return
+    hidden = environment.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1")
+    if torch.version.cuda and not hidden and has_nvidia_gpu():
+        build = f"torch {torch.__version__} is built for CUDA {torch.version.cuda}"
+        why = f"this machine has a GPU and CUDA does not start: {cuda_fault()} ({build})"
+        raise RunError(f"{why}: update the driver, install a build for it, or set CUDA_VISIBLE_DEVICES= to use CPUs")
+    if ranks > 1 and not any(argument.startswith("--preset=") for argument in argv):
+        raise RunError(f"{ranks} ranks here and no GPU: name a preset to train on CPUs, as in --preset=pocket")
+    cores = available_cores()
+    if ranks > cores:
+        raise RunError(f"{ranks} ranks here, {cores} CPU cores and no GPU: give torchrun --nproc_per_node={cores}")
+
+
+def has_nvidia_gpu() -> bool:
+    """Whether the machine has one, by the files of its driver; the second is that of Linux on Windows."""
+    return bool(glob.glob("/dev/nvidia[0-9]*")) or os.path.exists("/usr/lib/wsl/lib/libcuda.so.1")
+
+
+def cuda_fault() -> str:
+    """What torch says when CUDA is to start and cannot: its first sentence."""
+    try:
+        torch.cuda.init()
+    except Exception as error:
+        return str(error).partition("\n")[0].partition(". ")[0]
+    return "it finds no device"
 
 
 class Machine:
@@ -1358,7 +1416,7 @@ class Machine:
         self.device = torch.device("cpu")
         self.name = platform.processor() or platform.machine()
         self.has_compiler = has_compiler()
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        cores = available_cores()
         torch.set_num_threads(max(1, cores // local_world))
         # A seed then gives the same weights, bit for bit, whatever else the machine does: gradients of gathered rows
         # would otherwise be summed in the order in which threads reach them
@@ -1974,6 +2032,9 @@ class Run:
         self.log(f"{self.params:,} parameters, {len(self.loader.data):,} training tokens on rank 0")
         self.compiled_loss = self.model.loss
         if config.compile:
+            # Each stage compiles the loss anew, estimates do once more; torch's own limit is 8 in all
+            if hasattr(torch._dynamo.config, "recompile_limit"):
+                torch._dynamo.config.recompile_limit = max(64, 4 * len(self.stages))
             self.compiled_loss = torch.compile(self.model.loss, dynamic=False, fullgraph=True)
 
     # ---- One step --------------------------------------------------------------------------------
@@ -2414,6 +2475,8 @@ def main(argv: list[str] | None = None) -> int:
         say(help_text(source), sys.stdout)
         return 0
     try:
+        if "--dry-run" not in argv:
+            check_devices(argv, dict(os.environ))
         arguments = [argument for argument in argv if argument != "--dry-run"]
         config = parse_config(arguments, dict(os.environ))
         signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -13,7 +13,8 @@ import time
 
 import numpy as np
 
-from golf.box import mounts, packages
+from golf import versions
+from golf.box import driver, mounts, packages
 from golf.box.box import CAPACITY_LOGITS, Box, BoxFailure
 from golf.files import Failure
 from scoring.likelihood import Ledger, token_nats
@@ -282,8 +283,14 @@ def memory_share(count):
 
 
 def gpus():
-    """Names of the GPUs for CUDA_VISIBLE_DEVICES, without starting CUDA in the scorer."""
+    """Names of the GPUs for CUDA_VISIBLE_DEVICES, without starting CUDA in the scorer; none if torch is a build for
+    CPUs."""
+    if not versions.torch_has_gpu_code():
+        return []
     if "CUDA_VISIBLE_DEVICES" in os.environ:
         return [name for name in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if name.strip() not in ("", "-1")]
     names = os.listdir("/dev") if os.path.isdir("/dev") else []
-    return [str(index) for index in range(sum(bool(re.fullmatch(r"nvidia\d+", name)) for name in names))]
+    count = sum(bool(re.fullmatch(r"nvidia\d+", name)) for name in names)
+    if not count and "dxg" in names and driver.find().libcuda:  # WSL, which does not say how many
+        count = 1
+    return [str(index) for index in range(count)]

@@ -59,7 +59,7 @@ TABLE = [
     Row("golf/box/watch.py", {"golf.box.visible"}),
     Row("golf/box/calls.py", {"golf.box.kernel", "golf.children"}),
     Row("golf/children.py", set()),
-    Row("golf/box/mounts.py", {"golf.box.kernel"}),
+    Row("golf/box/mounts.py", {"golf.box.kernel", "golf.box.visible"}),
     Row("golf/box/landlock.py", {"golf.box.kernel", "golf.box.visible"}),
     Row(
         "golf/box/confine.py",

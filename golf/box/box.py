@@ -28,7 +28,7 @@ import time
 import numpy as np
 
 from golf import children, temporary
-from golf.box import cgroup, confine, mounts, packages, protocol
+from golf.box import cgroup, confine, driver, mounts, packages, protocol
 from golf.files import Failure
 
 BOX_FILES = (
@@ -87,6 +87,7 @@ class Box:
         gpu_fraction: of the GPU's memory; cores: numbers of those that it may run on (None: all). program: path of a
         program of the kit's that the box runs in the place of load() and what follows it: call results() alone.
         folder: its files are moved beside the artifact's."""
+        self.gpu = gpu
         self.processes = gpu is not None  # whether it may start some: Triton calls a compiler
         self.cores = cores
         self.vocab_size = submission.vocab_size
@@ -172,12 +173,14 @@ class Box:
             "cpu_seconds": int((self.time_limit + 60) * (os.cpu_count() or 1)),
             "memory_bytes": memory_bytes if gpu is None else None,
             "processes": self.processes,
+            "gpu": self.gpu,
             "cores": self.cores,
             "group": self.group,
             "gpu_fraction": gpu_fraction,
             "program": program,
             "close": [command_in, reply_out, self.memory_fd],
-            **packages.importable(),
+            "names": packages.importable()["names"],
+            "packages": packages.readable(self.processes),
         }
         environment = {
             "PATH": "/usr/local/bin:/usr/bin:/bin",
@@ -188,6 +191,8 @@ class Box:
             "OMP_WAIT_POLICY": "passive",
             "CUDA_VISIBLE_DEVICES": "" if gpu is None else str(gpu),
         }
+        if self.processes and (folders := driver.find().folders):
+            environment["LD_LIBRARY_PATH"] = ":".join(folders)
         try:
             self.process = subprocess.Popen(
                 [
@@ -232,7 +237,7 @@ class Box:
         return lines[-1] if lines else ""
 
     def load(self):
-        """Wait until the model stands. Sets layers, scope, chunk, device and clock (seconds: start, decode, build)."""
+        """Wait until the model stands. Sets layers, device, scope, chunk and clock (seconds: start, decode, build)."""
         begin = time.monotonic()
         self._hello()
         started = time.monotonic()
@@ -243,7 +248,6 @@ class Box:
         ready = self._receive("ready")
         self.clock = {"start": started - begin, "decode": decoded - started, "build": time.monotonic() - decoded}
         self.scope, self.chunk, self.claims = ready.get("scope"), ready.get("chunk"), ready.get("claims") is True
-        self.device = _printable(str(ready.get("device")))
         if self.scope not in SCOPES:
             raise BoxFailure(
                 "protocol", f"the script's Scorer has scope {_printable(repr(self.scope))}; use one of {SCOPES}"
@@ -278,8 +282,18 @@ class Box:
 
     def _hello(self):
         self._stage = "starting the interpreter"
-        layers = self._receive("hello").get("layers")
+        hello = self._receive("hello")
+        layers = hello.get("layers")
         self.layers = [{"layer": layer, "active": active, "note": note} for layer, active, note in layers]
+        self.device = _printable(str(hello.get("device")))
+        if self.gpu and self.device != "cuda":
+            libcuda = driver.find().libcuda
+            found = f"it was given {libcuda}" if libcuda else "the loader finds no libcuda.so.1 here"
+            reason = _printable(str(hello.get("reason")))
+            raise Failure(
+                f"the box does not get GPU {self.gpu} ({reason}; {found}): mend that, or score on the CPU with "
+                "CUDA_VISIBLE_DEVICES= in front of the command"
+            )
 
     def set_threads(self, count):
         """Let the box use `count` CPU threads from now on."""

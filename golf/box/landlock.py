@@ -79,9 +79,8 @@ def libraries(packages, processes):
     for folder in {os.path.dirname(path) for path in packages} | set(sys.path):
         yield folder, READ_DIR  # the import system lists it; the files in it stay closed
     if processes:
-        for name in os.listdir("/dev"):
-            if name.startswith("nvidia"):
-                yield f"/dev/{name}", READ | WRITE_FILE | IOCTL_DEV
+        for path in visible.gpu_devices():
+            yield path, READ | WRITE_FILE | IOCTL_DEV
 
 
 def _allow(ruleset, path, access):

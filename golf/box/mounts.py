@@ -17,6 +17,7 @@ import json
 import os
 
 from golf.box import kernel
+from golf.box.visible import gpu_devices
 
 STAGE = "root"  # name of the folder in the box's directory where the root is put together
 VISIBLE = "visible.json"  # beside it: Tree.as_json() of visible.py
@@ -54,8 +55,8 @@ def private_root(processes):
         kernel.mount("golf-box", stage, "tmpfs", flags, "size=64m,nr_inodes=400k,mode=755")
         fill(stage, visible, fixed)
         make_folder(stage + work)
-        devices = [*DEVICES, *(sorted(glob.glob("/dev/nvidia*")) if processes else ())]
-        devices = [path for path in devices if os.path.exists(path) and not os.path.isdir(path)]
+        devices = [path for path in DEVICES if os.path.exists(path)]
+        devices += gpu_devices() if processes else []
         for path in devices:
             make_file(stage + path)
         if processes:

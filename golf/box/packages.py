@@ -1,4 +1,5 @@
-"""Which packages an artifact may import: an allow-list and what these need in turn, as installed here.
+"""Which packages an artifact may import: an allow-list and what these need in turn, as installed here. And which files
+a box sees: these, the interpreter's, the system's, and with a GPU the driver's.
 
 NOT covered: what is inside the packages. They are free, so a package that holds data about the held-out text would have
 to be kept off the list.
@@ -11,9 +12,10 @@ import os
 import re
 import sysconfig
 
-from golf.box import visible
+from golf.box import driver, visible
 
-ALLOWED = ("torch", "numpy", "brotli", "zstandard", "sentencepiece", "triton")
+# flash-attn-3 is FlashAttention 3: its module is flash_attn_interface.
+ALLOWED = ("torch", "numpy", "brotli", "zstandard", "sentencepiece", "triton", "flash-attn-3")
 
 
 @functools.cache
@@ -47,9 +49,14 @@ def importable():
     return {"names": sorted(names), "packages": sorted(paths - homes)}
 
 
+def readable(processes):
+    """Paths of the packages, and if the box may start `processes`, as with a GPU, of the driver's libraries."""
+    return [*importable()["packages"], *(driver.find().libraries if processes else ())]
+
+
 def visible_files(processes):
     """The visible.Tree of a box; `processes`: whether it may start some."""
-    return visible.tree(tuple(importable()["packages"]), processes)
+    return visible.tree(tuple(readable(processes)), processes)
 
 
 def read_beforehand():

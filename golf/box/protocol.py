@@ -5,9 +5,9 @@ through one piece of shared memory: `capacity` int64 tokens, then `capacity` row
 the place of the rows `capacity` float64 log-probabilities.
 
     scorer -> box                       box -> scorer
-                                        hello    {layers}: confined, nothing of the artifact was loaded yet
+                                        hello    {layers, device, reason}: confined, nothing of the artifact was loaded
                                         decoded  {}: train_gpt.py and decode.py imported, weights decoded
-                                        ready    {scope, chunk, claims, device}: the model stands
+                                        ready    {scope, chunk, claims}: the model stands
     start  {lanes}                      -
     chunk  {lanes, length}              logits   {shape}: the rows lie in shared memory; with `claims` only the
                                                  log-probability of each token, and the rows stay in the box

@@ -61,7 +61,7 @@ def enclose(options):
     grouped, group_note = confine.join(options["group"])
     # Asked before the walls stand, which it looks behind.
     system = packages.visible_files(True)
-    importable = packages.importable()["packages"]
+    libraries = packages.readable(True)
     own = visible.Tree()
     for path in (*interpreter_libraries(), *options["readable"], options["writable"]):
         own.add(path)
@@ -96,7 +96,7 @@ def enclose(options):
     layers["limit on memory"] = limit_memory(options["memory_bytes"], grouped, group_note)
     layers["limit on processes"] = limit_processes(got, grouped)
     layers["no new privileges"] = confine.prctl(confine.PR_SET_NO_NEW_PRIVS, 1)
-    rules = file_rules(importable, sorted(own.paths - {writable}), writable)
+    rules = file_rules(libraries, sorted(own.paths - {writable}), writable)
     layers["Landlock: files"] = landlock.only(rules, "libraries, what is readable, the run folder")
     layers["seccomp: system calls"] = calls.restrict(True)[0]
     layers["seccomp: the machine's cores"] = keep_machine()
@@ -150,8 +150,7 @@ def _fill_root(stage, system, own, writable):
     _prepare(stage, own, in_memory=False)
     for path in ("/proc", "/sys", *IN_MEMORY):
         mounts.make_folder(stage + path)
-    devices = [path for path in (*DEVICES, *glob.glob("/dev/nvidia*")) if os.path.exists(path)]
-    devices = [path for path in devices if not os.path.isdir(path)]
+    devices = [path for path in DEVICES if os.path.exists(path)] + visible.gpu_devices()
     for path in devices:
         mounts.make_file(stage + path)
     kernel.mount("/sys", stage + "/sys", None, kernel.MS_BIND | kernel.MS_REC)
@@ -195,15 +194,15 @@ def _is_in_memory(path):
     return path.startswith(tuple(folder + os.sep for folder in IN_MEMORY))
 
 
-def file_rules(importable, readable, writable):
-    """(path, rights) for Landlock."""
+def file_rules(libraries, readable, writable):
+    """(path, rights) for Landlock. libraries: what packages.readable() gives; readable: what the caller names."""
     everything = ~(landlock.MAKE_CHAR | landlock.MAKE_BLOCK | landlock.IOCTL_DEV)
     for folder in (writable, *IN_MEMORY):
         yield folder, everything
     for path in (*readable, sysconfig.get_path("include"), sysconfig.get_path("platinclude"), "/proc", "/sys"):
         yield path, landlock.READ
     yield "/dev/zero", landlock.READ_FILE
-    yield from landlock.libraries(importable, True)
+    yield from landlock.libraries(libraries, True)
 
 
 def limit_memory(memory_bytes, grouped, group_note):

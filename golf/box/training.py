@@ -20,7 +20,7 @@ import uuid
 from pathlib import Path
 
 from golf import temporary
-from golf.box import cgroup
+from golf.box import cgroup, driver
 from golf.children import end_with_parent
 from golf.files import Failure
 
@@ -123,4 +123,6 @@ def _environment(home: str) -> dict[str, str]:
         "USER": "golf",  # the account's name is not to be seen in the box, and getpass asks for it
         "TORCHINDUCTOR_CACHE_DIR": os.path.join(home, "inductor"),
     }
+    if folders := driver.find().folders:
+        variables["LD_LIBRARY_PATH"] = ":".join(folders)
     return variables | {name: os.environ[name] for name in THREADS if name in os.environ}

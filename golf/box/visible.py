@@ -59,6 +59,7 @@ GPU = (
     "/usr/share/nvidia",
     "/run/nvidia-persistenced",
 )
+GPU_DEVICES = ("/dev/nvidia*", "/dev/nvidia-caps/*", "/dev/dxg")  # the last but one of parts of a GPU; the last of WSL
 
 # Libraries that the standard library, torch and numpy load from the system.
 LIBRARIES = (
@@ -123,6 +124,12 @@ def readable_roots(packages, processes):
             if name not in ("site-packages", "dist-packages") and (is_stdlib or not name.startswith("python")):
                 roots.append(os.path.join(folder, name))
     return roots
+
+
+def gpu_devices():
+    """Paths of the devices of the GPUs."""
+    paths = [path for pattern in GPU_DEVICES for path in sorted(glob.glob(pattern))]
+    return [path for path in paths if not os.path.isdir(path)]
 
 
 class Tree:

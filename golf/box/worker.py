@@ -90,6 +90,21 @@ def opened(kept, places):
     return kept[places]
 
 
+def choose_device(gpu):
+    """(the torch.device that a box computes on which was given `gpu`, or none; why it is not that GPU, or "")."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.device("cuda"), ""
+    reason = ""
+    if gpu:
+        try:
+            torch.cuda.init()  # it says why
+        except Exception as error:
+            reason = str(error).partition("\n")[0].partition(". ")[0]
+    return torch.device("cpu"), reason
+
+
 class Worker:
     """Loads the artifact's model, then answers `start`, `chunk` and `committed` until the pipe closes."""
 
@@ -97,6 +112,7 @@ class Worker:
         self.options, self.protocol, self.watch = options, protocol, watch
         self.stage = "starting"  # what is being done, for the message if it fails
         self.kept = None  # the last chunk's rows [N, V], of a Scorer with claims
+        self.device = None  # the torch.device that it computes on
 
     def send(self, op, **fields):
         self.protocol.send(self.options["reply_fd"], op=op, **fields)
@@ -108,7 +124,6 @@ class Worker:
         self.torch = torch
         torch.set_num_threads(self.options["threads"])
         torch.manual_seed(0)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if self.device.type == "cuda":  # only torch's own allocator keeps to it: for honest artifacts that share a GPU
             torch.cuda.set_per_process_memory_fraction(self.options["gpu_fraction"])
         sys.path.insert(0, os.getcwd())
@@ -129,9 +144,7 @@ class Worker:
         self.scorer = make(placed(model, self.device), config)
         self.check_contract(FIELDS)
         self.claims = getattr(self.scorer, "claims", False) is True
-        self.send(
-            "ready", scope=self.scorer.scope, chunk=self.scorer.chunk, claims=self.claims, device=self.device.type
-        )
+        self.send("ready", scope=self.scorer.scope, chunk=self.scorer.chunk, claims=self.claims)
 
     def check_contract(self, names):
         """Raises TypeError if the script's Scorer lacks one of `names`."""
@@ -239,7 +252,8 @@ def main():
     import torch  # noqa: F401  (its import counts as starting the box, not as decoding)
 
     worker = Worker(options, protocol, watch)
-    worker.send("hello", layers=layers)
+    worker.device, reason = choose_device(options["gpu"])
+    worker.send("hello", layers=layers, device=worker.device.type, reason=reason)
     watch.log_files()
     try:
         if source is not None:

@@ -105,6 +105,7 @@ def test_boxes_are_dealt_to_gpus(monkeypatch):
             self.given = gpu, gpu_fraction, cores
 
     monkeypatch.setattr(passes, "Box", Fake)
+    monkeypatch.setattr(passes.versions, "torch_has_gpu_code", lambda: True)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,5")
     with passes.Boxes(None, 3, 1) as running:
         assert [box.given for box in running.boxes] == [("0", 0.5, None), ("5", 0.5, None), ("0", 0.5, None)]

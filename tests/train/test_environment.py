@@ -6,6 +6,7 @@ are really killed (tests/reliability).
 
 import json
 import os
+import re
 import signal
 import sys
 from types import SimpleNamespace
@@ -56,6 +57,70 @@ def test_a_run_goes_on_without_its_console(data, tmp_path, uncompiled):
     assert same(weights(tmp_path / "run"), weights(uncompiled))
     heads = [[line.split(" ")[0] for line in lines(folder)] for folder in (tmp_path / "run", uncompiled)]
     assert heads[0] == heads[1] and "stopped: steps" in lines(tmp_path / "run")
+
+
+def test_a_schedule_may_have_more_stages_than_torch_compiles_by_itself(data, tmp_path):
+    """Each shape is another graph. (Traced only: what a graph becomes is not the question.)"""
+    traced = (
+        "import torch, train_gpt\nreal = torch.compile\n"
+        "torch.compile = lambda function, **options: real(function, backend='eager', **options)\n"
+    )
+    stages = "0.1:32:512,0.2:16:512,0.3:8:512,0.4:4:512,0.5:2:512,0.6:64:128,0.7:32:128,0.8:16:128,0.9:8:128"
+    more = (*STEPS, "--compile=true", f"--stages={stages}", "--num_layers=1", "--parallel_start=0")
+    result = python(traced + MAIN, *arguments(data, tmp_path / "run", *more))
+    assert result.returncode == 0 and result.stderr == ""
+    assert json.loads((tmp_path / "run/run.json").read_text())["environment"]["compiled"] is True
+
+
+@pytest.mark.parametrize("build, devices, ranks, words", [
+    ("13.0", 0, 1, "this machine has a GPU and CUDA does not start: The NVIDIA driver on your system is too old "
+     r"\(found version 12020\) \(torch .* is built for CUDA 13.0\): update the driver, .* CUDA_VISIBLE_DEVICES= "),
+    ("13.0", 1, 8, "8 ranks here and 1 GPUs: give torchrun --nproc_per_node=1,"),
+    (None, 0, 8, "8 ranks here and no GPU: name a preset to train on CPUs"),
+])  # fmt: skip
+def test_a_run_that_would_be_another_is_refused_before_all_else(monkeypatch, capsys, build, devices, ranks, words):
+    """A driver too old for the build of torch; more ranks than GPUs; ranks and no GPU."""
+    pretend_devices(monkeypatch, build, devices)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
+    monkeypatch.setattr(t, "train", lambda *_: pytest.fail("it trains"))
+    assert t.main(["--max_seconds=0"]) == 1
+    said = capsys.readouterr().err
+    assert re.match(f"train_gpt.py: {words}", said) and said.count("\n") == 1
+
+
+@pytest.mark.parametrize("build, devices, ranks, hidden, preset", [
+    (None, 0, 1, None, []),  # a torch for CPUs beside a GPU
+    ("13.0", 0, 1, "", []),  # its GPU is hidden on purpose
+    ("13.0", 0, 2, "-1", ["--preset=tiny"]),
+    ("13.0", 8, 8, None, []),
+    ("13.0", 8, 2, None, []),
+])  # fmt: skip
+def test_what_was_asked_for_is_trained(monkeypatch, build, devices, ranks, hidden, preset):
+    pretend_devices(monkeypatch, build, devices)
+    hidden = {} if hidden is None else {"CUDA_VISIBLE_DEVICES": hidden}
+    t.check_devices(preset, {"LOCAL_WORLD_SIZE": str(ranks), **hidden})
+
+
+def test_more_ranks_than_cores_are_refused(monkeypatch):
+    monkeypatch.setattr(t, "available_cores", lambda: 4)
+    t.check_devices(["--preset=tiny"], {"WORLD_SIZE": "4"})
+    with pytest.raises(t.RunError, match="5 ranks here, 4 CPU cores and no GPU: give torchrun --nproc_per_node=4"):
+        t.check_devices(["--preset=tiny"], {"WORLD_SIZE": "5"})
+
+
+def pretend_devices(monkeypatch, build, devices):
+    """A machine with GPUs, where a build of torch for CUDA `build` sees as many."""
+
+    def init():
+        raise RuntimeError("The NVIDIA driver on your system is too old (found version 12020). Please update it.\nMore")
+
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(torch.version, "cuda", build)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: devices > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: devices)
+    monkeypatch.setattr(torch.cuda, "init", init)
+    monkeypatch.setattr(t, "has_nvidia_gpu", lambda: True)
+    monkeypatch.setattr(t, "available_cores", lambda: 4)
 
 
 def lines(folder):

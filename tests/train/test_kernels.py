@@ -9,6 +9,7 @@ GPU should run.
 """
 
 import contextlib
+import inspect
 import json
 import os
 import subprocess
@@ -193,7 +194,7 @@ def pretend_flash(monkeypatch, broken=(), wrong=()) -> list[str]:
 
     def attend(q, k, v, documents):
         """As torch's: rows are cut by documents, and gradients reach all three."""
-        if wrong and active[-1] in wrong:
+        if active and active[-1] in wrong:
             raise RuntimeError("no kernel image is available\nfor this GPU")
         assert documents.tolist() == [0, 50, 128] and documents.dtype == torch.int32
         assert (q.shape, k.shape, v.shape) == ((1, 4, 128, 16), (1, 2, 128, 16), (1, 2, 128, 16))
@@ -232,6 +233,61 @@ def test_attention_takes_the_first_that_is_installed_and_runs(monkeypatch, broke
     finally:
         torch.nn.attention.restore_flash_attention_impl(False)
         torch.backends.cuda.enable_cudnn_sdp(True)
+
+
+def test_without_flash_attention_torchs_own_is_tried_too(monkeypatch):
+    """Found out before anything is compiled; a run that cuts no rows does without."""
+    pretend_flash(monkeypatch, broken=("FA3", "FA4"))
+    randn, tensor = torch.randn, torch.tensor
+    monkeypatch.setattr(torch, "randn", lambda *shape, device, **kind: randn(*shape, **kind))
+    monkeypatch.setattr(torch, "tensor", lambda values, device, **kind: tensor(values, **kind))
+    monkeypatch.setattr(t, "attend", lambda *_: 1 / 0)
+    config = replace(t.Config(), model_dim=64, num_heads=4, num_kv_heads=2)
+    with pytest.raises(t.RunError, match=r"torch's own attention, no FA3.*which fails: ZeroDiv.*--document_mask=false"):
+        t.choose_attention(config, torch.device("cuda"))
+    assert t.choose_attention(replace(config, document_mask=False), torch.device("cuda")).startswith("torch's own")
+
+
+def varlen_of_2_11(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale=None, window_size=(-1, -1)):
+    """varlen_attn with the arguments that it has up to torch 2.12: groups of heads are seen from the shapes."""
+    assert cu_seq_q is cu_seq_k and max_q == max_k and window_size == (-1, 0)
+    documents = torch.bucketize(torch.arange(len(query)), cu_seq_q, right=True)
+    mask = (documents[:, None] == documents).tril()
+    heads = [x.transpose(0, 1)[None] for x in (query, key, value)]
+    return F.scaled_dot_product_attention(*heads, attn_mask=mask, enable_gqa=True)[0].transpose(0, 1)
+
+
+def varlen_of_2_13(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale=None, window_size=(-1, -1),
+                   enable_gqa=False, seqused_k=None, block_table=None, num_splits=None):  # fmt: skip
+    """As from torch 2.13 on: groups of heads must be allowed."""
+    if not enable_gqa and query.size(1) != key.size(1):
+        raise ValueError("Grouped query attention needs enable_gqa=True")
+    return varlen_of_2_11(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, window_size=window_size)
+
+
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "traced"])
+@pytest.mark.parametrize("varlen", [varlen_of_2_11, varlen_of_2_13])
+def test_attention_by_documents_fits_what_the_installed_torch_takes(monkeypatch, varlen, compiled):
+    """Against a mask; traced whole, as torch.compile does it for training."""
+    import torch.nn.attention.varlen
+
+    monkeypatch.setattr(torch.nn.attention.varlen, "varlen_attn", varlen)
+    torch.manual_seed(0)
+    tokens = torch.where(torch.rand(2, 32) < 0.1, t.BOS, 7)
+    q, k, v = (torch.randn(2, heads, 32, 8) for heads in (4, 2, 2))
+    attend = torch.compile(t.attend, backend="eager", fullgraph=True) if compiled else t.attend
+    found = attend(q, k, v, t.document_bounds(tokens, 40))
+    assert (found - t.attend(q, k, v, t.document_mask(tokens))).abs().max() < 0.03  # bfloat16
+
+
+def test_the_installed_varlen_attn_takes_the_arguments_it_is_given():
+    from torch.nn.attention.varlen import varlen_attn
+
+    parameters = inspect.signature(varlen_attn).parameters
+    assert list(parameters)[:7] == list(inspect.signature(varlen_of_2_11).parameters)[:7]
+    assert "window_size" in parameters
+    # The script looks among the defaults of keywords: the packer would keep every name for what `inspect` may read
+    assert ("enable_gqa" in parameters) == ("enable_gqa" in varlen_attn.__kwdefaults__)
 
 
 @pytest.mark.parametrize("preset, seq_len", [("pocket", 512), ("pocket", 2048), ("16mb", 512)])

@@ -5,7 +5,6 @@ Not covered: training (reproduce.py); which of it may be believed (golf check).
 """
 
 import datetime
-import importlib.metadata
 import platform
 import re
 import subprocess
@@ -16,6 +15,7 @@ from golf import schema
 from golf.files import ROOT, Failure, check_plain, read_json, sha256_file
 from golf.foreign import terminal
 from golf.processor import processor_name
+from golf.versions import require_torch, torch_here
 from tools.records import additions
 from tools.records.reading import read_record
 from tools.runs.pipeline import stage
@@ -93,6 +93,16 @@ def author(by: str | None) -> str:
     return by
 
 
+def stated_torch(record: Record) -> str:
+    """The version of torch that a record was made with."""
+    return str(record.about["environment"].get("torch"))
+
+
+def check_torch(record: Record) -> None:
+    """Failure unless torch here has the record's version: scores differ with others."""
+    require_torch(stated_torch(record), f"{record.name} cannot be scored again")
+
+
 def score(record: Record, artifact: Path, audit: str, certify: bool, out: Path) -> dict:
     """Scores `artifact` on the record's documents, by the public command, into `out`; returns what that holds. Failure
     if there is no score, or it is of other documents than the record's."""
@@ -100,7 +110,7 @@ def score(record: Record, artifact: Path, audit: str, certify: bool, out: Path) 
     arguments = ["eval_heldout.py", str(artifact), "--data", str(record.data), "--split", about["split"]]
     arguments += ["--audit", audit, "--out", str(out)]
     if certify:
-        arguments.append("--certify")
+        arguments += ["--certify", "--torch", stated_torch(record)]
     stage("score", arguments)
     result = read_json(out, ("bpb", "documents", "certified", "audit", "artifact", "data", "scorer_sha256"))
     if result["data"]["docs_sha256"] != about["docs_sha256"]:
@@ -133,7 +143,7 @@ def environment() -> dict:
     """What this machine is, as far as scores may depend on it."""
     return {
         "python": platform.python_version(),
-        "torch": importlib.metadata.version("torch"),
+        "torch": torch_here(),
         "platform": platform.platform(),
         "processor": processor_name(),
     }

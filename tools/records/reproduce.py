@@ -307,6 +307,8 @@ def prepare(options: argparse.Namespace) -> Plan:
     """Everything that can be refused before minutes of training. Raises Failure."""
     by = again.author(options.by)
     record = again.open_record(options.record, options.data)
+    if not options.trust:  # its score is to be certified
+        again.check_torch(record)
     check_run(record)
     source = read_bytes(record.folder / "train_gpt.py")
     flags = [flag for flag in overrides(source, record.run) if not flag.startswith("--data_dir=")]

@@ -53,6 +53,7 @@ def main(argv: list[str] | None = None) -> int:
 
     by = again.author(options.by)
     record = again.open_record(options.record, options.data)
+    again.check_torch(record)
     kept = {row["seed"]: artifacts.locate(record.folder, record.about, row["seed"]) for row in record.about["seeds"]}
     found = []
     for seed, artifact in kept.items():

@@ -8,14 +8,13 @@ Not covered: what is made of all this (the rules).
 
 import functools
 import hashlib
-import importlib.metadata
 import os
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from golf import schema, temporary
+from golf import schema, temporary, versions
 from golf.children import end_with_parent
 from golf.files import ROOT, Failure, check_plain, read_bytes, sha256_file
 from golf.script import MAX_BYTES
@@ -153,8 +152,8 @@ class Submission:
 
     def check_torch(self) -> None:
         """Raises NotHere unless torch here has the version that the record was made with."""
-        stated, here = str(self.record["environment"].get("torch")), importlib.metadata.version("torch")
-        if stated.split("+")[0] != here.split("+")[0]:
+        stated, here = str(self.record["environment"].get("torch")), versions.torch_here()
+        if not versions.same_torch(stated, here):
             what = f"the record was made with torch {stated}, here is {here}: scores differ"
             commit = self.record["seed_commit"][:12]
             raise NotHere(what, f"install torch=={stated.split('+')[0]}, with constraints.txt of commit {commit}")
@@ -189,6 +188,7 @@ def score(artifact: Path, s: Submission) -> dict:
     with temporary.folder("check") as folder:
         out = folder / "eval.json"
         command = [sys.executable, "eval_heldout.py", str(artifact), "--certify", "--audit", "full", "--out", str(out)]
+        command += ["--torch", str(s.record["environment"].get("torch"))]
         command += ["--data", str(s.data.resolve()), "--split", s.record["data"]["split"]]
         done = subprocess.run(
             command,

@@ -231,6 +231,7 @@ else: raise RuntimeError("ESCAPED writes")
 
 def test_boxes_of_a_score_share_two_cores_and_the_memory(monkeypatch):
     """On a machine of 64 cores too."""
+    monkeypatch.setattr(passes.versions, "torch_has_gpu_code", lambda: True)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8, 72)))
     assert passes.core_numbers() == [8, 9] and passes.cores() == 2

@@ -307,6 +307,7 @@ def test_a_machine_without_a_layer_says_nothing_of_the_artifact(copy, monkeypatc
         submission.score(copy / "baseline.golf", Submission(copy, NO_DATA))
     [command] = commands
     assert "--certify" in command and command[command.index("--audit") + 1] == "full"
+    assert command[command.index("--torch") + 1] == "2.13.0+cpu"  # the record's
 
 
 def test_fewer_than_three_seeds_fail(copy):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from golf import versions
 from golf.box import training
 from golf.files import Failure
 from tests.support import small_record
@@ -273,6 +274,24 @@ def test_artifacts_are_scored_again_each_with_an_addition(root, capsys):
     assert {each["seed"] for each in found} == set(small_record.SEEDS)
     assert all(each["kind"] == "scored" and each["certified"] and each["audit"] == "quick" for each in found)
     assert files_of(folder) == before
+
+
+@pytest.mark.parametrize("command", [reproduce, rescore])
+def test_another_torch_than_the_records_is_refused_before_anything_runs(root, monkeypatch, command):
+    folder = small_record.make(root)
+    monkeypatch.setattr(versions, "torch_here", lambda: "2.14.1+cu130")
+    said = "^pocket/0001_small cannot be scored again: torch here is 2.14.1.cu130, asked for is 2.13.0: "
+    with pytest.raises(Failure, match=said):
+        command.main([str(folder), "--by", "me"])
+    assert not (folder / "additions").exists()
+
+
+def test_what_is_scored_again_is_certified_for_the_records_torch(opened, monkeypatch):
+    seen = []
+    monkeypatch.setattr(again, "stage", lambda *given: seen.append(given[1]) or small_record.stage(*given))
+    artifact = next(opened.folder.rglob("*.golf"))
+    again.score(opened, artifact, "quick", True, opened.folder / "eval.json")
+    assert seen[0][-2:] == ["--torch", "2.13.0"] and "--certify" in seen[0]
 
 
 def test_an_artifact_with_another_score_is_told(root, capsys, monkeypatch):
