@@ -509,7 +509,14 @@ def takes_blocks(length: int, compiled: bool, masked: bool) -> bool:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, documents: Tensor | None) -> Tensor:
-    """Causal attention of q [B, H, T, K] over k, v [B, G, T, K]; within documents if given their mask or bounds."""
+    """Causal attention of q [B, H, T, K] over k, v [B, G, T, K]; within documents if given their mask or bounds.
+
+    Where there are more keys than queries, the queries are those of the last keys.
+    """
+    if k.size(2) > q.size(2):
+        before = k.size(2) - q.size(2)
+        mask = torch.ones(q.size(2), k.size(2), dtype=torch.bool, device=q.device).tril(before)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
     masked = documents is not None
     compiled = torch.compiler.is_compiling()
     if q.is_cpu and q.requires_grad and takes_blocks(q.size(2), compiled, masked):
@@ -599,6 +606,46 @@ def choose_attention(config: Config, device: torch.device) -> str:
     return result
 
 
+class KeyValues:
+    """Keys before RoPE and values [B, G, M, K] of the text before a call, in one pass through a layer."""
+
+    def __init__(self):
+        self.kept: list[Tensor] | None = None  # of text that commit() was told of
+        self.new: list[Tensor] | None = None  # of the last call
+
+    def extend(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """k, v [B, G, T, K] of a call -> both behind those of the text before it [B, G, M + T, K]."""
+        self.new = [k.detach(), v.detach()]
+        if self.kept is None:
+            return k, v
+        return torch.cat((self.kept[0], k), 2), torch.cat((self.kept[1], v), 2)
+
+    def commit(self, most: int):
+        """The last call's tokens become text; of all text the last `most` tokens are kept."""
+        text = self.new if self.kept is None else [torch.cat(pair, 2) for pair in zip(self.kept, self.new)]
+        self.kept = [x[:, :, max(0, x.size(2) - most) :] for x in text]
+
+
+class Memory:
+    """What a model keeps of text that it reads in chunks, each token once, as in Transformer-XL (Dai et al. 2019).
+
+    A chunk sees the keys and values of at most `most` tokens before it. They stay as the weights of their time made
+    them, and gradients end at them.
+    """
+
+    def __init__(self, passes: int, most: int):
+        self.most = most
+        self.passes = [KeyValues() for _ in range(passes)]
+        self.last: Tensor | None = None  # [B, 1], the last token of the text
+        self.new: Tensor | None = None
+
+    def commit(self):
+        """The tokens of the last call become text."""
+        self.last = self.new
+        for keys_and_values in self.passes:
+            keys_and_values.commit(self.most)
+
+
 class Attention(nn.Module):
     """Causal grouped-query attention with QK-norm, RoPE and a learned gain per query head.
 
@@ -620,24 +667,27 @@ class Attention(nn.Module):
         self.gain = scalars(self.heads)
         self.gate = scalars(self.heads, config.attn_gate) if config.attn_gate else None
 
-    def forward(self, x: Tensor, documents: Tensor | None) -> Tensor:
-        """x [B, T, D]; documents: for attend."""
+    def forward(self, x: Tensor, documents: Tensor | None, past: KeyValues | None = None) -> Tensor:
+        """x [B, T, D]; documents: for attend; past: of the text before x."""
         B, T, D = x.shape
         heads = self.qkv(x).view(B, T, -1, self.width).transpose(1, 2)  # [B, H + 2 G, T, K]
         q, k, v = heads.split((self.heads, self.kv_heads, self.kv_heads), 1)
-        table = self.table[:, :T]
-        if T > self.table.size(1):  # a longer window than in training
-            table = rope_table(T, *self.rope).to(x.device)
+        q, k, own = norm(q), norm(k), v
+        if past is not None:
+            k, v = past.extend(k, v)
+        table = self.table[:, : k.size(2)]
+        if k.size(2) > self.table.size(1):  # a longer window than in training
+            table = rope_table(k.size(2), *self.rope).to(x.device)
         # Queries and keys have norm sqrt(K) here, so a score is at most gain * sqrt(K): attend_in_blocks needs a bound
-        q, k = rotate(norm(q), table), rotate(norm(k), table)
+        q, k = rotate(q, table[:, -T:]), rotate(k, table)
         bound = MAX_SCORE / math.sqrt(self.width)
         q = q * self.gain.clamp(-bound, bound).to(q.dtype)[:, None, None]
         # Autocast leaves the three in different types, and attention wants one
-        v = v.to(q.dtype)
+        own, v = own.to(q.dtype), v.to(q.dtype)
         y = attend(q, k.to(q.dtype), v, documents)
         if self.xsa:
             # One value vector for H / G heads: [B, G, 1, T, K]
-            own = F.normalize(v, dim=-1).to(y.dtype)[:, :, None]
+            own = F.normalize(own, dim=-1).to(y.dtype)[:, :, None]
             y = y.view(B, self.kv_heads, -1, T, self.width)
             y = (y - (y * own).sum(-1, keepdim=True) * own).flatten(1, 2)
         if self.gate is not None:
@@ -679,10 +729,12 @@ class Block(nn.Module):
         if self.parallel:
             self.route = scalars(2, 3)
 
-    def forward(self, x: Tensor, lane: Tensor | None, x0: Tensor, documents: Tensor | None):
+    def forward(
+        self, x: Tensor, lane: Tensor | None, x0: Tensor, documents: Tensor | None, past: KeyValues | None = None
+    ):
         """Returns both lanes, the second None before parallel_start."""
         mixed = self.mix[0] * x + self.mix[1] * x0
-        attention = self.attn_gain * self.attn(norm(mixed) * self.scale, documents)
+        attention = self.attn_gain * self.attn(norm(mixed) * self.scale, documents, past)
         if not self.parallel:
             mixed = mixed + attention
             return mixed + self.mlp_gain * self.mlp(norm(mixed) * self.scale), None
@@ -796,15 +848,20 @@ class GPT(nn.Module):
         first, end = self.config.loop_first, self.config.loop_last + 1
         return layers[:first] + layers[first:end] * (1 + self.loops) + layers[end:]
 
-    def embedded(self, tokens: Tensor) -> Tensor:
-        """tokens [B, T] -> their embeddings [B, T, D], each with a share of the one before it in its document."""
+    def embedded(self, tokens: Tensor, last: Tensor | None = None) -> Tensor:
+        """tokens [B, T] -> their embeddings [B, T, D], each with a share of the one before it in its document.
+
+        last: the token before the first one [B, 1], if there is text before it.
+        """
         x = self.embed(tokens)
         width = self.config.smear_gate
         if not width:
             return x
         inside = tokens != BOS  # at BOS there is no token before
-        inside[:, 0] = False
         gate = self.smear_scale * torch.sigmoid(F.linear(x[..., :width], self.smear))
+        if last is not None:
+            return x + gate * inside[..., None] * torch.cat((self.embed(last), x[:, :-1]), 1)
+        inside[:, 0] = False
         return x + gate * inside[..., None] * x.roll(1, 1)
 
     def documents(self, tokens: Tensor) -> Tensor | None:
@@ -816,10 +873,13 @@ class GPT(nn.Module):
         # No corpus has documents of less than 128 tokens on average
         return document_bounds(tokens, len(tokens) + tokens.numel() // 128)
 
-    def hidden(self, tokens: Tensor) -> Tensor:
-        """tokens [B, T] -> what the output head reads [B, T, D]."""
+    def hidden(self, tokens: Tensor, memory: Memory | None = None) -> Tensor:
+        """tokens [B, T] -> what the output head reads [B, T, D]; memory: of the text before them."""
         documents = self.documents(tokens)
-        x = x0 = norm(self.embedded(tokens))
+        last = None
+        if memory is not None:
+            last, memory.new = memory.last, tokens[:, -1:]
+        x = x0 = norm(self.embedded(tokens, last))
         lane = None
         order = self.order()
         half = len(order) // 2
@@ -837,14 +897,17 @@ class GPT(nn.Module):
                     x = x + back
                 else:
                     x = torch.lerp(back, x, torch.sigmoid(self.skip_gate[slot]))
-            x, lane = block(x, lane, x0, documents)
+            x, lane = block(x, lane, x0, documents, memory and memory.passes[i])
             if i < half:
                 saved.append(x)
         return norm(x if lane is None else (x + lane) / 2)
 
-    def forward(self, tokens: Tensor, first: int = 0) -> Tensor:
-        """tokens [B, T] -> logits [B, T - first, V] in float32; logits[:, i] predicts tokens[:, first + i + 1]."""
-        z = F.linear(self.hidden(tokens)[:, first:], self.embed.weight)
+    def forward(self, tokens: Tensor, memory: Memory | None = None) -> Tensor:
+        """tokens [B, T] -> logits [B, T, V] in float32; logits[:, i] predicts tokens[:, i + 1].
+
+        memory: of the text before the tokens; it takes them up with memory.commit().
+        """
+        z = F.linear(self.hidden(tokens, memory), self.embed.weight)
         z = z.to(torch.promote_types(z.dtype, torch.float32))
         return self.config.logit_softcap * torch.tanh(z / self.config.logit_softcap)
 
@@ -1035,15 +1098,67 @@ class Optimizers:
 
 
 # ---- Scorer: how the artifact is scored ----------------------------------------------------------
+class Followers:
+    """How often each token followed each context of `order` tokens in the text that was added.
+
+    A log-structured merge tree (O'Neil et al. 1996) of few sorted tables, in torch. A key is a hash of the context with
+    the token in its low bits: 62 bits together. Two contexts share a hash once in 10^8 questions, with 8,192 ids and a
+    million contexts.
+    """
+
+    GROWTH = 8  # a table this many times longer than the next one stays as it is
+
+    def __init__(self, order: int, vocab_size: int):
+        self.order = order
+        self.bits = (vocab_size - 1).bit_length()
+        self.tables: list[tuple[Tensor, Tensor]] = []  # sorted keys and their counts, the longest first
+
+    def contexts(self, text: Tensor, rows: int) -> Tensor:
+        """Hashes [B, rows] of what precedes each of the last `rows` tokens of text [B, T]; short ones are contexts of
+        their own."""
+        text = F.pad(text + 1, (self.order, 0))
+        mixed = torch.zeros_like(text[:, -rows:])
+        for distance in range(self.order, 0, -1):
+            end = text.size(1) - distance
+            mixed = (mixed + text[:, end - rows : end]) * -7046029254386353131  # odd, bits at random; int64 wraps
+            mixed = mixed ^ (mixed >> 32)
+        return mixed & ((1 << (62 - self.bits)) - 1)
+
+    def add(self, contexts: Tensor, tokens: Tensor):
+        """Each of the tokens [N] followed the context [N] beside it."""
+        keys, counts = torch.unique(contexts << self.bits | tokens, return_counts=True)
+        while self.tables and len(self.tables[-1][0]) < self.GROWTH * len(keys):
+            longer, its_counts = self.tables.pop()
+            keys, place = torch.unique(torch.cat((longer, keys)), return_inverse=True)
+            counts = torch.zeros_like(keys).index_add_(0, place, torch.cat((its_counts, counts)))
+        self.tables.append((keys, counts))
+
+    def find(self, contexts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What followed the contexts [N]: for each finding its place in them, token and count; a token may be found
+        several times."""
+        places, tokens, found = [], [], []
+        for keys, counts in self.tables:
+            first = torch.searchsorted(keys, contexts << self.bits)
+            many = torch.searchsorted(keys, contexts + 1 << self.bits) - first
+            place = torch.repeat_interleave(many)
+            # The i-th finding of a context is i behind its first one
+            at = torch.arange(len(place), device=keys.device) + (first - many.cumsum(0) + many)[place]
+            places.append(place)
+            tokens.append(keys[at] & ((1 << self.bits) - 1))
+            found.append(counts[at])
+        empty = contexts.new_zeros(0)
+        return torch.cat([empty, *places]), torch.cat([empty, *tokens]), torch.cat([empty, *found])
+
+
 class Scorer:
-    """Windows that keep context, steps on text whose score is final, counts of that text.
+    """A memory of the text before, steps on text whose score is final, counts of that text.
 
     A call's tokens [B, C] are predicted with the `score_context` tokens before them, as far as their document has so
-    many. Scope document, unless it learns over the stream of documents, one lane at a time. `score_lr`: each chunk,
-    once scored, gives one step of Adam (no momentum) on all weights (dynamic evaluation, Krause et al. 2018; PR #549,
-    PR #1413); at the end of a document all but `score_keep` of what it changed is undone. `score_counts`: the model's
-    row is the base of a Dirichlet mixture, with discount, of what followed the same tokens before: the last one and
-    two in this document, the last 3 and 5 anywhere (as in Teh 2006, no sampler).
+    many; the model has read those when they were scored. Scope document, unless it learns over the stream of documents.
+    `score_lr`: each chunk, once scored, gives one step of Adam (no momentum) on all weights (dynamic evaluation, Krause
+    et al. 2018; PR #549, PR #1413); at the end of a document all but `score_keep` of what it changed is undone.
+    `score_counts`: the model's row is the base of a Dirichlet mixture, with discount, of what followed the same tokens
+    before: the last one and two in this document, the last 3 and 5 anywhere (as in Teh 2006, no sampler).
     """
 
     # (tokens before the predicted one, mass of the row below); the first two count in the document alone
@@ -1056,9 +1171,7 @@ class Scorer:
         self.chunk = config.score_chunk or config.seq_len
         learns = config.score_lr or config.score_counts
         self.scope = "stream" if learns else "document"
-        # For each order, context -> what followed it: in scored text, and in the last call's
-        self.seen = [{} for _ in self.ORDERS]
-        self.new = []
+        self.seen = [Followers(order, config.vocab_size) for order, _ in self.ORDERS]
         if config.score_lr:
             self.adam = torch.optim.Adam(self.params, config.score_lr, betas=(0.0, 0.99), fused=True)
             self.kept = [p.detach().clone() for p in self.params]
@@ -1066,8 +1179,12 @@ class Scorer:
     @torch.no_grad()
     def start(self, lanes: int):
         """New documents begin in `lanes` lanes."""
-        self.past = torch.full((lanes, 1), BOS, device=self.params[0].device)
-        self.seen[:2] = {}, {}
+        self.past = torch.full((lanes, 1), BOS, device=self.params[0].device)  # enough of the text for all contexts
+        self.memory = None
+        if self.config.score_context > 1:  # the last token of the text is in the call
+            self.memory = Memory(len(self.model.order()), self.config.score_context - 1)
+        for seen in self.seen[:2]:
+            seen.tables.clear()
         if self.config.score_lr:
             torch._foreach_lerp_(self.kept, self.params, self.config.score_keep)
             torch._foreach_copy_(self.params, self.kept)
@@ -1075,44 +1192,53 @@ class Scorer:
     def logits(self, tokens: Tensor) -> Tensor:
         """tokens [B, C] -> logits [B, C, V]; row i predicts tokens[:, i] from what came before it."""
         self.tokens = tokens
-        past = self.past[:, -self.config.score_context :]
         # observe() goes back through these rows
         with torch.set_grad_enabled(self.config.score_lr > 0):
-            self.rows = self.model(torch.cat((past, tokens[:, :-1]), 1), past.size(1) - 1)
+            self.rows = self.model(torch.cat((self.past[:, -1:], tokens[:, :-1]), 1), self.memory)
+        self.probabilities = self.rows.detach().softmax(-1)
         return self.mix() if self.config.score_counts else self.rows
 
+    @torch.no_grad()
     def mix(self) -> Tensor:
-        """Log-probabilities [1, C, V]. The chunk's own text, before a row, counts like scored text."""
-        p = self.rows[0].detach().float().softmax(1)
-        text = torch.cat((self.past, self.tokens), 1)[0].tolist()
-        self.new = []
-        for seen, (order, mass) in zip(self.seen, self.ORDERS):
-            new = {}
-            hits = []  # places in [C, V], flattened, of what followed a row's context before
-            for row, i in enumerate(range(self.past.size(1), len(text))):
-                context = tuple(text[max(0, i - order) : i])
-                followed = new.setdefault(context, [])
-                hits += [row * p.size(1) + token for token in seen.get(context, []) + followed]
-                followed.append(text[i])
-            self.new.append(new)
-            hits = torch.tensor(hits, dtype=torch.int64)
-            counts = torch.bincount(hits, minlength=p.numel()).view_as(p).to(p)
+        """Log-probabilities [B, C, V]. The chunk's own text, before a row, counts like scored text."""
+        B, C, V = self.rows.shape
+        text = torch.cat((self.past, self.tokens), 1)
+        left = torch.ones(B * C, device=text.device)  # share of the row below that is left, of the model's row first
+        added = []  # (cells of [B C V], probability that an order adds there before later ones take their share, left)
+        for seen, (_, mass) in zip(self.seen, self.ORDERS):
+            contexts = seen.contexts(text, C)
+            place, token, count = seen.find(contexts.flatten())
+            # Pairs of rows of the chunk with one context: what followed the earlier one counts for the later one
+            lane, later, earlier = (contexts[:, :, None] == contexts[:, None]).tril(-1).nonzero(as_tuple=True)
+            place = torch.cat((place, lane * C + later))
+            token = torch.cat((token, self.tokens[lane, earlier]))
+            count = torch.cat((count, torch.ones_like(later)))
+            cell, which = torch.unique(place * V + token, return_inverse=True)
+            own = left.new_zeros(len(cell)).index_add_(0, which, count.to(left))
+            row = cell // V
+            total = mass + torch.zeros_like(left).index_add_(0, row, own)
             # Each kind of token that was seen gives the discount to the row below
-            rest = mass + self.DISCOUNT * (counts > 0).sum(1, keepdim=True)
-            own = (counts - self.DISCOUNT).clamp_min(0)
-            p = (own + rest * p) / (counts.sum(1, keepdim=True) + mass)
-        return p.log()[None]
+            below = (mass + self.DISCOUNT * torch.bincount(row, minlength=B * C)) / total
+            left = left * below
+            added.append((cell, row, (own - self.DISCOUNT) / total[row], left))
+        p = self.probabilities * left.view(B, C, 1)
+        for cell, row, share, then in added:
+            p.view(-1).index_add_(0, cell, share * (left / then)[row])
+        return p.log_()
 
     def observe(self):
         """The chunk's score is final: learn from it."""
-        longest = max(self.config.score_context, self.ORDERS[-1][0])
-        self.past = torch.cat((self.past, self.tokens), 1)[:, -longest:]
-        for seen, new in zip(self.seen, self.new):
-            for context, followed in new.items():
-                seen.setdefault(context, []).extend(followed)
+        if self.memory is not None:
+            self.memory.commit()
+        text = torch.cat((self.past, self.tokens), 1)
+        if self.config.score_counts:
+            for seen in self.seen:
+                seen.add(seen.contexts(text, self.tokens.size(1)).flatten(), self.tokens.flatten())
+        self.past = text[:, -self.ORDERS[-1][0] :]
         if self.config.score_lr:
-            rows = self.rows.flatten(0, 1).float()
-            F.cross_entropy(rows, self.tokens.flatten(), reduction="sum").backward()
+            # The gradient of the sum of losses, -log softmax(row)[token]
+            ones = torch.ones_like(self.probabilities[..., :1])
+            self.rows.backward(self.probabilities.scatter_add_(2, self.tokens[..., None], -ones))
             self.adam.step()
             self.adam.zero_grad()
 

@@ -1,20 +1,23 @@
-"""The Scorer of train_gpt.py, driven as the box drives it, against naive windows and a training loop written out here;
+"""The Scorer of train_gpt.py, driven as the box drives it, against masked documents and loops written out here;
 what it may not do (look ahead, mix documents) by changing the text; and scored end to end with audits.
 
 Not covered: what the modes gain on real text (docs and records say), GPUs.
 """
 
+from collections import Counter, defaultdict
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 
 import train_gpt as t
 from golf.box.worker import PlainScorer
 from tests.support import ROOT
-from tests.support.small_models import SMALL, small_model
+from tests.support.small_models import SMALL, VARIANTS, small_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("warm_boxes")]
 
@@ -65,15 +68,45 @@ def test_without_fields_it_is_the_plain_scorer_bit_for_bit():
         assert torch.equal(mine, theirs)
 
 
-def test_each_row_is_the_models_on_its_own_window():
-    """Rows begin..begin+C of a document see the C - 1 - i symbols of the chunk before them and 8 before the chunk."""
-    model, rows = small_model(dtype=torch.float32).eval(), drive(scorer(**SLIDING), documents())
+@pytest.mark.parametrize("fields", VARIANTS.values(), ids=VARIANTS)
+def test_each_row_is_the_models_on_the_whole_document_with_a_mask(fields, monkeypatch):
+    """In every layer, rows begin..begin+C see the rows of their chunk before them and 7 before the chunk."""
+    rows = drive(scorer(**SLIDING | fields), documents())
+
+    def attend(q, k, v, documents):
+        i = torch.arange(q.size(2))
+        mask = (i <= i[:, None]) & (i >= i[:, None] // 5 * 5 - 7)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True)
+
+    monkeypatch.setattr(t, "attend", attend)
+    model = small_model(replace(SMALL, **fields), dtype=torch.float32).eval()
     for symbols, ours in zip(documents(), rows):
-        text = [t.BOS, *symbols.tolist()]
-        for i in range(len(symbols)):
-            begin = i // 5 * 5
-            window = text[max(0, begin + 1 - 8) : i + 1]
-            torch.testing.assert_close(ours[i], model(torch.tensor([window]))[0, -1], atol=1e-5, rtol=1e-5)
+        text = torch.tensor([t.BOS, *symbols.tolist()])
+        torch.testing.assert_close(ours, model(text[None, :-1])[0], atol=5e-5, rtol=5e-5)
+
+
+def test_gradients_end_at_the_memory():
+    """Those of the second chunk are those of a whole document whose first chunk's keys and values are constants."""
+    model = small_model(dtype=torch.float64).eval()
+    (symbols,) = documents(lengths=(16,))
+    memory = t.Memory(len(model.order()), 8)
+    model(symbols[None, :8], memory)
+    memory.commit()
+    for keys_and_values in memory.passes:
+        assert [(x.size(2), x.requires_grad) for x in keys_and_values.kept] == [(8, False)] * 2
+    params = list(model.parameters())
+    loss = model(symbols[None, 8:], memory).square().sum()
+    ours = torch.autograd.grad(loss, params)
+    for p, gradient in list(zip(params, ours))[::3]:
+        direction = torch.randn_like(p)
+        values = []
+        for step in (1e-6, -1e-6):
+            with torch.no_grad():
+                p.add_(direction, alpha=step)
+                values.append(model(symbols[None, 8:], memory).square().sum())
+                p.sub_(direction, alpha=step)
+        slope = float(values[0] - values[1]) / 2e-6
+        assert slope == pytest.approx(float((gradient * direction).sum()), rel=1e-5, abs=1e-5)
 
 
 def test_training_is_adam_on_committed_chunks():
@@ -90,9 +123,11 @@ def test_training_is_adam_on_committed_chunks():
                 k.copy_(0.5 * k + 0.5 * p)
                 p.copy_(k)
         text = torch.cat((torch.tensor([t.BOS]), symbols))
+        memory = t.Memory(len(model.order()), 7)
         for begin in range(0, len(symbols), 5):
-            end, first = min(begin + 5, len(symbols)), max(0, begin + 1 - 8)
-            logits = model(text[None, first:end])[0, begin - first :]
+            end = min(begin + 5, len(symbols))
+            logits = model(text[None, begin:end], memory)[0]
+            memory.commit()
             torch.testing.assert_close(rows[begin:end], logits, atol=2e-4, rtol=2e-4)
             grads = torch.autograd.grad(F.cross_entropy(logits, symbols[begin:end], reduction="sum"), params)
             step += 1
@@ -128,6 +163,34 @@ def test_counting_is_the_mixture_of_its_formula():
             moved = max(moved, (p - base[i - 1]).abs().max().item())
         committed.append(text)
     assert moved > 0.01
+
+
+@given(
+    st.lists(st.lists(st.lists(st.integers(0, 4), min_size=3, max_size=3), max_size=9), min_size=1, max_size=30),
+    st.integers(1, 5),
+)
+def test_followers_are_those_of_a_dictionary(chunks, order):
+    """Three lanes of text in chunks of any length: contexts that reach over chunks, before the text's start too."""
+    followers, known = t.Followers(order, 5), defaultdict(Counter)
+    texts = [[], [], []]
+    for chunk in chunks:
+        for lane, text in enumerate(texts):
+            text += [step[lane] for step in chunk]
+        if not chunk:
+            continue
+        contexts = followers.contexts(torch.tensor(texts), len(chunk))
+        places, tokens, counts = followers.find(contexts.flatten())
+        found = [Counter() for _ in range(3 * len(chunk))]
+        for place, token, count in zip(places.tolist(), tokens.tolist(), counts.tolist()):
+            found[place][token] += count
+        steps = range(len(texts[0]) - len(chunk), len(texts[0]))
+        pairs = [(tuple(text[max(0, i - order) : i]), text[i]) for text in texts for i in steps]
+        assert found == [known.get(context, Counter()) for context, _ in pairs]
+        for context, token in pairs:
+            known[context][token] += 1
+        followers.add(contexts.flatten(), torch.tensor([token for _, token in pairs]))
+        lengths = [len(keys) for keys, _ in followers.tables]
+        assert all(a >= t.Followers.GROWTH * b for a, b in zip(lengths, lengths[1:]))
 
 
 @pytest.mark.parametrize("fields", [SLIDING, TRAINING | COUNTING])
