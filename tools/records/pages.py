@@ -242,7 +242,7 @@ def table_of(records: list[dict], track: Track, rules: int) -> dict:
         "rules": rules,
         "records": records,
         "best": [next(r for r in records if r["scope"] == scope) for scope in SCOPES if scope in scopes],
-        "charts": [charts.by_date(track.name, records), charts.by_bytes(track.name, records, cap)] if records else [],
+        "charts": [charts.in_order(track.name, records), charts.by_bytes(track.name, records, cap)] if records else [],
     }
 
 

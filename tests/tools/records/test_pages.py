@@ -14,14 +14,16 @@ import shutil
 import struct
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support import ROOT
 from tests.support.additions import example
 from tests.support.own_cache import own_cache  # noqa: F401
 from tests.support.site_records import BASELINE, HOSTILE, add, build_site, family
-from tools.records import additions, charts, leaderboard, lineage, pages
+from tools.records import additions, charts, leaderboard, lineage, pages, reading
 
 pytestmark = pytest.mark.slow
 
@@ -412,6 +414,78 @@ def test_ticks_are_round_and_enough(low, span, count):
     assert count - 1 <= len(ticks) - 1 <= 2.5 * count + 1 or len(ticks) == count
     assert all(low - 1e-6 * span <= tick <= low + span * (1 + 1e-6) for tick in ticks)
     assert all(abs(tick / step - round(tick / step)) < 1e-6 for tick in ticks)
+
+
+def on_log_scale(value: float, low: float, high: float, floor: float, start: float, end: float) -> float:
+    """Where a value lies by the definition: equal ratios of what is above the floor are equally far apart."""
+    steps = math.log2((value - floor) / (low - floor)) / math.log2((high - floor) / (low - floor))
+    return start * (1 - steps) + end * steps
+
+
+@given(low=st.floats(0.5, 9), span=st.floats(0, 5), part=st.floats(0, 1))
+def test_bpb_lies_on_a_log_scale_above_the_floor_that_the_axis_names(low, span, part):
+    axis = charts.bpb_axis(low, low + span)
+    floor = float(re.fullmatch(r"bits per byte, log scale above (-?[0-9.]+) \(lower is better\)", axis.label)[1])
+    assert axis.floor == pytest.approx(floor, abs=1e-9) and floor < low
+    value, (_, top, _, bottom) = low + part * span, charts.PLOT
+    assert abs(axis.at(value) - on_log_scale(value, axis.low, axis.high, floor, bottom, top)) < 0.02
+    assert top < axis.at(low + span) <= axis.at(low) < bottom
+
+    texts = [text for _, text in axis.ticks]
+    assert 4 <= len(texts) == len(set(texts)) <= 9
+    for value, text in axis.ticks:
+        assert float(text) == pytest.approx(value, abs=1e-9) and top - 0.01 <= axis.at(value) <= bottom + 0.01
+    places = [axis.at(value) for value, _ in axis.ticks]
+    assert all(above <= below - charts.TICK_HEIGHT + 0.01 for below, above in zip(places, places[1:]))
+
+
+@given(st.lists(st.integers(0, 16_000_000), min_size=1, max_size=20))
+def test_bytes_left_lie_on_a_log_scale(left):
+    axis = charts.left_axis(left)
+    for value in left:
+        expected = on_log_scale(value, axis.low, axis.high, -1, charts.PLOT[0], charts.PLOT[2])
+        assert abs(axis.at(value) - expected) < 0.02
+        assert charts.PLOT[0] < axis.at(value) < charts.PLOT[2]
+    assert 2 <= len(axis.ticks) == len({text for _, text in axis.ticks}) <= charts.MOST_TICKS + 3
+    unit = {"k": 1e3, "M": 1e6}
+    for value, text in axis.ticks:
+        assert float(text.rstrip("kM")) * unit.get(text[-1], 1) == pytest.approx(value, rel=1e-9)
+        assert axis.low <= value <= axis.high
+
+
+@given(low=st.floats(1e-3, 1e9), ratio=st.floats(5.2, 1e9))
+def test_ticks_of_a_log_scale_are_round_and_enough(low, ratio):
+    ticks = charts.log_ticks(low, low * ratio)
+    assert 2 < len(ticks) <= 10 and ticks == sorted(set(ticks))
+    assert all(low <= tick <= low * ratio and f"{tick:.6e}"[0] in "12357" for tick in ticks)
+    assert all(f"{tick:.6e}"[1:].startswith(".000000e") for tick in ticks)
+
+
+@given(st.lists(st.dates(), min_size=1, max_size=300).map(sorted))
+def test_records_stand_in_their_order_and_marks_are_first_of_a_day(days):
+    axis, (left, _, right, _) = charts.order_axis(days), charts.PLOT
+    for place in range(len(days)):
+        assert abs(axis.at(place) - (left + (right - left) * (place + 0.5) / len(days))) < 0.01
+    assert axis.ticks[0][0] == 0
+    for (before, _), (place, text) in zip(axis.ticks, axis.ticks[1:]):
+        assert days[place] != days[place - 1] and axis.at(place) - axis.at(before) >= charts.TICK_WIDTH
+        assert text == days[place].strftime("%d %b" if days[0].year == days[-1].year else "%b %Y")
+
+
+def test_records_after_the_first_do_not_lie_on_one_line():
+    """Of the first four records: the three after 0001 differ less and less, and fill the cap alike."""
+    found = reading.read_records(ROOT)
+    names = ("0001_baseline", "0002_trellis_coded", "0003_stack_and_scorer", "0004_case_operators")
+    records = [found[ROOT / "records/pocket" / name] | {"name": name} for name in names]
+    for chart in (charts.in_order("pocket", records), charts.by_bytes("pocket", records, 250_000)):
+        x, y = np.array([(point["x"], point["y"]) for point in chart["points"][1:]]).T
+        assert min(abs(np.diff(x))) > 10 and min(abs(np.diff(y))) > 15, chart["title"]
+        assert all(point["label"] for point in chart["points"])
+    points = np.array([(point["x"], point["y"]) for point in charts.in_order("pocket", records)["points"][1:]])
+    off_the_line = np.linalg.svd(points - points.mean(0))[1][
+        1
+    ]  # root of the sum of squared distances from the best line
+    assert off_the_line > 20
 
 
 @given(st.lists(st.tuples(st.floats(64, 542), st.floats(14, 276)), max_size=40))

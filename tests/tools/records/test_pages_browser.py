@@ -7,10 +7,10 @@ References: Python's sort, record.json and metrics.jsonl on scales read from the
 import functools
 import http.server
 import json
+import math
 import re
 import shutil
 import threading
-from datetime import date
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -21,6 +21,7 @@ from tests.support.own_cache import own_cache  # noqa: F401
 from tests.support.site_records import build_site, family
 
 pytestmark = pytest.mark.browser
+WIDTHS = (400, 1200)
 PATIENCE = 300_000  # milliseconds: a machine that is busy is not a page that is broken
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 PAGES = (
@@ -243,38 +244,50 @@ def scale(chart, axis: str, value) -> np.poly1d:
 
 
 def of_bytes(text: str) -> float:
-    return float(text[:-1]) * {"k": 1e3, "M": 1e6}[text[-1]]
+    return float(text.rstrip("kM")) * {"k": 1e3, "M": 1e6}.get(text[-1], 1)
 
 
-def of_date(text: str) -> int:
-    months = "Jan Feb Mar Apr May Jun Jul Aug Sep Oct Nov Dec".split()
-    return date(2026, months.index(text[3:]) + 1, int(text[:2])).toordinal()
+def floor_of(chart) -> float:
+    """What a chart says its log scale of bpb starts from."""
+    return float(re.search(r"log scale above ([0-9.]+) ", chart.locator("figcaption").inner_text())[1])
 
 
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("width", WIDTHS)
 def test_points_of_the_charts_are_where_the_data_says(bases, root, tab, width):
     page, found = tab(f"{bases['file']}/index.html", width), records(root, "pocket")
-    by_date, by_bytes = page.locator("#pocket figure.chart").all()
-    for chart, read, value in (
-        (by_date, of_date, lambda record: date.fromisoformat(record["date"]).toordinal()),
-        (by_bytes, of_bytes, lambda record: record["artifact"]["bytes"]),
+    in_order, by_bytes = page.locator("#pocket figure.chart").all()
+    order = sorted(found, key=lambda name: (found[name]["date"], name))
+    frame = in_order.locator("path.base").bounding_box()
+    left_of = scale(by_bytes, "x", lambda text: math.log(of_bytes(text) + 1))
+
+    def x_in_order(left: float) -> float:
+        return (left - frame["x"]) / frame["width"] * len(order) - 0.5
+
+    def bytes_left(record: dict) -> float:
+        return math.log(250_000 - record["artifact"]["bytes"] + 1)
+
+    for chart, x, value in (
+        (in_order, x_in_order, lambda record: order.index(f"pocket/{record['number']}_{record['slug']}")),
+        (by_bytes, left_of, bytes_left),
     ):
-        x, y = scale(chart, "x", read), scale(chart, "y", float)
+        floor = floor_of(chart)
+        y = scale(chart, "y", lambda text, floor=floor: math.log(float(text) - floor))
         points = chart.locator("a.point").evaluate_all("""found => found.map(e => {
             const m = e.querySelector(".dot").getScreenCTM(), bar = e.querySelector(".spread").getBoundingClientRect();
             return [e.dataset.record, m.e, m.f, bar.top, bar.bottom, e.getAttribute("class")]; })""")
         assert [name for name, *_ in points] == sorted(found, key=lambda name: found[name]["bpb_mean"])
         for name, left, top, bar_top, bar_bottom, scope in points:
-            record, sd = found[name], found[name]["bpb_sd"] or 0
+            record, mean, sd = found[name], found[name]["bpb_mean"], found[name]["bpb_sd"] or 0
             assert abs(x(left) - value(record)) < abs(x(1) - x(0)), name  # within a pixel
             pixel = abs(y(1) - y(0))
-            assert abs(y(top) - record["bpb_mean"]) < pixel
-            assert abs(y(bar_top) - record["bpb_mean"] - sd) < 2 * pixel > abs(y(bar_bottom) - record["bpb_mean"] + sd)
+            assert abs(y(top) - math.log(mean - floor)) < pixel
+            assert abs(y(bar_top) - math.log(mean + sd - floor)) < 2 * pixel
+            assert abs(y(bar_bottom) - math.log(mean - sd - floor)) < 2 * pixel
             assert scope == f"point {record['scope']}"
-    cap = by_bytes.locator(".cap path").bounding_box()
-    assert abs(scale(by_bytes, "x", of_bytes)(cap["x"] + cap["width"] / 2) - 250_000) < 20
-    best = by_date.locator("path.best").get_attribute("d")
-    assert len(re.findall("V", best)) == 2  # 0001, then 0002 and 0003 were the best of their day; 0004 was not
+    days = in_order.locator("text.x.tick").all_text_contents()
+    assert days == ["20 Nov", "22 Nov", "05 Dec"] and "2026" in in_order.locator("text.x.name").text_content()
+    best = in_order.locator("path.best").get_attribute("d")
+    assert len(re.findall("V", best)) == 2  # 0001, then 0002 and 0003 were the best so far; 0004 was not
 
 
 def test_curves_follow_the_logs(bases, root, tab):
@@ -339,20 +352,29 @@ def test_the_theme_is_remembered(bases, tab):
     assert luminance(page.evaluate(ground)) > 0.8
 
 
-@pytest.mark.parametrize("width", [390, 1280])
-def test_no_page_scrolls_sideways(bases, tab, width):
-    page = tab(f"{bases['file']}/index.html", width)
-    for name in PAGES:
-        page.goto(f"{bases['file']}/{name}")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_pages_fit_their_width_in_both_themes(bases, tab, width, scheme):
+    """No page scrolls sideways, nor does its navigation, and text is large enough; `tab` sees messages and requests."""
+    page = tab(f"{bases['file']}/index.html", width, scheme)
+    urls = [f"{bases['file']}/{name}" for name in PAGES]
+    for url in urls:
+        page.goto(url)
         page.evaluate("document.querySelectorAll('details').forEach(e => { e.open = true; })")
-        assert page.evaluate("document.scrollingElement.scrollWidth") == width, name
+        assert page.evaluate("document.scrollingElement.scrollWidth") == width, url
+        links = page.locator("header.bar a, header.bar button").evaluate_all(
+            "found => found.map(e => { const b = e.getBoundingClientRect(); return [b.left, b.right, b.top]; })"
+        )
+        assert all(0 <= left < right <= width and top >= 0 for left, right, top in links), url
+        assert page.evaluate("(e => e.scrollWidth - e.clientWidth)(document.querySelector('header nav'))") <= 0, url
         if width < 700:
             sizes = page.locator("svg text, td, th, p, li, dd, dt").evaluate_all(
                 "found => found.filter(e => e.getClientRects().length).map(e => e.ownerSVGElement ? "
                 "parseFloat(getComputedStyle(e).fontSize) * e.getScreenCTM().a : "
                 "parseFloat(getComputedStyle(e).fontSize))"
             )
-            assert min(sizes) >= 11, name  # CSS pixels
+            assert min(sizes) >= 11, url  # CSS pixels
+    assert set(tab.asked) == set(urls)
 
 
 def test_points_say_their_record(bases, tab):
