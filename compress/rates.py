@@ -6,11 +6,17 @@ gives back from a file.
 Not covered: artifacts whose decoder is not this repository's.
 """
 
+from pathlib import Path
+
 import numpy as np
 
 from compress.codes import Matrix, Vector
 from compress.decode import STEPS, VECTORS, rans_table
-from compress.entropy import Encoded, Layout, Symbols, costs, counts_of, symbols
+from compress.entropy import Encoded, Layout, Symbols, costs, counts_of, read_weights, symbols
+from golf import container
+from golf.files import read_bytes
+
+QUARTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 def tensor_rows(encoded: Encoded) -> list[dict]:
@@ -56,6 +62,21 @@ def step_rows(encoded: Encoded) -> list[dict]:
         rows.append(
             {"name": name, "row_octaves": row_octaves.tolist(), "column_octaves": (matrix.columns / 4).tolist()}
         )
+    return rows
+
+
+def artifact_rows(file: str) -> list[dict]:
+    """tensor_rows() of a .golf file; a matrix also has "row_octaves" and "column_octaves": of those of step_rows() the
+    least, the three quartiles and the largest. For compress.bounded: the file may be a stranger's.
+
+    Raises ValueError, Failure."""
+    encoded = read_weights(container.read(read_bytes(Path(file)))["WGTS"])
+    steps = {row["name"]: row for row in step_rows(encoded)}
+    rows = tensor_rows(encoded)
+    for row in rows:
+        for key in ("row_octaves", "column_octaves"):
+            octaves = steps.get(row["name"], {}).get(key)
+            row[key] = np.quantile(octaves, QUARTILES).tolist() if octaves else None
     return rows
 
 

@@ -136,6 +136,12 @@ COMMANDS = {
         "a live view of the runs in a folder",
         "watch --once",
     ),
+    "show": Command(
+        "participant",
+        "tools.look.show",
+        "one page of a run: curves, speed, bytes, slices, and what changed against its parent",
+        "show runs/NAME --parent records/pocket/0006_case_operators_under_par",
+    ),
     "sweep": Command(
         "participant",
         "tools.sweep.engine",

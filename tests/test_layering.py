@@ -76,7 +76,7 @@ TABLE = [
     Row("compress/*.py", COMPRESS, never=LAB),
     Row("scoring/*.py", SCORING),
     Row("eval_heldout.py", SCORING),
-    Row("tools/records/pages.py", TOOLS | PAGES, never=LAB, in_functions=TORCH),
+    Row("tools/records/rendering.py", TOOLS | PAGES, never=LAB, in_functions=TORCH),
     Row("tools/*.py", TOOLS, never=LAB, in_functions=TORCH | {"matplotlib"}),
 ]
 

@@ -1,6 +1,7 @@
 """Bits of every tensor against entropies written out and against the bytes of the file."""
 
 import math
+import statistics
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from compress.codes import Matrix, Vector
 from compress.decode import read_codes
 from compress.entropy import read_weights
-from compress.rates import step_rows, tensor_rows, weights_bound
+from compress.rates import artifact_rows, step_rows, tensor_rows, weights_bound
 from compress.trellis import RESTART, trellis_table
 from tests.support.packed import encoded, packed_toy, weights_section
 
@@ -71,3 +72,18 @@ def test_step_rows_are_the_steps_of_the_decoder(packed):
         integers = 2 * codes - bits * np.sign(codes)
         steps = 2 ** np.add.outer(row["row_octaves"], row["column_octaves"])
         np.testing.assert_allclose(values, integers * steps, rtol=1e-5)
+
+
+def test_artifact_rows_have_the_quartiles_of_the_steps(packed):
+    read = read_weights(weights_section(packed))
+    steps = {row["name"]: row for row in step_rows(read)}
+    rows = artifact_rows(str(packed))
+    for row, tensor in zip(rows, tensor_rows(read), strict=True):
+        assert {key: row[key] for key in tensor} == tensor
+    assert {row["name"] for row in rows if row["row_octaves"]} == set(steps)
+    for name, step in steps.items():
+        row = next(row for row in rows if row["name"] == name)
+        for key in ("row_octaves", "column_octaves"):
+            values = sorted(step[key])
+            assert row[key][0] == values[0] and row[key][4] == values[-1]
+            assert row[key][1:4] == pytest.approx(statistics.quantiles(values, n=4, method="inclusive"))

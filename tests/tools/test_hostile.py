@@ -184,15 +184,17 @@ def test_the_table_of_make_run(tmp_path, capsys, monkeypatch):
 
 def test_templates_of_the_site_leave_nothing_unescaped():
     """jinja2 escapes every value; only the README of a record, which markdown-it-py renders, is marked as HTML."""
-    from tools.records import pages
+    from tools.records import rendering
 
-    environment = pages.environment()
+    environment = rendering.environment("golf board")
     assert environment.autoescape is True
-    for path in sorted(pages.TEMPLATES.glob("*.html")):
+    for path in sorted(rendering.TEMPLATES.glob("*.html")):
         text = path.read_text(encoding="utf-8")
         assert not re.search(r"\|\s*safe\b|autoescape|Markup", text), path.name
         assert set(re.findall(r"\{\{[^}]*\|\s*html[^}]*\}\}", text)) <= {"{{ readme|html }}"}, path.name
         assert not re.search(r"=\s*\{\{", text), f"{path.name}: an attribute without quotes"
         links = set(re.findall(r'href="\{\{\s*(\w+)[^}]*\}\}"', text))
         assert links <= {"up", "source", "best", "r", "other"}, path.name  # pages of ours, and sources that are http
-    assert 'source.startswith(("https://", "http://"))' in (pages.TEMPLATES / "record.html").read_text(encoding="utf-8")
+    assert 'source.startswith(("https://", "http://"))' in (rendering.TEMPLATES / "record.html").read_text(
+        encoding="utf-8"
+    )

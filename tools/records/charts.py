@@ -233,10 +233,13 @@ def curves(
     label: str,
     runs: list[tuple[str, list[tuple[float, float]], list[tuple[float, float]]]],
     ceiling: float | None = None,
+    dots: bool = True,
+    digits: int = 4,
 ) -> dict:
     """Curves over the training clock. runs: (name, thin line or [], line) with (seconds, value) points, per seed.
 
-    Values above `ceiling` leave the plot at its top.
+    Values above `ceiling` leave the plot at its top. dots: mark the points of lines that have no thin line below them.
+    digits: behind the point, of the last values in the legend.
     """
     everything = [point for _, thin, line in runs for point in thin + line]
     low, high = min(v for _, v in everything), max(v for _, v in everything)
@@ -245,13 +248,13 @@ def curves(
     place = [
         {
             "name": name,
-            "last": line[-1][1],
+            "last": f"{line[-1][1]:.{digits}f}",
             "thin": [(x.at(s), y.at(v)) for s, v in thin],
             "line": [(x.at(s), y.at(v)) for s, v in line],
         }
         for name, thin, line in runs
     ]
-    return {"title": title, "x": x, "y": y, "runs": place}
+    return {"title": title, "x": x, "y": y, "runs": place, "dots": dots}
 
 
 def interval_bar(axis: tuple[float, float], value: float, interval: list[float] | None, width: int) -> dict:

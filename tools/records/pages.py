@@ -1,31 +1,26 @@
 """Writes site/, the leaderboard as static pages: an index and one page per record. For golf board --site.
 
-Every page is one file with its style and its script inside and asks for nothing else, so the site works from a folder,
-from any path of any server, and offline. Text of records is escaped by jinja2, and a Content-Security-Policy that knows
-the hashes of our style and script would stop what slipped through. The same records give the same bytes.
+The site works from a folder, from any path of any server, and offline (tools/records/rendering.py). The same records
+give the same bytes.
 
 Not covered: whether what the records say is true (golf check). tools/records/charts.py places the charts,
 tools/records/site/ has the templates.
 """
 
-import base64
-import contextlib
 import hashlib
 import json
 import shutil
 from pathlib import Path
 
 from golf import folders, progress
-from golf.files import Failure, read_bytes, read_json, read_text, sha256_file
-from golf.foreign import terminal
+from golf.files import Failure, read_bytes, read_json, read_metrics, read_text, sha256_file
 from golf.statistics import mean_interval
 from golf.tracks import OPEN, RULES_VERSION, TRACKS, Track
 from tools.claims import prove
-from tools.records import additions, cells, charts, comparing, lineage, remembered, sections, standing
+from tools.records import additions, cells, charts, comparing, lineage, remembered, rendering, sections, standing
 
 MAX_SHOWN_BYTES = 2**19  # of a README.md or parent.diff; those of the first four records have up to 90,000
 
-TEMPLATES = Path(__file__).resolve().parent / "site"
 GENERATOR = "golf board"  # named in every page; a folder whose index does not name it is not overwritten
 MANIFEST = "pages.json"  # in site/: what each page was made from
 SCOPES = ("none", "document", "stream")
@@ -38,32 +33,6 @@ OF_SEED = {  # what a page links to for each seed: {word: file}
     "eval": "eval/seed{}.json",
     "artifact": "artifacts/seed{}.golf",
 }
-
-
-def readme_html(text: str) -> str:
-    """A record's README as HTML that can neither run nor fetch anything, with its headings two levels down.
-
-    Raw HTML is text, pictures are their description, and only links to other sites stay links: a record's own files
-    are not where its README thinks they are.
-    """
-    from markdown_it import MarkdownIt
-
-    markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
-    tokens, local = markdown.parse(text), False
-    for token in tokens:
-        if token.type in ("heading_open", "heading_close"):
-            token.tag = f"h{min(6, int(token.tag[1]) + 2)}"
-        if "style" in token.attrs:  # of a cell that is aligned; the policy of the page forbids style attributes
-            token.attrs = {"class": "number"} if "right" in str(token.attrs["style"]) else {}
-        for child in token.children or []:
-            if child.type == "image":
-                child.type = "text"
-            if child.type == "link_open":
-                local = not str(child.attrs["href"]).startswith(("https://", "http://"))
-                child.attrs = child.attrs | {"rel": "noopener noreferrer"}
-            if child.type in ("link_open", "link_close") and local:
-                child.tag, child.attrs = "span", {}
-    return markdown.renderer.render(tokens, markdown.options, {})
 
 
 def row(record: lineage.Record, survey: standing.Survey) -> dict:
@@ -156,6 +125,9 @@ def record_page(record: lineage.Record, rows: dict[str, dict], of: int, added: l
     data = record.data
     scores = sections.per_seed(record, "eval/seed{}.json", lambda path: read_json(path, ("bpb", "clock")))
     runs = sections.per_seed(record, "logs/seed{}.run.json", read_json)
+    metrics = sections.per_seed(record, "logs/seed{}.metrics.jsonl", read_metrics)
+    name = data["artifact"]["file"]
+    file = record.folder / name if name is not None and (record.folder / name).is_file() else None
     shown = data["artifact"]["seed"] if data["artifact"]["seed"] in scores else next(iter(scores), None)
     text = {
         name: read_text(record.folder / name, MAX_SHOWN_BYTES) if (record.folder / name).is_file() else ""
@@ -173,7 +145,7 @@ def record_page(record: lineage.Record, rows: dict[str, dict], of: int, added: l
         "clock_seconds": TRACKS[data["track"]].training_seconds,
         "par_tokens": TRACKS[data["track"]].par_tokens,
         "interval": mean_interval(bpb) if len(bpb) > 1 else None,
-        "charts": sections.curve_charts(record),
+        "charts": sections.curve_charts({f"seed {seed}": rows for seed, rows in metrics.items()}),
         "shown": shown,
         "seeds": list(scores),
         "score": scores.get(shown),
@@ -181,57 +153,16 @@ def record_page(record: lineage.Record, rows: dict[str, dict], of: int, added: l
         "groups": sections.slice_groups(scores, shown, rows[record.name]["claim"]) if scores else [],
         "audits": sections.audit_rows(scores, shown) if scores else [],
         "sandbox": sections.sandbox_rows(scores, shown) if scores else [],
-        "sections": sections.section_rows(record),
-        "config": sections.config_rows(record),
+        "sections": sections.section_rows(file) if file else None,
+        "config": sections.config_rows(data["config"], (record.parent or record).data["config"]),
         "diff": diff,
         "added": sum(kind == "add" for kind, _ in diff),
         "removed": sum(kind == "remove" for kind, _ in diff),
         "clock": sections.clock_rows(runs, scores),
         "clock_seeds": list(runs or scores),
-        "readme": readme_html(text["README.md"]),
+        "readme": rendering.readme_html(text["README.md"]),
         "files": linked_files(record),
     }
-
-
-def environment():
-    """jinja2's, with every value escaped, and the style and script that each page carries."""
-    import jinja2
-    from markupsafe import Markup
-
-    def inside(name: str) -> tuple[Markup, str]:
-        text = (TEMPLATES / name).read_text(encoding="utf-8")
-        return Markup(text), "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-    env = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    env.globals |= {
-        "generator": GENERATOR,
-        "present_rules": RULES_VERSION,
-        "margin": f"{prove.MARGIN:g}",
-        "plot": charts.PLOT,
-        "size": (charts.WIDTH, charts.HEIGHT),
-    }
-    for key, name in (("style", "style.css"), ("script", "site.js")):
-        env.globals[key], env.globals[f"{key}_hash"] = inside(name)
-    env.filters |= {"html": Markup, "signed": lambda value: f"{value:+.4f}".replace("-", "\N{MINUS SIGN}")}
-    return env
-
-
-@contextlib.contextmanager
-def blame(record: lineage.Record):
-    """Turns what goes wrong inside, on files that are JSON but hold something else, into a Failure that names it."""
-    from jinja2 import UndefinedError
-
-    unexpected = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, UndefinedError, ValueError)
-    try:
-        yield
-    except unexpected as error:
-        raise Failure(f"{record.folder}: a log or score is not what the kit writes: {terminal(error)}") from None
 
 
 def table_of(records: list[dict], track: Track, rules: int) -> dict:
@@ -333,7 +264,7 @@ def write_records(
             inputs = page_inputs(record, [rows[other.name] for other in near], of, added)
             page = earlier_page(old, record.name, inputs, earlier)
             if page is None:
-                with blame(record):
+                with rendering.blame(record.folder):
                     variables = record_page(record, rows, of, added)
                     page = env.get_template("record.html").render(up="../", **variables).encode()
             write_record(record, page, copied_files(record, added), out)
@@ -377,7 +308,8 @@ def write(survey: standing.Survey, old: Path, out: Path) -> tuple[int, list[str]
         rows[record.name] = row(record, survey)
     problems = {name: found["problem"] for name, found in rows.items() if found["problem"]}
 
-    env = environment()
+    env = rendering.environment(GENERATOR)
+    env.globals |= {"present_rules": RULES_VERSION, "margin": f"{prove.MARGIN:g}"}
     made, wrong = write_records(survey, rows, env, old, out)
     problems |= wrong
     tracks = tracks_of(survey, rows)

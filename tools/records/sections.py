@@ -5,13 +5,15 @@ Not covered: how it looks (tools/records/site/); what others found (tools/record
 
 import math
 import statistics
+from pathlib import Path
 from typing import Any
 
 from golf import container
-from golf.files import Failure, read_metrics
+from golf.files import Failure, read_bytes
 from tools.records import charts, lineage
 from tools.runs import curves
 
+MAX_POINTS = 1000  # of a curve: more do not show, and a stranger's log has millions
 SECTIONS = {
     "CODE": "training script and decoder",
     "CONF": "configuration",
@@ -27,30 +29,57 @@ def per_seed(record: lineage.Record, pattern: str, read) -> dict[int, Any]:
     return {seed: read(path) for seed, path in paths.items() if path.is_file()}
 
 
-def series(rows: list[dict], key: str) -> list[tuple[float, float]]:
-    """(seconds, value) of the rows of a metrics.jsonl that have a finite value of this name."""
-    return [(row["elapsed"], row[key]) for row in rows if row.get(key) is not None and math.isfinite(row[key])]
+def series(rows: list[dict], key: str, scale: float = 1.0) -> list[tuple[float, float]]:
+    """(seconds, value times `scale`) of the rows of a metrics.jsonl that have a finite value of this name; of very many
+    rows MAX_POINTS at most, evenly taken, the last one among them."""
+    found = [
+        (row["elapsed"], row[key] * scale)
+        for row in rows
+        if row.get(key) is not None and math.isfinite(row[key]) and row["elapsed"] >= 0
+    ]
+    stride = -(-len(found) // MAX_POINTS) or 1
+    return found[::-stride][::-1]
 
 
-def curve_charts(record: lineage.Record) -> list[dict]:
-    """Charts of train loss and of the script's estimate of dev bpb, as far as the logs have them."""
+def with_width(runs: list[tuple]) -> bool:
+    """Whether any point of the runs lies after the start of the clock, so that there is an axis to draw."""
+    return any(seconds > 0 for _, thin, line in runs for seconds, _ in thin + line)
+
+
+def curve_charts(metrics: dict[str, list[dict]]) -> list[dict]:
+    """Charts of train loss and of the script's estimate of dev bpb, as far as the logs have them. metrics: {name of a
+    run: its rows of metrics.jsonl}."""
     losses: list[tuple] = []
     estimates: list[tuple] = []
     starts: list[float] = []
-    for seed, rows in per_seed(record, "logs/seed{}.metrics.jsonl", read_metrics).items():
+    for name, rows in metrics.items():
         points = series(rows, "loss")
         if points:
             means = curves.smooth([loss for _, loss in points])
             starts.append(means[len(means) // 20])
-            losses.append((f"seed {seed}", points, [(s, mean) for (s, _), mean in zip(points, means)]))
+            losses.append((name, points, [(s, mean) for (s, _), mean in zip(points, means)]))
         points = series(rows, "dev_bpb")
         if points:
-            estimates.append((f"seed {seed}", [], points))
+            estimates.append((name, [], points))
     found = []
-    if losses:  # the first steps would squeeze the rest of the curve into a flat line
+    if with_width(losses):  # the first steps would squeeze the rest of the curve into a flat line
         found.append(charts.curves("Training loss and its running mean", "nats per token", losses, ceiling=max(starts)))
-    if estimates:
+    if with_width(estimates):
         found.append(charts.curves("Dev estimate of the training script", "bits per byte", estimates))
+    return found
+
+
+def speed_charts(metrics: dict[str, list[dict]]) -> list[dict]:
+    """Charts of tokens per second and of model FLOP utilisation, as far as the logs have them."""
+    found = []
+    for key, scale, title, label in (
+        ("tokens_per_second", 1e-3, "Speed of training", "thousand tokens per second"),
+        ("mfu", 100.0, "Model FLOP utilisation", "% of the matrix peak"),
+    ):
+        runs = [(name, [], series(rows, key, scale)) for name, rows in metrics.items()]
+        runs = [run for run in runs if run[2]]
+        if with_width(runs):
+            found.append(charts.curves(title, label, runs, dots=False, digits=1))
     return found
 
 
@@ -128,26 +157,21 @@ def sandbox_rows(scores: dict[int, dict], shown: int) -> list[dict]:
     ]
 
 
-def section_rows(record: lineage.Record) -> list[dict] | None:
-    """Bytes of the committed artifact by section; None if it is not in the record."""
-    name = record.data["artifact"]["file"]
-    if name is None or not (record.folder / name).is_file():
-        return None
-    data = (record.folder / name).read_bytes()
+def section_rows(file: Path) -> list[dict]:
+    """Bytes of an artifact by section. Failure if it is none."""
+    data = read_bytes(file)
     try:
         sections = {tag: len(payload) for tag, payload in container.read(data).items()}
     except container.FormatError as error:
-        raise Failure(f"{record.folder / name}: {error}") from None
+        raise Failure(f"{file}: {error}") from None
     sections["overhead"] = container.OVERHEAD_BYTES
     return [
         {"tag": tag, "what": SECTIONS[tag], "bytes": size, "share": size / len(data)} for tag, size in sections.items()
     ]
 
 
-def config_rows(record: lineage.Record) -> list[dict]:
-    """Fields of the resolved config, those that differ from the parent's first; "was" is the parent's value."""
-    now = record.data["config"]
-    before = record.parent.data["config"] if record.parent else now
+def config_rows(now: dict, before: dict) -> list[dict]:
+    """Fields of a resolved config, those that differ from the parent's first; "was" is the parent's value."""
     rows = [
         {"key": key, "value": now.get(key, "not there"), "was": before.get(key, "not there")}
         for key in dict.fromkeys([*now, *before])

@@ -23,7 +23,7 @@ from tests.support import ROOT
 from tests.support.additions import example
 from tests.support.own_cache import own_cache  # noqa: F401
 from tests.support.site_records import BASELINE, HOSTILE, add, build_site, family
-from tools.records import additions, charts, leaderboard, lineage, pages, reading
+from tools.records import additions, charts, leaderboard, lineage, pages, reading, rendering
 
 pytestmark = pytest.mark.slow
 
@@ -377,7 +377,7 @@ def test_the_index_says_what_is_known_and_how_to_submit(site):
     ],
 )
 def test_readme_can_neither_run_nor_fetch(source, found):
-    assert pages.readme_html(source) == found
+    assert rendering.readme_html(source) == found
 
 
 def test_each_record_stands_below_its_parent():

@@ -1,0 +1,1 @@
+"""One run seen as a whole: golf show."""
