@@ -6,6 +6,7 @@ that cannot be used is named with the reason.
 Not covered: what the page makes of it (tools/look/page.py).
 """
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -134,7 +135,9 @@ def read(folder: Path) -> Evidence:
 
 def known_parent(found: Evidence) -> Path | None:
     """The record whose script, byte for byte, the run was made with; the latest of several."""
-    digest = found.run.get("source_sha256")
+    if found.script is None:
+        return None
+    digest = hashlib.sha256(found.script).hexdigest()
     records, _ = reading.read_all(ROOT)
     same = [(data["date"], folder) for folder, data in records.items() if data["script_sha256"] == digest]
     return max(same)[1] if same else None

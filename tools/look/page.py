@@ -27,7 +27,7 @@ TEMPLATES = Path(__file__).resolve().parent
 NOT_CHANGES = ("seed", "run_dir")  # fields of the config in which runs of one experiment differ
 BAR = 200  # user units
 MOST_TENSORS = 300  # that are shown, the largest: a stranger's file may have thousands
-NO_SCORES = "One of the two has no score"
+NO_SCORES = "one of the two has none"
 
 
 def state_in_words(found: Evidence) -> str:
@@ -52,8 +52,8 @@ def train_command(found: Evidence, run_dir: Path) -> str:
     ranks = found.run.get("world_size", 1)
     program = f"torchrun --standalone --nproc_per_node={ranks} train_gpt.py" if ranks > 1 else "python train_gpt.py"
     preset, seed = found.config.get("preset"), found.config.get("seed")
-    flags = [] if preset is None else [f"--preset={preset}"]
-    if preset is not None and found.script is not None:
+    flags = [f"--preset={preset}"] if isinstance(preset, str) else []
+    if isinstance(preset, str) and found.script is not None:
         try:
             flags += overrides(found.script, {"preset": preset, "config": found.config})
         except (Failure, Unreadable):
@@ -116,8 +116,8 @@ def comparison(found: Evidence, parent: Evidence) -> dict:
     if not found.score or not parent.score:
         return {"problem": NO_SCORES}
     try:
-        sides = [prove.read_arm(str(side.folder)) for side in (found, parent)]
-        return prove.compare_weights(*sides, prove.MARGIN)
+        new, old = (prove.read_arm(str(side.folder)) for side in (found, parent))
+        return prove.compare_weights(new, old, prove.MARGIN)
     except Failure as error:
         return {"problem": terminal(str(error).split("\n")[0])}
 
@@ -127,7 +127,7 @@ def script_diff(found: Evidence, parent: Evidence) -> tuple[list[tuple[str, str]
     if found.script is None or parent.script is None:
         whose = "the run's" if found.script is None else "the parent's"
         return [], f"No script at the head of {whose} log."
-    before, after = (side.script.decode(errors="replace").splitlines() for side in (parent, found))
+    before, after = (script.decode(errors="replace").splitlines() for script in (parent.script, found.script))
     if max(len(before), len(after)) > DIFF_LINES:
         return [], f"A script of more than {DIFF_LINES:,} lines is not compared."
     lines = difflib.unified_diff(before, after, parent.name, found.name, lineterm="")
@@ -178,7 +178,7 @@ def weights_of(found: Evidence) -> tuple[list[dict] | None, list[dict], str]:
 def variables(found: Evidence, parent: Evidence | None) -> dict:
     """The variables of run.html."""
     sides = [found] if parent is None else [found, parent]
-    names = ["this run"] if parent is None else ["this run", f"parent: {parent.name}"]
+    names = ["this run"] if parent is None else ["this run", "parent"]
     metrics = {name: side.rows for name, side in zip(names, sides)}
     with Progress() as progress:
         progress.phase("reading the weights")

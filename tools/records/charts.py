@@ -235,26 +235,29 @@ def curves(
     ceiling: float | None = None,
     dots: bool = True,
     digits: int = 4,
+    names: list[str] | None = None,
 ) -> dict:
     """Curves over the training clock. runs: (name, thin line or [], line) with (seconds, value) points, per seed.
 
     Values above `ceiling` leave the plot at its top. dots: mark the points of lines that have no thin line below them.
-    digits: behind the point, of the last values in the legend.
+    digits: behind the point, of the last values in the legend. names: of all runs, also those without a curve here: a
+    name's place decides its colour.
     """
     everything = [point for _, thin, line in runs for point in thin + line]
     low, high = min(v for _, v in everything), max(v for _, v in everything)
     low, high = padded([low, high if ceiling is None else min(high, ceiling)], 0.05, 0.005)
     x, y = seconds_axis(max(s for s, _ in everything) * 1.02), y_axis(label, low, high)
-    place = [
+    drawn = [
         {
             "name": name,
+            "colour": names.index(name) if names else place,
             "last": f"{line[-1][1]:.{digits}f}",
             "thin": [(x.at(s), y.at(v)) for s, v in thin],
             "line": [(x.at(s), y.at(v)) for s, v in line],
         }
-        for name, thin, line in runs
+        for place, (name, thin, line) in enumerate(runs)
     ]
-    return {"title": title, "x": x, "y": y, "runs": place, "dots": dots}
+    return {"title": title, "x": x, "y": y, "runs": drawn, "dots": dots}
 
 
 def interval_bar(axis: tuple[float, float], value: float, interval: list[float] | None, width: int) -> dict:

@@ -61,11 +61,13 @@ def curve_charts(metrics: dict[str, list[dict]]) -> list[dict]:
         points = series(rows, "dev_bpb")
         if points:
             estimates.append((name, [], points))
-    found = []
+    names, found = list(metrics), []
     if with_width(losses):  # the first steps would squeeze the rest of the curve into a flat line
-        found.append(charts.curves("Training loss and its running mean", "nats per token", losses, ceiling=max(starts)))
+        found.append(
+            charts.curves("Training loss and its running mean", "nats per token", losses, max(starts), names=names)
+        )
     if with_width(estimates):
-        found.append(charts.curves("Dev estimate of the training script", "bits per byte", estimates))
+        found.append(charts.curves("Dev estimate of the training script", "bits per byte", estimates, names=names))
     return found
 
 
@@ -76,10 +78,10 @@ def speed_charts(metrics: dict[str, list[dict]]) -> list[dict]:
         ("tokens_per_second", 1e-3, "Speed of training", "thousand tokens per second"),
         ("mfu", 100.0, "Model FLOP utilisation", "% of the matrix peak"),
     ):
-        runs = [(name, [], series(rows, key, scale)) for name, rows in metrics.items()]
-        runs = [run for run in runs if run[2]]
+        lines = {name: series(rows, key, scale) for name, rows in metrics.items()}
+        runs: list[tuple] = [(name, [], line) for name, line in lines.items() if line]
         if with_width(runs):
-            found.append(charts.curves(title, label, runs, dots=False, digits=1))
+            found.append(charts.curves(title, label, runs, dots=False, digits=1, names=list(metrics)))
     return found
 
 

@@ -9,7 +9,6 @@ import http.server
 import json
 import math
 import re
-import shutil
 import threading
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -17,13 +16,11 @@ from urllib.parse import unquote, urlsplit
 import numpy as np
 import pytest
 
+from tests.support.browser import PATIENCE, WIDTHS, browser, check_width, tab  # noqa: F401
 from tests.support.own_cache import own_cache  # noqa: F401
 from tests.support.site_records import build_site, family
 
 pytestmark = pytest.mark.browser
-WIDTHS = (400, 1200)
-PATIENCE = 300_000  # milliseconds: a machine that is busy is not a page that is broken
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 PAGES = (
     "index.html",
     "pocket/0001_baseline.html",
@@ -32,18 +29,6 @@ PAGES = (
     "pocket/0004_hostile.html",
     "open/0001_odd.html",
 )
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright (tests/requirements.txt)")
-    program = next(filter(None, map(shutil.which, NAMES)), None)
-    if program is None:
-        pytest.skip(f"needs a browser, one of {', '.join(NAMES)} (apt-get install chromium)")
-    with playwright.sync_playwright() as driver:
-        running = driver.chromium.launch(executable_path=program, timeout=PATIENCE)
-        yield running
-        running.close()
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -70,31 +55,6 @@ def bases(tmp_path_factory):
 @pytest.fixture(scope="module")
 def root(bases) -> Path:
     return Path(unquote(urlsplit(bases["file"]).path)).parents[2]
-
-
-@pytest.fixture
-def tab(browser):
-    """Opens a page: open(url, width=1280, scheme="light"). Fails afterwards on any error or request to elsewhere."""
-    contexts, problems, asked = [], [], []
-
-    def open_page(url: str, width: int = 1280, scheme: str = "light"):
-        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        context.set_default_timeout(PATIENCE)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda message: problems.append(f"{page.url}: console {message.type}: {message.text}"))
-        page.on("pageerror", lambda error: problems.append(f"{page.url}: {error}"))
-        page.on("dialog", lambda dialog: problems.append(f"{page.url}: dialog") or dialog.dismiss())
-        page.on("request", lambda request: asked.append(request.url))
-        page.on("requestfailed", lambda request: problems.append(f"{page.url}: failed: {request.url}"))
-        page.goto(url)
-        return page
-
-    open_page.asked = asked
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert problems == []
 
 
 @pytest.mark.parametrize("kind", ["file", "http"])
@@ -360,20 +320,7 @@ def test_pages_fit_their_width_in_both_themes(bases, tab, width, scheme):
     urls = [f"{bases['file']}/{name}" for name in PAGES]
     for url in urls:
         page.goto(url)
-        page.evaluate("document.querySelectorAll('details').forEach(e => { e.open = true; })")
-        assert page.evaluate("document.scrollingElement.scrollWidth") == width, url
-        links = page.locator("header.bar a, header.bar button").evaluate_all(
-            "found => found.map(e => { const b = e.getBoundingClientRect(); return [b.left, b.right, b.top]; })"
-        )
-        assert all(0 <= left < right <= width and top >= 0 for left, right, top in links), url
-        assert page.evaluate("(e => e.scrollWidth - e.clientWidth)(document.querySelector('header nav'))") <= 0, url
-        if width < 700:
-            sizes = page.locator("svg text, td, th, p, li, dd, dt").evaluate_all(
-                "found => found.filter(e => e.getClientRects().length).map(e => e.ownerSVGElement ? "
-                "parseFloat(getComputedStyle(e).fontSize) * e.getScreenCTM().a : "
-                "parseFloat(getComputedStyle(e).fontSize))"
-            )
-            assert min(sizes) >= 11, url  # CSS pixels
+        check_width(page, width)
     assert set(tab.asked) == set(urls)
 
 
