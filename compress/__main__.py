@@ -1,4 +1,4 @@
-"""python -m compress {pack,size,code,inspect,unpack,verify,bench}: makes a .golf file of a run, and looks into one.
+"""python -m compress {pack,calibrate,size,code,inspect,unpack,verify,bench}: makes .golf files, and looks into them.
 
 Files may be a stranger's: what they hold is decoded in a child with bounded memory and time (compress/bounded.py), and
 code in them runs in the scorer's box alone (compress/verify.py).
@@ -16,8 +16,8 @@ from compress import bounded, report
 from compress.sizes import CAP_BYTES, size_report
 from golf import container, folders
 from golf.console import guarded
-from golf.files import Failure, read_bytes
-from golf.foreign import terminal
+from golf.files import Failure, read_bytes, write_atomic
+from golf.foreign import terminal, terminal_lines
 from golf.progress import Progress
 
 
@@ -29,6 +29,9 @@ def main(arguments: list[str] | None = None) -> int:
         raise
     except (ValueError, OSError, Failure) as error:
         text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+        if type(error).__name__ == "Misfit":
+            print(f"compress {options.name}: {terminal_lines(text)}", file=sys.stderr)
+            return 1
         where = str(getattr(options, "file", ""))
         print(f"compress {options.name}: {terminal(text if where in text else f'{where}: {text}')}", file=sys.stderr)
         return 1
@@ -52,14 +55,29 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         pack,
         "Quantise, code and pack a run so that the file fills its cap; exit 1 and no file if it cannot fit.",
     )
-    command.add_argument("run", type=Path, metavar="RUN", help="folder with checkpoint.pt and statistics.pt")
-    command.add_argument("--out", type=Path, metavar="FILE", help="default: RUN/model.golf")
+    command.add_argument("run", type=Path, metavar="RUN", nargs="?", help="folder with checkpoint.pt and statistics.pt")
+    add_outside(command)
+    command.add_argument("--tokenizer", type=Path, metavar="FILE", help="with --script: the tokenizer's .model")
+    command.add_argument("--statistics", type=Path, metavar="FILE", help="with --script: what golf calibrate wrote")
+    command.add_argument("--out", type=Path, metavar="FILE", help="default: RUN/model.golf; model.golf beside WEIGHTS")
     command.add_argument("--track", choices=CAP_BYTES, help="whose cap applies; default: the checkpoint's")
     command.add_argument(
         "--measure",
         type=Path,
         metavar="DATA_DIR",
         help="then measure the loss of packing on the dev split, with the file's own code in the box",
+    )
+    command = add(
+        "calibrate",
+        calibrate,
+        "Gather the statistics that packing uses, for a script and weights from outside, in the scorer's box. They are "
+        "marked as made outside the clock.",
+    )
+    add_outside(command, required=True)
+    command.add_argument("--data", type=Path, metavar="DIR", required=True, help="folder with train shards")
+    command.add_argument("--out", type=Path, metavar="FILE", help="default: statistics.pt beside WEIGHTS")
+    command.add_argument(
+        "--tokens", type=int, default=65_536, metavar="N", help="that are read, of training text (default: %(default)s)"
     )
     command = add("size", size, "Bytes by section and the headroom; exit 1 if the file is over the cap.")
     command.add_argument("file", type=Path, metavar="FILE")
@@ -93,7 +111,25 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     command.add_argument("--run", type=Path, metavar="RUN", help="default: the newest finished run in runs/")
     command.add_argument("--data", type=Path, metavar="DIR", default=Path("data/embedded"), help="default: %(default)s")
     command.add_argument("--plot", type=Path, metavar="PNG", help="draw the curves")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.name == "pack":
+        of_script = (options.script, options.weights, options.tokenizer, options.track)
+        if options.run is None and None in of_script:
+            parser.error("pack: give RUN, or --script, --weights, --tokenizer and --track")
+        if options.run is not None and any((*of_script[:3], options.statistics)):
+            parser.error("pack: RUN has its own script, weights, tokenizer and statistics: leave out their options")
+        if options.run is None and options.measure:
+            parser.error("pack: --measure is for a RUN")
+    return options
+
+
+def add_outside(command: argparse.ArgumentParser, required: bool = False) -> None:
+    """The options that name what comes from outside."""
+    command.add_argument("--script", type=Path, metavar="SCRIPT", required=required, help="with Config and build_model")
+    command.add_argument(
+        "--weights", type=Path, metavar="WEIGHTS", required=required,
+        help="its model's state_dict: .pt or .safetensors, an index.json of several, or their folder",
+    )  # fmt: skip
 
 
 def say(line: str) -> None:
@@ -104,8 +140,11 @@ def say(line: str) -> None:
 def pack(options) -> int:
     from compress.pack import pack_run
 
-    with Progress() as progress:
-        result = pack_run(options.run, options.out, options.track, progress, say)
+    if options.run is None:
+        result = pack_outside(options)
+    else:
+        with Progress() as progress:
+            result = pack_run(options.run, options.out, options.track, progress, say)
     for warning in result["warnings"]:
         print(f"compress pack: warning: {terminal(warning)}", file=sys.stderr)
     if options.measure:
@@ -117,6 +156,57 @@ def pack(options) -> int:
         print(json.dumps(result))
     else:
         report.print_pack(result)
+    return 0
+
+
+def beside(weights: Path, name: str) -> Path:
+    """Where what is made of weights goes by default: into their folder."""
+    return (weights if weights.is_dir() else weights.parent) / name
+
+
+def pack_outside(options) -> dict:
+    """The report of a script and weights from outside, packed."""
+    from compress.checkpoint import read_statistics
+    from compress.outside import Outside
+    from compress.pack import pack_checkpoint
+
+    out = options.out or beside(options.weights, "model.golf")
+    if not out.parent.is_dir():
+        raise ValueError(f"{out.parent} is not a folder; make it first")
+    outside = Outside(options.script, options.weights)
+    for note in outside.notes:
+        say(f"compress pack: {note}")
+    checkpoint = outside.checkpoint(options.tokenizer, options.track)
+    statistics = read_statistics(options.statistics, outside.model) if options.statistics else None
+    with Progress() as progress:
+        return pack_checkpoint(checkpoint, statistics, "no --statistics", out, options.track, progress, say)
+
+
+def calibrate(options) -> int:
+    from compress.outside import Outside
+    from compress.verify import saved
+
+    out = options.out or beside(options.weights, "statistics.pt")
+    if not out.parent.is_dir():
+        raise ValueError(f"{out.parent} is not a folder; make it first")
+    if options.tokens < 1:
+        raise ValueError("--tokens: write a number from 1")
+    outside = Outside(options.script, options.weights)
+    for note in outside.notes:
+        say(f"compress calibrate: {note}")
+    with Progress() as progress:
+        value = outside.statistics(options.data, options.tokens, progress)
+    write_atomic(out, saved(value))
+    matrices = sorted(value["linear"].keys() | value["embedding"].keys())
+    without = [name for name, tensor in outside.model.items() if tensor.ndim == 2 and name not in matrices]
+    result = {"statistics": str(out), "tokens": value["tokens"], "matrices": len(matrices), "without": without}
+    result["made"] = value["made"]
+    if without:
+        say(
+            f"compress calibrate: no statistics for what reaches neither F.linear nor F.embedding: {', '.join(without)}"
+        )
+    line = f"{out}: {len(matrices)} matrices, {value['tokens']:,} tokens, made {value['made']}"
+    print(json.dumps(result) if options.json else terminal(line))
     return 0
 
 

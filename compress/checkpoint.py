@@ -23,6 +23,8 @@ from golf.foreign import terminal
 MOST_NAMES = 2
 # Of a second moment, in absolute value: products of two fit float64, and training gives none above one million.
 LARGEST_MOMENT = 1e30
+# What statistics say in `made` that golf calibrate gathered, after training: a record under a clock may not use them.
+MADE_OUTSIDE = "outside the clock"
 
 
 class RunError(ValueError):
@@ -48,6 +50,7 @@ class Statistics:
     linear: dict[str, dict]  # weight name -> {"tap": name, "output_gradient": [out]}
     taps: dict[str, torch.Tensor]  # tap name -> E[x x^T] [in, in]
     embedding: dict[str, dict]  # weight name -> {"gradient_second_moment": [D, D], "row_gradient": [V]} at its output
+    made: str = "inside the clock"  # or MADE_OUTSIDE
 
 
 def load_checkpoint(run: Path) -> Checkpoint:
@@ -69,7 +72,7 @@ def load_checkpoint(run: Path) -> Checkpoint:
         raise RunError(f"{path}: config: {reason}")
     if not value["model"]:
         raise RunError(f"{path}: the model holds no tensors")
-    model = _model(path, value["model"])
+    model = checked_model(path, value["model"])
     if value["tokenizer"].dtype != torch.uint8 or value["tokenizer"].ndim != 1 or not _is_dense(value["tokenizer"]):
         raise RunError(f"{path}: the tokenizer is not a row of bytes")
     tokenizer = value["tokenizer"].detach().numpy().tobytes()
@@ -80,7 +83,7 @@ def load_checkpoint(run: Path) -> Checkpoint:
     return Checkpoint(value["track"], value["config"], value["source"], tokenizer, model, bytes_per_token, groups)
 
 
-def _model(path: Path, tensors: dict) -> dict[str, torch.Tensor]:
+def checked_model(path: Path, tensors: dict) -> dict[str, torch.Tensor]:
     """The tensors of a model in float32. Raises RunError if one cannot be packed, or if they claim more than the file
     has."""
     model = {}
@@ -112,8 +115,11 @@ def _model(path: Path, tensors: dict) -> dict[str, torch.Tensor]:
 def load_statistics(run: Path, model: dict[str, torch.Tensor]) -> Statistics | None:
     """RUN/statistics.pt, or None if there is none. Raises RunError if it does not fit the model or is not finite."""
     path = Path(run) / "statistics.pt"
-    if not path.exists():
-        return None
+    return read_statistics(path, model) if path.exists() else None
+
+
+def read_statistics(path: Path, model: dict[str, torch.Tensor]) -> Statistics:
+    """A file of statistics. Raises RunError if it is missing, does not fit the model or is not finite."""
     value = _load(path, f"{path}: no such file")
     _check_fields(path, value, {"tokens": int, "linear": dict, "taps": dict, "embedding": dict})
     for tap, hessian in value["taps"].items():
@@ -138,14 +144,23 @@ def load_statistics(run: Path, model: dict[str, torch.Tensor]) -> Statistics | N
         _check_moment(path, f"row_gradient of {name}", entry.get("row_gradient"), (rows,))
         moment = entry.get("gradient_second_moment")
         _check_moment(path, f"gradient_second_moment of {name}", moment, (columns, columns))
-    return Statistics(value["tokens"], value["linear"], value["taps"], value["embedding"])
+    made = value.get("made", Statistics.made)
+    if made not in (Statistics.made, MADE_OUTSIDE):
+        raise RunError(f"{path}: made is {_shown(made)}, neither {Statistics.made!r} nor {MADE_OUTSIDE!r}")
+    return Statistics(value["tokens"], value["linear"], value["taps"], value["embedding"], made)
+
+
+def is_plain_archive(path: Path) -> bool:
+    """Whether a file of torch.save has nothing compressed in it, and so claims no more than it holds. Raises Failure,
+    OSError, zipfile.BadZipFile."""
+    with open_regular(path) as file, zipfile.ZipFile(file) as archive:
+        return all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
 
 
 def _load(path: Path, missing: str) -> dict:
     value = None
     try:
-        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
-            packed = any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
+        packed = not is_plain_archive(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's, about types that are refused below
             if not packed:

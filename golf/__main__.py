@@ -77,6 +77,13 @@ COMMANDS = {
         "pack runs/NAME",
         prefix=("pack",),
     ),
+    "calibrate": Command(
+        "participant",
+        "compress.__main__",
+        "gather packing's statistics for a script and weights from outside",
+        "calibrate --script fork.py --weights final_model.pt --data data/embedded_sp2048_case",
+        prefix=("calibrate",),
+    ),
     "size": Command(
         "participant",
         "compress.__main__",

@@ -15,8 +15,10 @@ Source of the field numbers: sentencepiece_model.proto of the SentencePiece proj
 
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 
 from golf.container import compress, decompress
+from golf.files import read_bytes
 
 SPECIALS = ("<pad>", "<s>", "</s>", "<unk>")  # ids 0..3
 FIRST_BYTE = len(SPECIALS)  # id of the piece of byte 0
@@ -29,6 +31,11 @@ NORMAL, UNKNOWN, CONTROL, BYTE = 1, 2, 3, 6  # ModelProto.SentencePiece.Type
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5  # protobuf wire types
 IDENTITY, CASE_OPERATORS = b"identity", b"case_operators"  # names of normalisers
 BPE = 2  # TrainerSpec.ModelType
+
+
+def from_file(path: Path) -> bytes:
+    """The canonical model of a SentencePiece .model file. Raises ValueError where `canonical` does, and Failure."""
+    return canonical(read_bytes(path))
 
 
 def serialise(model_bytes: bytes) -> bytes:
