@@ -176,8 +176,8 @@ def test_a_matrix_without_statistics_is_named():
         setattr(model, name, t.declare(torch.nn.Parameter(torch.eye(side)), "muon"))
     hidden = model.hidden
 
-    def other(tokens):
-        x = hidden(tokens)
+    def other(tokens, memory=None):
+        x = hidden(tokens, memory)
         F.linear(x, model.ignored)
         return x @ model.past
 
