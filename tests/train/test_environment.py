@@ -144,17 +144,12 @@ def test_where_the_compiler_fails_a_cpu_trains_without_and_says_so(data, tmp_pat
 
 
 def made_to_fail(error):
-    """A Run whose loader meets an error when it is compiled."""
+    """A Run whose stages meet an error when they are compiled."""
 
     def fail():
         raise error
 
-    return SimpleNamespace(
-        stages=[None],
-        enter=lambda stage: None,
-        loader=SimpleNamespace(warm_up=fail),
-        model=SimpleNamespace(zero_grad=lambda set_to_none: None),
-    )
+    return SimpleNamespace(machine=SimpleNamespace(has_compiler=True), try_stages=fail)
 
 
 def test_only_the_compilers_own_faults_are_borne():
@@ -173,6 +168,7 @@ def test_a_gpu_does_not_train_uncompiled_unless_it_is_told_to():
         machine=SimpleNamespace(has_compiler=True, on_gpu=True, largest=lambda value: value),
         log=lambda line: None,
         try_compiler=lambda: "Failed to find C compiler",
+        fit=lambda trial: trial(),
     )
     with pytest.raises(t.RunError, match="Failed to find C compiler: mend that, or give --compile=false"):
         t.Run.compile(run)

@@ -174,7 +174,7 @@ def test_segments_of_packed_rows_are_those_of_a_naive_search(monkeypatch):
     cuts = t.document_bounds(tokens, 6)
     assert cuts.tolist() == [0, 128, 256, 384, 385, 512, 512] and cuts.dtype == torch.int32
 
-    def naive_varlen(q, k, v, starts, _, longest, __, window_size, enable_gqa):
+    def naive_varlen(q, k, v, starts, _, longest, __, *, window_size, enable_gqa=False):
         assert window_size == (-1, 0) and enable_gqa and longest == 256
         out = torch.zeros_like(q)
         for low, high in zip(starts.tolist(), starts.tolist()[1:]):
