@@ -626,7 +626,7 @@ class KeyValues:
         self.kept = [x[:, :, max(0, x.size(2) - most) :] for x in text]
 
 
-class Memory:
+class TextMemory:
     """What a model keeps of text that it reads in chunks, each token once, as in Transformer-XL (Dai et al. 2019).
 
     A chunk sees the keys and values of at most `most` tokens before it. They stay as the weights of their time made
@@ -873,7 +873,7 @@ class GPT(nn.Module):
         # No corpus has documents of less than 128 tokens on average
         return document_bounds(tokens, len(tokens) + tokens.numel() // 128)
 
-    def hidden(self, tokens: Tensor, memory: Memory | None = None) -> Tensor:
+    def hidden(self, tokens: Tensor, memory: TextMemory | None = None) -> Tensor:
         """tokens [B, T] -> what the output head reads [B, T, D]; memory: of the text before them."""
         documents = self.documents(tokens)
         last = None
@@ -902,7 +902,7 @@ class GPT(nn.Module):
                 saved.append(x)
         return norm(x if lane is None else (x + lane) / 2)
 
-    def forward(self, tokens: Tensor, memory: Memory | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, memory: TextMemory | None = None) -> Tensor:
         """tokens [B, T] -> logits [B, T, V] in float32; logits[:, i] predicts tokens[:, i + 1].
 
         memory: of the text before the tokens; it takes them up with memory.commit().
@@ -1182,7 +1182,7 @@ class Scorer:
         self.past = torch.full((lanes, 1), BOS, device=self.params[0].device)  # enough of the text for all contexts
         self.memory = None
         if self.config.score_context > 1:  # the last token of the text is in the call
-            self.memory = Memory(len(self.model.order()), self.config.score_context - 1)
+            self.memory = TextMemory(len(self.model.order()), self.config.score_context - 1)
         for seen in self.seen[:2]:
             seen.tables.clear()
         if self.config.score_lr:

@@ -89,7 +89,7 @@ def test_gradients_end_at_the_memory():
     """Those of the second chunk are those of a whole document whose first chunk's keys and values are constants."""
     model = small_model(dtype=torch.float64).eval()
     (symbols,) = documents(lengths=(16,))
-    memory = t.Memory(len(model.order()), 8)
+    memory = t.TextMemory(len(model.order()), 8)
     model(symbols[None, :8], memory)
     memory.commit()
     for keys_and_values in memory.passes:
@@ -123,7 +123,7 @@ def test_training_is_adam_on_committed_chunks():
                 k.copy_(0.5 * k + 0.5 * p)
                 p.copy_(k)
         text = torch.cat((torch.tensor([t.BOS]), symbols))
-        memory = t.Memory(len(model.order()), 7)
+        memory = t.TextMemory(len(model.order()), 7)
         for begin in range(0, len(symbols), 5):
             end = min(begin + 5, len(symbols))
             logits = model(text[None, begin:end], memory)[0]
