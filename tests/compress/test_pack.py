@@ -68,7 +68,7 @@ def test_reported_loss_is_that_of_the_decoded_weights(packed):
     assert row["forecast"] == pytest.approx(expected, rel=0.25)
 
 
-@pytest.mark.parametrize("room", [16_000, 30_000])
+@pytest.mark.parametrize("room", [16_000, pytest.param(30_000, marks=pytest.mark.long)])
 def test_the_file_fills_its_cap(packed, tmp_path, monkeypatch, room):
     """Between 99.9% and 100% of what the other sections leave."""
     run, report = packed

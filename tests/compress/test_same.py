@@ -10,6 +10,7 @@ import pytest
 from compress import minify, same
 from compress.pack import pack_run
 from compress.same import Outcome
+from tests.support import sample
 from tests.support.packed import SOURCE, make_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("warm_boxes")]
@@ -92,10 +93,11 @@ def test_another_last_bit_is_a_difference(tmp_path, monkeypatch):
     [
         ("def build_model", "def build_models", ["as it ran it does not (building the model: AttributeError"]),
         ("scope, chunk", "scope, chunks", ["as it ran it does not (the Scorer's scope and chunk: AttributeError"]),
-        (
+        pytest.param(
             "    def observe",
             "    def observed",
             ["as it ran it does not (the Scorer's logits of chunk 1: AttributeError"],
+            marks=pytest.mark.long,
         ),
     ],
 )
@@ -117,7 +119,7 @@ def test_a_script_that_fails_both_ways_is_no_fault_of_the_minifier(tmp_path, box
     )
 
 
-@pytest.mark.parametrize("where", [with_logits("DRAWN"), SOURCE + SCORER.replace("+ 1", "+ DRAWN")])
+@pytest.mark.parametrize("where", sample([with_logits("DRAWN"), SOURCE + SCORER.replace("+ 1", "+ DRAWN")], 2))
 def test_what_a_script_draws_is_not_blamed_on_the_minifier(tmp_path, where):
     drawn = "import os\nDRAWN = int.from_bytes(os.urandom(3), 'little')\n"
     report = pack_run(make_run(tmp_path / "run", source=drawn + where))

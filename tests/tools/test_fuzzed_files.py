@@ -15,7 +15,7 @@ from tests.redteam.fuzz.kinds import KINDS
 pytestmark = pytest.mark.slow
 
 # Files of each kind; those that build a model for each are dearer
-SAMPLES = {"artifact": 60, "checkpoint": 30, "statistics": 30, "resume": 25, "shard": 40, "manifest": 40, "spec": 200}
+SAMPLES = {"artifact": 30, "checkpoint": 20, "statistics": 20, "resume": 10, "shard": 40, "manifest": 40, "spec": 200}
 
 
 def cases(kind: Kind, numbers: range, seed: int = 1) -> Report:

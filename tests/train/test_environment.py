@@ -59,6 +59,7 @@ def test_a_run_goes_on_without_its_console(data, tmp_path, uncompiled):
     assert heads[0] == heads[1] and "stopped: steps" in lines(tmp_path / "run")
 
 
+@pytest.mark.long
 def test_a_schedule_may_have_more_stages_than_torch_compiles_by_itself(data, tmp_path):
     """Each shape is another graph. (Traced only: what a graph becomes is not the question.)"""
     traced = (

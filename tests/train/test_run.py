@@ -459,6 +459,7 @@ def test_a_full_disk_ends_in_one_line_and_leaves_nothing_half_written(data, tmp_
     assert sorted(p.name for p in run.iterdir()) == ["metrics.jsonl", "train.log"]
 
 
+@pytest.mark.long
 def test_a_straggling_rank_stops_both_at_the_same_step(data, tmp_path):
     """Rank 1 sleeps in every step: both ranks must use its clock, or one would wait in a collective for ever."""
     run = tmp_path / "run"

@@ -18,7 +18,7 @@ from golf.box import box, calls, packages
 from scoring import passes
 from scoring import score as scoring_score
 from tests.support import box_prober as prober
-from tests.support import light_box, warm
+from tests.support import light_box, sample, warm
 from tests.support.box_walls import take_out
 
 pytestmark = [
@@ -175,7 +175,7 @@ WITHOUT = [
 ]
 
 
-@pytest.mark.parametrize("layers, after, beside", WITHOUT, ids=["+".join(row[0]) for row in WITHOUT])
+@pytest.mark.parametrize("layers, after, beside", sample(WITHOUT, 4), ids=["+".join(row[0]) for row in WITHOUT])
 def test_without_a_layer_its_channels_carry_a_bit(lab, monkeypatch, layers, after, beside):
     needs_all_layers()
     if "own users" in layers and os.getuid() != 0:

@@ -12,7 +12,7 @@ import pytest
 
 from golf.box import box, confine
 from scoring import score as scoring_score
-from tests.support import light_box
+from tests.support import light_box, sample
 from tests.support.scoring_world import SCRIPT, box_processes
 
 BROKEN = {
@@ -64,7 +64,7 @@ def verdict(world, monkeypatch, tmp_path):
     return check
 
 
-@pytest.mark.parametrize("name", BROKEN)
+@pytest.mark.parametrize("name", sample(BROKEN, 2))
 def test_broken_artifact_ends_in_one_verdict_and_leaves_nothing(verdict, name):
     code, kind, text = BROKEN[name]
     with light_box.without_torch():
@@ -72,7 +72,7 @@ def test_broken_artifact_ends_in_one_verdict_and_leaves_nothing(verdict, name):
                 decode=light_box.DECODE)  # fmt: skip
 
 
-@pytest.mark.parametrize("name", BROKEN_MODELS)
+@pytest.mark.parametrize("name", sample(BROKEN_MODELS, 2))
 def test_broken_model_ends_in_one_verdict_and_leaves_nothing(verdict, name):
     code, kind, text = BROKEN_MODELS[name]
     verdict(kind, text, script=f"{SCRIPT}\n{code}\n")

@@ -183,6 +183,7 @@ def test_without_a_network_it_ends_in_one_line_and_leaves_nothing(tmp_path):
 EMBEDDED = ROOT / "data" / "embedded"
 
 
+@pytest.mark.long
 @pytest.mark.skipif(
     not (EMBEDDED / "manifest.json").is_file(), reason="data/embedded is not built (make run builds it)"
 )

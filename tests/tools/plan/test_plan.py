@@ -182,7 +182,7 @@ def test_dry_run_prints_what_the_plan_reads(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("track", ["2mb", "16mb"])
+@pytest.mark.parametrize("track", ["2mb", pytest.param("16mb", marks=pytest.mark.long)])
 def test_the_presets_of_gpu_tracks_are_planned_from_start_to_end(track, capsys):
     """As many weights as the cap holds at the loss of packing of the public records, and forwards that fit."""
     assert golf(["plan", f"--preset={track}", "--json"]) == 0

@@ -12,7 +12,7 @@ from tools.records.submission import Submission
 
 pytestmark = pytest.mark.slow
 
-COUNT = 200
+COUNT = 100
 
 
 @pytest.fixture

@@ -270,6 +270,7 @@ def call(tree: Path, *arguments: str, code: int = 0) -> subprocess.CompletedProc
     return done
 
 
+@pytest.mark.long
 def test_pairs_are_run_once_and_become_the_table(tree):
     done = call(tree, "run", "--steps=3", "--seeds", "1", "2", "--parallel=2", "--json", code=1)
     result, calls = json.loads(done.stdout.splitlines()[-1]), sweep_tree.calls(tree)
