@@ -13,9 +13,7 @@ HALF_WRITTEN = shutil.ignore_patterns("*.pyc.*")  # byte code that another proce
 def sample(cases, every: int) -> list:
     """Cases of a parametrised test of which `make test` runs each `every`-th, and `make test-all` all."""
     rows = [case if type(case) is tuple else (case,) for case in cases]
-    return [
-        pytest.param(*row, marks=[] if index % every == 0 else pytest.mark.long) for index, row in enumerate(rows)
-    ]
+    return [pytest.param(*row, marks=[] if index % every == 0 else pytest.mark.long) for index, row in enumerate(rows)]
 
 
 def copy_record(record: Path, copy: Path) -> None:

@@ -219,3 +219,12 @@ def test_a_name_that_no_console_can_show_is_shown_in_ascii(monkeypatch, tmp_path
         assert t.main(["--help"]) == 0
         t.say("runs/\udcff \u00e9", stream)
     assert (tmp_path / "out").read_text().endswith("runs/\\udcff \\xe9\n")
+
+
+def test_the_compiler_is_found_on_the_path(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    assert not t.has_compiler()
+    (tmp_path / "clang++").write_text("#!/bin/sh\n")
+    (tmp_path / "clang++").chmod(0o755)
+    assert t.has_compiler()

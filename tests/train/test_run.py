@@ -572,15 +572,6 @@ def test_a_clock_starts_when_it_is_told(monkeypatch):
     assert clock.last > 0 and not started
 
 
-def test_the_compiler_is_found_on_the_path(monkeypatch, tmp_path):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.delenv("CXX", raising=False)
-    assert not t.has_compiler()
-    (tmp_path / "clang++").write_text("#!/bin/sh\n")
-    (tmp_path / "clang++").chmod(0o755)
-    assert t.has_compiler()
-
-
 def test_dry_run_traces_the_real_configuration():
     result = python(MAIN, "--preset=16mb", "--dry-run")
     assert result.returncode == 0, result.stderr

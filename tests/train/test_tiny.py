@@ -22,7 +22,7 @@ import eval_heldout
 import train_gpt
 from golf.tokenizer import Tokenizer
 from golf.tracks import TRACKS
-from tests.support import ROOT, warm
+from tests.support import ROOT, sample, warm
 from tests.support.packed import compress_cli
 
 pytestmark = pytest.mark.usefixtures("warm_boxes")
